@@ -1,0 +1,187 @@
+"""What an attempt means, what it may have cost, and the errors that say so.
+
+The tree, split by what the caller can do::
+
+    ImagenError
+    ├── ConfigurationError      fix how the client is set up
+    │   └── ForkedClientError   make a client in the child process
+    ├── InvalidRequestError     fix the request; no byte was sent
+    ├── NotSentError            nothing reached the server: safe to run again
+    ├── RefusedError            the server is busy: wait, then run again
+    ├── QuotaError              the account is out of money or quota: top up
+    ├── RejectedError           the server will never take this: change it
+    ├── ServerFailedError       the server failed before it made an image
+    ├── OutcomeUnknownError     an image may have been made and paid for
+    ├── SpoiledAnswerError      paid, and the answer cannot be used
+    ├── SaveError               paid, and the image cannot be written
+    └── DownloadError           paid, and the image cannot be fetched yet
+        └── ExpiredUrlError     the link is dead
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from imagen_async.wire.generation import Image
+
+
+class Verdict(enum.StrEnum):
+    """What one attempt, one HTTP exchange, ended as."""
+
+    NOT_SENT = "not_sent"
+    REFUSED = "refused"
+    QUOTA = "quota"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    SPOILED = "spoiled"
+    DONE = "done"
+
+
+class Charge(enum.IntEnum):
+    """Whether money was spent, ordered so that ``max`` gives the worst."""
+
+    NO = 0
+    MAYBE = 1
+    YES = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class ImagenError(Exception):
+    """The root of every error this package raises.
+
+    Args:
+        message: What happened, one line, free of secrets and terminal escapes.
+        verdict: What the deciding attempt ended as; None if none was made.
+        charge: The worst over all attempts of the call.
+        status: The HTTP status of the deciding answer.
+        code: The gateway's own error code, as text.
+        request_id: The gateway's id of the deciding answer, for its support.
+        attempts: How many HTTP exchanges the call began.
+        idempotency_key: The key that every attempt of the call carried.
+        retry_after: Seconds that the server asked to wait.
+        images: What arrived whole all the same; they are paid for.
+    """
+
+    advice: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        verdict: Verdict | None = None,
+        charge: Charge = Charge.NO,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        attempts: int = 0,
+        idempotency_key: str | None = None,
+        retry_after: float | None = None,
+        images: Iterable[Image] = (),
+    ) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+        self.charge = charge
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.attempts = attempts
+        self.idempotency_key = idempotency_key
+        self.retry_after = retry_after
+        self.images: tuple[Image, ...] = tuple(images)
+
+    @property
+    def message(self) -> str:
+        """What happened, without the advice."""
+        return str(self.args[0]) if self.args else ""
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.advice and self.advice not in parts[0]:
+            parts.append(self.advice)
+        if self.request_id:
+            parts.append(f"(request id {self.request_id})")
+        return " ".join(part for part in parts if part)
+
+
+class ConfigurationError(ImagenError):
+    """The client is set up in a way that cannot work."""
+
+
+class ForkedClientError(ConfigurationError):
+    """The client was made before a fork; its sockets belong to the parent."""
+
+    advice = "Make a new client in the child process."
+
+
+class InvalidRequestError(ImagenError):
+    """The request is wrong; no byte was sent."""
+
+
+class NotSentError(ImagenError):
+    """Every attempt ended before the request was sent; nothing was charged."""
+
+    advice = "Nothing was charged; check the base URL and the network, then run it again."
+
+
+class RefusedError(ImagenError):
+    """The server turned the request away before doing any work."""
+
+    advice = "Nothing was charged; wait, or lower concurrency or requests_per_minute."
+
+
+class QuotaError(ImagenError):
+    """The account has no money or quota left."""
+
+    advice = "Nothing was charged; top up the account or use another key."
+
+
+class RejectedError(ImagenError):
+    """The server will not take this request as it is."""
+
+    advice = "Nothing was charged; change the request, the key or the base URL."
+
+
+class ServerFailedError(ImagenError):
+    """The server failed, by convention before it charged."""
+
+    advice = "By convention nothing was charged; run it again later."
+
+
+class OutcomeUnknownError(ImagenError):
+    """The request was sent and its outcome cannot be known."""
+
+    advice = (
+        "The image may have been made and charged, so it was not sent again; check the gateway's "
+        "log, or run it again and accept that it may be paid for twice."
+    )
+
+
+class SpoiledAnswerError(ImagenError):
+    """The server answered with success, and the answer cannot be used."""
+
+    advice = "The image was charged; show the request id to the gateway's support."
+
+
+class SaveError(ImagenError):
+    """The image was paid for and could not be written."""
+
+    advice = "The image was charged; make room or choose another folder."
+
+
+class DownloadError(ImagenError):
+    """The image was paid for and could not be downloaded; no new image is ordered for it."""
+
+    advice = "The image was charged; its link is on the error's images: try the download again."
+
+
+class ExpiredUrlError(DownloadError):
+    """The link to the image is dead."""
+
+    advice = "The image was charged; ask the gateway for it by the request id."

@@ -1,0 +1,1 @@
+"""When to act: decisions as values and pure functions; time and randomness are arguments."""

@@ -1,0 +1,63 @@
+"""The result: images and what came with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from imagen_async.wire.request import GenerationRequest
+
+
+@attrs.frozen
+class Image:
+    """One image: a link, its bytes, or a file, and what its own bytes say of it.
+
+    Args:
+        url: The link the gateway gave; treat it as a secret, it may be signed.
+        data: The image's bytes, exactly as the server sent them.
+        path: The file that holds them.
+        media_type: Such as ``image/png``, told by the bytes; None while they were not fetched.
+        width: Pixels, told by the bytes.
+        height: Pixels, told by the bytes.
+        revised_prompt: The prompt as the gateway changed it.
+    """
+
+    url: str | None = attrs.field(default=None, repr=lambda url: "None" if url is None else "'…'")
+    data: bytes | None = attrs.field(
+        default=None, repr=lambda data: "None" if data is None else f"<{len(data)} bytes>"
+    )
+    path: Path | None = None
+    media_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    revised_prompt: str | None = None
+
+
+@attrs.frozen
+class Generation:
+    """What one call brought.
+
+    Args:
+        request: What was asked.
+        images: Every image that came, whatever ``n`` asked.
+        created: The gateway's time of creation, Unix seconds.
+        attempts: How many HTTP exchanges the call began.
+        request_id: The gateway's id of the answer.
+        idempotency_key: The key that every attempt carried.
+        problems: Notes on what is odd: a wrong size, an item without an image.
+        extras: What else the answer held, such as ``usage``.
+    """
+
+    request: GenerationRequest
+    images: tuple[Image, ...]
+    created: int | None = None
+    attempts: int = 1
+    request_id: str | None = None
+    idempotency_key: str | None = None
+    problems: tuple[str, ...] = ()
+    extras: Mapping[str, Any] = attrs.field(factory=dict, hash=False)

@@ -1,0 +1,146 @@
+"""The request: the fields of the gateway's page, and its JSON body."""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from imagen_async.errors import InvalidRequestError
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_E = TypeVar("_E", bound=enum.StrEnum)
+
+
+class AspectRatio(enum.StrEnum):
+    """The five ratios of the gateway's page."""
+
+    SQUARE = "1:1"
+    PORTRAIT_3_4 = "3:4"
+    LANDSCAPE_4_3 = "4:3"
+    PORTRAIT_9_16 = "9:16"
+    LANDSCAPE_16_9 = "16:9"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as the page lists them."""
+        return _SIZES[self]
+
+
+_SIZES = {
+    AspectRatio.SQUARE: (1024, 1024),
+    AspectRatio.PORTRAIT_3_4: (896, 1280),
+    AspectRatio.LANDSCAPE_4_3: (1280, 896),
+    AspectRatio.PORTRAIT_9_16: (768, 1408),
+    AspectRatio.LANDSCAPE_16_9: (1408, 768),
+}
+
+
+class ResponseFormat(enum.StrEnum):
+    """How the image comes back: as a link, or inside the answer."""
+
+    URL = "url"
+    B64_JSON = "b64_json"
+
+
+def _member_of(kind: type[_E]) -> Callable[[str | None], _E | None]:
+    allowed = {member.value: member for member in kind}
+    field = "aspect_ratio" if kind is AspectRatio else "response_format"
+
+    def convert(value: str | None) -> _E | None:
+        if value is None:
+            return None
+        try:
+            return allowed[value]
+        except (KeyError, TypeError):
+            raise InvalidRequestError(
+                f"{field} {printable(repr(value), 80)} is not one of {', '.join(allowed)}; "
+                f"to send another value, put it into extra={{{field!r}: ...}}."
+            ) from None
+
+    return convert
+
+
+def _check_prompt(_: object, __: object, prompt: object) -> None:
+    if not isinstance(prompt, str):
+        raise InvalidRequestError(f"prompt must be a str, not {type(prompt).__name__}.")
+    if not prompt.strip():
+        raise InvalidRequestError("prompt is empty; say what the image shows.")
+
+
+def _check_model(_: object, __: object, model: object) -> None:
+    if model is not None and (not isinstance(model, str) or not model.strip()):
+        raise InvalidRequestError("model must be a non-empty str, such as 'imagen4', or None.")
+
+
+def _check_n(_: object, __: object, n: object) -> None:
+    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
+        raise InvalidRequestError(f"n must be a whole number of images, 1 or more, not {n!r}.")
+
+
+def _mapping(value: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        copied = dict(value or {})
+    except (TypeError, ValueError):
+        raise InvalidRequestError("extra must be a mapping of field names to JSON values.") from None
+    if not all(isinstance(key, str) for key in copied):
+        raise InvalidRequestError("extra must have str keys: the names of the gateway's fields.")
+    return copied
+
+
+@attrs.frozen
+class GenerationRequest:
+    """One order for images.
+
+    Only what is set is sent: gateways refuse or ignore fields they do not know.
+
+    Args:
+        prompt: What the image shows.
+        model: The gateway's name of a model.
+        response_format: Whether the answer carries a link or the image itself.
+        aspect_ratio: One of the page's five ratios.
+        n: How many images; gateways have defaults of their own, from 1 to 4.
+        extra: Fields merged last into the body, for what a gateway knows and this class does not.
+
+    Raises:
+        InvalidRequestError: If a value cannot be sent; its text names the allowed ones.
+    """
+
+    prompt: str = attrs.field(validator=_check_prompt)
+    model: str | None = attrs.field(default=None, kw_only=True, validator=_check_model)
+    response_format: ResponseFormat | None = attrs.field(
+        default=None, kw_only=True, converter=_member_of(ResponseFormat)
+    )
+    aspect_ratio: AspectRatio | None = attrs.field(
+        default=None, kw_only=True, converter=_member_of(AspectRatio)
+    )
+    n: int | None = attrs.field(default=None, kw_only=True, validator=_check_n)
+    extra: Mapping[str, Any] = attrs.field(
+        factory=dict, kw_only=True, converter=_mapping, hash=False
+    )
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body as a mapping: what was set, then ``extra``."""
+        body = {name: value for name in _WIRE_FIELDS if (value := getattr(self, name)) is not None}
+        body.update(self.extra)
+        return body
+
+    def encode(self) -> bytes:
+        """Return the body's bytes, ASCII JSON; every attempt sends these same bytes.
+
+        Raises:
+            InvalidRequestError: If ``extra`` holds what JSON cannot.
+        """
+        try:
+            return _ENCODER.encode(self.body()).encode("ascii")
+        except (TypeError, ValueError, RecursionError):
+            raise InvalidRequestError("extra holds a value that JSON cannot carry.") from None
+
+
+_WIRE_FIELDS = ("model", "prompt", "response_format", "aspect_ratio", "n")
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
