@@ -1,0 +1,389 @@
+"""The network port: the one module that imports aiohttp's client.
+
+An exchange ends as a Head, after its body went to a receiver, or as an ExchangeError that
+knows whether the request was sent. Nothing of aiohttp leaves this module: its exceptions
+carry request headers, and a malformed answer looks like a status 400 in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.request import getproxies_environment, proxy_bypass_environment
+
+import aiohttp
+import attrs
+from aiohttp.payload import BytesPayload, Payload
+from multidict import CIMultiDict
+from yarl import URL
+
+from imagen_async.wire.text import printable, shown_url
+from imagen_async.wire.verdict import FailureKind
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from aiohttp.abc import AbstractStreamWriter
+
+KEEPALIVE = 4.0
+"""Seconds an idle socket is kept: uvicorn closes it after 5, and a lost race is a lost answer."""
+SMALL = 64 * 1024
+"""Bytes of an answer that is read whole: one chunk costs the decoder least."""
+PIECE = 64 * 1024
+"""aiohttp's read buffer in bytes; it pauses the socket at twice this."""
+CERTIFICATES = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
+
+
+class Receiver(Protocol):
+    """What takes an answer's body as it arrives."""
+
+    full: bool
+    """Whether the rest may be left unread."""
+
+    def feed(self, chunk: bytes, /) -> None:
+        """Take the next bytes, cut anywhere."""
+
+
+@attrs.frozen
+class Head:
+    """An answer's status and headers; the headers are a case-insensitive mapping."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+class ExchangeError(Exception):
+    """An exchange that broke.
+
+    Args:
+        kind: How it broke.
+        sent: Whether a byte of the request may have left.
+        detail: One printable line, free of headers, keys and queries.
+        head: The answer's head, if it had come.
+    """
+
+    def __init__(
+        self, kind: FailureKind, *, sent: bool, detail: str, head: Head | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.sent = sent
+        self.detail = detail
+        self.head = head
+
+
+class Masked(str):
+    """A header's value that tracebacks with locals do not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class _Body(BytesPayload):
+    """A JSON body that remembers whether its first byte was handed to the socket.
+
+    aiohttp 3.14 never calls it for a refused connection, a DNS or TLS failure or a wait for the
+    pool, and always for whatever happens later. A TraceConfig tells the same for 8 times the cost.
+    """
+
+    def __init__(self, value: bytes) -> None:
+        # Not BytesPayload's own: it warns of bodies over 1 MiB, and a prompt may be one.
+        Payload.__init__(self, value, content_type="application/json")
+        self._size = len(value)
+        self.sent = False
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        self.sent = True
+        await writer.write(self._value)
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self.sent = True
+        await writer.write(self._value)
+
+
+class _LostError(aiohttp.ClientError):
+    """Hides a lost connection from aiohttp, which sends a GET again on its own."""
+
+
+async def _only_once(
+    request: aiohttp.ClientRequest,
+    handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
+) -> aiohttp.ClientResponse:
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+        raise _LostError from None
+
+
+@attrs.frozen
+class Network:
+    """How the network is reached.
+
+    Args:
+        proxy: A proxy's URL for every request.
+        trust_env: Whether to read proxies from the environment; never ``.netrc``.
+        ssl: A context for TLS; None for aiohttp's default.
+    """
+
+    proxy: str | None = attrs.field(default=None, repr=False)
+    trust_env: bool = False
+    ssl: ssl.SSLContext | None = None
+
+    def proxy_for(self, url: URL) -> URL | None:
+        """Return the proxy for a URL, or None."""
+        if self.proxy is not None:
+            return URL(self.proxy)
+        if not self.trust_env:
+            return None
+        proxies = getproxies_environment()
+        found = proxies.get(url.scheme)
+        if not found or not url.host or proxy_bypass_environment(url.host, proxies):
+            return None
+        return URL(found)
+
+
+class Transport:
+    """The sessions of one running loop.
+
+    Args:
+        origin: The API's origin; only it is reached without the guard.
+        network: Proxy and TLS.
+        guard: Raises OSError for an address that a download must not reach.
+    """
+
+    def __init__(
+        self, origin: URL, network: Network, guard: Callable[[str], None] | None
+    ) -> None:
+        self._origin = origin
+        self._network = network
+        self._api_connector = _connector(network, None)
+        self._api = _session(self._api_connector)
+        self._own_files = _session(self._api_connector, download=True)
+        self._guard = guard
+        self._files: aiohttp.ClientSession | None = None
+
+    async def aclose(self) -> None:
+        """Close every session and socket."""
+        if self._files is not None:
+            await self._files.close()
+        await self._own_files.close()
+        await self._api.close()
+        await self._api_connector.close()
+
+    def drop(self) -> None:
+        """Close the sockets without a loop: theirs has ended, or belongs to another process."""
+        for session in (self._api, self._own_files, self._files):
+            if session is not None and session.connector is not None:
+                closing = session.connector.close()
+                closing.__await__().close() if hasattr(closing, "__await__") else None  # type: ignore[union-attr]
+                session.detach()
+
+    async def post(
+        self,
+        url: URL,
+        body: bytes,
+        headers: CIMultiDict[str],
+        timeout: aiohttp.ClientTimeout,
+        on_head: Callable[[Head], Receiver],
+    ) -> Head:
+        """Send one POST and feed its answer to the receiver that ``on_head`` gives.
+
+        Redirects are not followed.
+
+        Raises:
+            ExchangeError: If the exchange broke; it says whether the request was sent.
+        """
+        payload = _Body(body)
+        head: Head | None = None
+        failure: BaseException | None = None
+        try:
+            response = await self._api.post(
+                url,
+                data=payload,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=self._network.proxy_for(url),
+            )
+            head = Head(response.status, response.headers)
+            await _receive(response, on_head(head))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - mapped below, outside this block
+            failure = error
+        if failure is None and head is not None:
+            return head
+        raise _mapped(failure, sent=payload.sent, head=head)
+
+    async def get(
+        self,
+        url: URL,
+        timeout: aiohttp.ClientTimeout,
+        on_head: Callable[[Head], Receiver],
+    ) -> Head:
+        """Send one bare GET, without key, cookies or hidden retry; redirects are not followed.
+
+        Raises:
+            ExchangeError: If the exchange broke.
+        """
+        head: Head | None = None
+        failure: BaseException | None = None
+        try:
+            response = await self._session_for(url).get(
+                url, timeout=timeout, allow_redirects=False, proxy=self._network.proxy_for(url)
+            )
+            head = Head(response.status, response.headers)
+            await _receive(response, on_head(head))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - mapped below, outside this block
+            failure = error
+        if failure is None and head is not None:
+            return head
+        raise _mapped(failure, sent=True, head=head)
+
+    def _session_for(self, url: URL) -> aiohttp.ClientSession:
+        if self._guard is None or url.origin() == self._origin:
+            return self._own_files
+        if self._files is None:
+            self._files = _session(_connector(self._network, self._guard), download=True)
+        return self._files
+
+
+def timeouts(total: float, *, connect: float, stall: float | None = None) -> aiohttp.ClientTimeout:
+    """Return aiohttp's timer for one exchange, exact to the tick; all in seconds."""
+    return aiohttp.ClientTimeout(
+        total=total, connect=connect, sock_read=stall, ceil_threshold=float("inf")
+    )
+
+
+async def _receive(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
+    complete = False
+    try:
+        length = response.content_length
+        if length is not None and length <= SMALL and "Content-Encoding" not in response.headers:
+            receiver.feed(await response.read())
+        else:
+            async for chunk in response.content.iter_any():
+                receiver.feed(chunk)
+                if receiver.full:
+                    return
+        complete = True
+    finally:
+        if complete:
+            response.release()
+        else:
+            response.close()
+
+
+def _session(connector: aiohttp.TCPConnector, *, download: bool = False) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        connector_owner=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=not download,
+        read_bufsize=PIECE,
+        headers={"Accept-Encoding": "identity"} if download else None,
+        middlewares=(_only_once,) if download else (),
+        trust_env=False,
+    )
+
+
+def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp.TCPConnector:
+    def open_socket(info: Any) -> socket.socket:
+        family, kind, protocol, _, address = info
+        if guard is not None:
+            guard(str(address[0]))
+        opened = socket.socket(family=family, type=kind, proto=protocol)
+        _keep_alive(opened)
+        return opened
+
+    return aiohttp.TCPConnector(
+        limit=0,  # the gate bounds what is in flight; a second queue would wait unseen
+        keepalive_timeout=KEEPALIVE,
+        resolver=aiohttp.ThreadedResolver(),  # aiodns, if installed, ignores split DNS
+        ssl=network.ssl if network.ssl is not None else True,
+        socket_factory=open_socket,
+    )
+
+
+def _keep_alive(opened: socket.socket) -> None:
+    # Minutes of silence are normal here, and NATs drop a silent flow after about two.
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+    for option, value in (
+        (idle, 30),
+        (getattr(socket, "TCP_KEEPINTVL", None), 10),
+        (getattr(socket, "TCP_KEEPCNT", None), 3),
+    ):
+        if option is not None:
+            opened.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+_KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
+    (CERTIFICATES, FailureKind.CERTIFICATE, "the server's certificate is not trusted"),
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), FailureKind.BAD_URL, "the URL is bad"),
+    (
+        (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError),
+        FailureKind.PROXY,
+        "the proxy did not connect",
+    ),
+    (
+        (aiohttp.ConnectionTimeoutError,),
+        FailureKind.CONNECT_TIMEOUT,
+        "no connection in time",
+    ),
+    ((aiohttp.ClientConnectorDNSError,), FailureKind.CONNECT, "the host's name was not found"),
+    ((aiohttp.ClientConnectorSSLError,), FailureKind.CONNECT, "the TLS handshake failed"),
+    ((aiohttp.ClientConnectorError,), FailureKind.CONNECT, "the connection was not made"),
+    ((asyncio.TimeoutError,), FailureKind.TIMEOUT, "no answer in time"),
+    (
+        (aiohttp.ServerDisconnectedError, _LostError, ConnectionError, aiohttp.ClientOSError),
+        FailureKind.DROPPED,
+        "the connection was lost",
+    ),
+    ((aiohttp.ClientPayloadError,), FailureKind.CUT_BODY, "the answer was cut short"),
+    ((aiohttp.ClientResponseError,), FailureKind.PROTOCOL, "the answer is not readable HTTP"),
+    ((OSError, aiohttp.ClientConnectionError), FailureKind.DROPPED, "the connection failed"),
+)
+
+
+def _mapped(error: BaseException | None, *, sent: bool, head: Head | None) -> ExchangeError:
+    """Return our error for any of aiohttp's, without a reference to it."""
+    kind, detail = classify(error)
+    return ExchangeError(kind, sent=sent, detail=detail, head=head)
+
+
+def classify(error: BaseException | None) -> tuple[FailureKind, str]:
+    """Return how an exchange broke, and one line about it that holds no foreign text."""
+    number = getattr(error, "errno", None)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return FailureKind.TOO_MANY_FILES, "too many open files; raise `ulimit -n`"
+    for classes, kind, detail in _KINDS:
+        if isinstance(error, classes):
+            reason = errno.errorcode.get(number, "") if isinstance(number, int) else ""
+            return kind, f"{detail} ({reason})" if reason else detail
+    if isinstance(error, ValueError):
+        return FailureKind.BAD_HEADER, "a header's value cannot be sent"
+    return FailureKind.PROTOCOL, f"the exchange failed ({type(error).__name__})"
+
+
+def origin_of(url: str) -> URL:
+    """Return the origin of a base URL.
+
+    Raises:
+        ValueError: If it is not an http or https URL with a host; the text shows no secret.
+    """
+    parsed = URL(url)
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(printable(shown_url(url)))
+    return parsed.origin()
