@@ -9,10 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imagen_async.errors import Charge
-    from imagen_async.wire.generation import Image
+    from imagen_async.errors import Charge, ImagenError
+    from imagen_async.wire.generation import Generation
 
 
 class Record(Protocol):
@@ -28,12 +26,18 @@ class Record(Protocol):
             charge: The worst of the call's earlier attempts.
         """
 
-    async def received(self, images: Sequence[Image], request_id: str | None) -> None:
-        """Note an answer whose images are links, before the first download.
+    async def received(self, generation: Generation) -> None:
+        """Note an answer that holds links, before the first download; the slot is then given back.
 
         Args:
-            images: In the answer's order; those that came as bytes are already files.
-            request_id: The gateway's id of the answer.
+            generation: Its images in the answer's order; those that came as bytes are files by now.
+        """
+
+    async def settled(self, result: Generation | ImagenError) -> None:
+        """Note the end: done, or failed or unknown with the error's charge.
+
+        Called before the slot is given back, unless downloads followed: so at most
+        ``concurrency`` calls are ever between ``sending`` and the next step.
         """
 
 
@@ -46,7 +50,10 @@ class NoRecord:
     async def returned(self, charge: Charge) -> None:
         """Keep nothing."""
 
-    async def received(self, images: Sequence[Image], request_id: str | None) -> None:
+    async def received(self, generation: Generation) -> None:
+        """Keep nothing."""
+
+    async def settled(self, result: Generation | ImagenError) -> None:
         """Keep nothing."""
 
 
