@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import math
+import sys
+from typing import Any, NoReturn
 
 import attrs
 
 from imagen_async.errors import ConfigurationError
+from imagen_async.wire.text import printable
 
 MIB = 1024 * 1024
 
 
-def _positive(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+def positive(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Validate a number above 0 that a float can hold: an attrs validator."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type,operator]
-        name = f"{type(instance).__name__}.{attribute.name}"
-        raise ConfigurationError(f"{name} must be a number above 0, not {value!r}.")
+    if not number or not 0 < value <= sys.float_info.max:
+        _refuse(instance, attribute, "a number above 0", value)
 
 
-def _count(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+def count(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Validate a whole number, 1 or more: an attrs validator."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        name = f"{type(instance).__name__}.{attribute.name}"
-        raise ConfigurationError(f"{name} must be a whole number, 1 or more, not {value!r}.")
+        _refuse(instance, attribute, "a whole number, 1 or more", value)
+
+
+def flag(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Validate True or False and nothing that merely counts as such: an attrs validator."""
+    if not isinstance(value, bool):
+        _refuse(instance, attribute, "True or False", value)
+
+
+def _refuse(instance: object, attribute: attrs.Attribute[Any], wanted: str, value: Any) -> NoReturn:
+    name = f"{type(instance).__name__}.{attribute.name}"
+    raise ConfigurationError(f"{name} must be {wanted}, not {printable(repr(value), 80)}.")
 
 
 @attrs.frozen(kw_only=True)
@@ -38,12 +51,12 @@ class Limits:
         ConfigurationError: If a value is out of range.
     """
 
-    concurrency: int = attrs.field(default=8, validator=_count)
+    concurrency: int = attrs.field(default=8, validator=count)
     requests_per_minute: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_positive)
+        default=None, validator=attrs.validators.optional(positive)
     )
-    burst: int = attrs.field(default=1, validator=_count)
-    max_image_bytes: int = attrs.field(default=64 * MIB, validator=_count)
+    burst: int = attrs.field(default=1, validator=count)
+    max_image_bytes: int = attrs.field(default=64 * MIB, validator=count)
 
 
 @attrs.frozen(kw_only=True)
@@ -60,10 +73,10 @@ class Timeouts:
         ConfigurationError: If a value is not a number above 0.
     """
 
-    total: float = attrs.field(default=600.0, validator=_positive)
-    connect: float = attrs.field(default=10.0, validator=_positive)
-    answer: float = attrs.field(default=300.0, validator=_positive)
-    stall: float = attrs.field(default=30.0, validator=_positive)
+    total: float = attrs.field(default=600.0, validator=positive)
+    connect: float = attrs.field(default=10.0, validator=positive)
+    answer: float = attrs.field(default=300.0, validator=positive)
+    stall: float = attrs.field(default=30.0, validator=positive)
 
 
 class Secret:

@@ -1,0 +1,66 @@
+"""A steady rate of requests, as bookings on one line of time."""
+
+from __future__ import annotations
+
+import math
+
+
+class Pacing:
+    """The generic cell rate algorithm (ITU-T I.371, annex A) as a reservation.
+
+    In any window of w seconds at most ``burst + w * requests_per_minute / 60`` booked requests
+    begin. A fresh or idle pace grants ``burst`` at once, never a minute's worth. Each booking is
+    later than the one before, so callers that reserve in turn are served in turn.
+
+    It holds plain values of one monotonic clock and belongs to no event loop.
+
+    Args:
+        requests_per_minute: The steady rate; None for no limit.
+        burst: Requests that may begin at once after a pause; 1 spaces them evenly.
+    """
+
+    __slots__ = ("_arrival", "_booked", "_interval", "_slack")
+
+    def __init__(self, requests_per_minute: float | None, burst: int) -> None:
+        self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._slack = self._interval * (burst - 1)
+        self._arrival = -math.inf
+        self._booked = 0
+
+    @property
+    def booked(self) -> int:
+        """The number of the latest booking, for ``cancel``."""
+        return self._booked
+
+    def reserve(self, now: float) -> float:
+        """Book the next place and return how long to wait for it.
+
+        Args:
+            now: Seconds of the monotonic clock.
+
+        Returns:
+            Seconds, 0.0 or more.
+        """
+        arrival = max(self._arrival, now)
+        self._arrival = arrival + self._interval
+        self._booked += 1
+        return max(0.0, arrival - self._slack - now)
+
+    def cancel(self, booking: int) -> bool:
+        """Give back a place that will not be used, if nobody booked after it.
+
+        An earlier place cannot be given back: the bookings behind it have their times, and a
+        newcomer beside one of them would break the rate. So a gate that lets only the head of
+        its queue book wastes none.
+
+        Args:
+            booking: ``booked`` as it was right after ``reserve``; give it back once at most.
+
+        Returns:
+            Whether the place is free again.
+        """
+        if booking != self._booked:
+            return False
+        self._booked -= 1
+        self._arrival -= self._interval
+        return True

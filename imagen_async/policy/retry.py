@@ -1,0 +1,251 @@
+"""Whether a call is sent again after an attempt, and when.
+
+What ``decide`` does, first row that fits::
+
+    the attempt ended as              the call                      the gate of the whole client
+    --------------------------------  ----------------------------  ----------------------------
+    never to be sent again            gives up                      as below
+    charges at max_charges            gives up                      as below
+    REFUSED, refusals at the limit    gives up                      closes for the wait
+    other, failures at max_attempts   gives up                      as below
+    asked for > retry_after_max       generate: gives up            as below
+                                      else waits, at most 1 hour
+    the wait does not fit in left     gives up                      as below
+    REFUSED                           is sent again                 closes for the wait
+    other, the retry budget empty     generate: gives up            stays as it is
+                                      else is sent again            closes for one probe per 5 s
+    other                             is sent again after the wait  stays as it is
+
+The wait is the server's own (Retry-After and up to 1 s of jitter), else a backoff with full
+jitter. REFUSED costs neither attempts nor budget: nothing was done, and the gate slows everyone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import attrs
+
+from imagen_async.errors import ConfigurationError, Verdict
+from imagen_async.policy.config import count, flag, positive
+from imagen_async.policy.valve import PROBE_EVERY
+
+if TYPE_CHECKING:
+    from imagen_async.wire.verdict import Judgement
+
+GENERATE_REFUSALS: Final = 4
+"""What ``max_refusals="auto"`` means for a single call."""
+
+LONGEST_WAIT: Final = 3600.0
+"""Seconds; whatever a server asks, it is asked again after this."""
+
+
+def _refusals(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is None or value == "auto":
+        return
+    try:
+        count(instance, attribute, value)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f'{error.message} None waits without end; "auto" decides.'
+        ) from None
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """How often and how patiently a call is sent again.
+
+    Args:
+        max_attempts: Attempts that may end as FAILED, NOT_SENT or UNKNOWN, the first included.
+        max_refusals: Attempts that the server may turn away before doing any work; None waits
+            without end; "auto" is 4 in ``generate``, and None in ``generate_many`` and ``batch``.
+        max_charges: An attempt is sent only while the charges of this run are below this; an
+            attempt that may have been charged counts. 1 never buys an image twice, 2 may.
+        server_errors_charged: Whether 500, 503 and 529 may have been charged.
+        backoff_base: Seconds; the most that the first wait takes. It doubles with each failure.
+        backoff_cap: Seconds; the most that any wait takes that no server asked for.
+        retry_after_max: Seconds; ``generate`` raises at once if the server asks for more.
+
+    Raises:
+        ConfigurationError: If a value is out of range.
+    """
+
+    max_attempts: int = attrs.field(default=4, validator=count)
+    max_refusals: int | Literal["auto"] | None = attrs.field(default="auto", validator=_refusals)
+    max_charges: int = attrs.field(default=1, validator=count)
+    server_errors_charged: bool = attrs.field(default=False, validator=flag)
+    backoff_base: float = attrs.field(default=0.5, validator=positive)
+    backoff_cap: float = attrs.field(default=20.0, validator=positive)
+    retry_after_max: float = attrs.field(default=60.0, validator=positive)
+
+
+@attrs.frozen
+class History:
+    """What the attempts of one call came to in this run, the latest included.
+
+    Args:
+        failures: Attempts that ended as FAILED, NOT_SENT or UNKNOWN.
+        refusals: Attempts that ended as REFUSED.
+        charges: Attempts that were or may have been charged.
+    """
+
+    failures: int = 0
+    refusals: int = 0
+    charges: int = 0
+
+
+@attrs.frozen
+class Retry:
+    """Send the call again.
+
+    Args:
+        wait: Seconds.
+        closes_gate: Whether the gate closes and does the waiting, for every call; the call
+            queues there. Otherwise the call waits alone.
+    """
+
+    wait: float
+    closes_gate: bool = False
+
+
+@attrs.frozen
+class GiveUp:
+    """Raise the error of the latest attempt.
+
+    Args:
+        reason: What ended the retries, for the message; empty if sending again cannot help.
+        wait: Seconds for which the gate closes all the same.
+        closes_gate: Whether it does: the server's state outlives this call.
+    """
+
+    reason: str
+    wait: float = 0.0
+    closes_gate: bool = False
+
+
+@attrs.define(eq=False)
+class RetryBudget:
+    """A client's allowance of retries: a bucket of tokens that successes fill.
+
+    In a total outage it allows 10 retries and then none, however many calls there are; where
+    half the attempts fail, about 7 for every 100 calls. Shape and numbers are those of
+    botocore's retry quota, scaled from 500 tokens (botocore/retries/quota.py).
+
+    It holds plain values and belongs to no event loop.
+    """
+
+    CAPACITY = 140
+    COST = 14
+    INCOME = 1
+
+    _tokens: int = attrs.field(default=CAPACITY, init=False)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no retry left."""
+        return self._tokens < self.COST
+
+    def take(self) -> bool:
+        """Pay for one retry; return False if that is not possible."""
+        if self.empty:
+            return False
+        self._tokens -= self.COST
+        return True
+
+    def succeeded(self, *, retried: bool) -> None:
+        """Book an attempt that ended well.
+
+        Args:
+            retried: Whether this attempt was paid for by ``take``; it is refunded.
+        """
+        income = self.COST if retried else self.INCOME
+        self._tokens = min(self.CAPACITY, self._tokens + income)
+
+
+def backoff(policy: RetryPolicy, failures: int, draw: float) -> float:
+    """Return the seconds to wait after a number of failures: exponential, with full jitter.
+
+    Args:
+        policy: Its ``backoff_base`` and ``backoff_cap``.
+        failures: So far, 1 or more.
+        draw: A random number, 0 or more and below 1.
+    """
+    # A higher power overflows a float; by then the cap holds.
+    doubled = policy.backoff_base * 2.0 ** min(failures - 1, 1023)
+    return draw * min(policy.backoff_cap, doubled)
+
+
+def decide(
+    policy: RetryPolicy,
+    history: History,
+    judgement: Judgement,
+    *,
+    retry_after: float | None,
+    left: float,
+    budget: RetryBudget,
+    draw: float,
+    waits: bool,
+    closings: int | None = None,
+) -> Retry | GiveUp:
+    """Decide what happens after an attempt without an image; the module says how.
+
+    Args:
+        policy: The limits.
+        history: The call's attempts, this one counted.
+        judgement: What this attempt ended as.
+        retry_after: Seconds that its answer asked to wait.
+        left: Seconds until the call's deadline; infinite if there is none.
+        budget: The client's; a retry that does not close the gate is taken from it.
+        draw: A random number, 0 or more and below 1.
+        waits: Whether a refused call waits without end, and its deadline stands still while the
+            gate is closed: so in ``generate_many`` and ``batch``.
+        closings: What the backoff of a refusal grows with, if the gate knows better than the
+            call's own refusals.
+    """
+    refused = judgement.verdict is Verdict.REFUSED
+    drained = waits and judgement.again and not refused and budget.empty
+    closes_gate = refused or drained
+    steps = (closings or history.refusals) if refused else history.failures
+    wait = max(_wait(policy, retry_after, steps, draw), PROBE_EVERY if drained else 0.0)
+    limit = _refusal_limit(policy, waits=waits)
+    asked = retry_after or 0.0
+    stops = (
+        (not judgement.again, ""),
+        (history.charges >= policy.max_charges, f"the charge cap of {policy.max_charges}"),
+        (refused and history.refusals >= limit, _plural(history.refusals, "refusal")),
+        (
+            not refused and history.failures >= policy.max_attempts,
+            _plural(history.failures, "attempt"),
+        ),
+        (
+            not waits and asked > policy.retry_after_max,
+            f"the server asked for {math.ceil(asked)} s, more than retry_after_max",
+        ),
+        (left <= (0.0 if waits and closes_gate else wait), "no time left"),
+        (not closes_gate and budget.empty, "the retry budget is empty"),
+    )
+    for stop, reason in stops:
+        if stop:
+            return GiveUp(reason, wait if closes_gate else 0.0, closes_gate)
+    if not closes_gate:
+        budget.take()
+    return Retry(wait, closes_gate)
+
+
+def _wait(policy: RetryPolicy, retry_after: float | None, steps: int, draw: float) -> float:
+    own = backoff(policy, steps, draw)
+    # A server that refuses and says "retry at once" would be asked without a pause, for ever.
+    if retry_after is None or retry_after < policy.backoff_base:
+        return max(own, retry_after or 0.0)
+    return min(LONGEST_WAIT, retry_after + draw * min(1.0, retry_after / 10))
+
+
+def _refusal_limit(policy: RetryPolicy, *, waits: bool) -> float:
+    if policy.max_refusals == "auto":
+        return math.inf if waits else GENERATE_REFUSALS
+    return math.inf if policy.max_refusals is None else policy.max_refusals
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
