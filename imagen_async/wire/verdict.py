@@ -1,0 +1,342 @@
+"""What an attempt means and what it may have cost.
+
+The table of answers is ``verdict_table.py``; here are the failures that brought no answer, what
+each verdict costs, and the words and errors made of a judgement.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+from urllib.parse import urlsplit
+
+import attrs
+
+from imagen_async.errors import (
+    Charge,
+    ImagenError,
+    NotSentError,
+    OutcomeUnknownError,
+    QuotaError,
+    RefusedError,
+    RejectedError,
+    ServerFailedError,
+    SpoiledAnswerError,
+    Verdict,
+)
+from imagen_async.wire.envelope import (
+    Envelope,
+    clean,
+    holds_image,
+    is_error,
+    is_task,
+    read_envelope,
+    read_error_body,
+    request_id,
+)
+from imagen_async.wire.text import printable
+from imagen_async.wire.verdict_table import look_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from imagen_async.wire.generation import Image
+
+WORDS_LIMIT: Final = 300
+"""Characters of a server's words that a message quotes."""
+
+
+@attrs.frozen
+class Judgement:
+    """What one attempt ended as.
+
+    Args:
+        verdict: What it means.
+        charge: What it may have cost.
+        again: Whether it may be sent again; the retry policy and the charge cap decide further.
+        message: What happened, one printable line.
+        status: The HTTP status, if an answer came.
+        code: The gateway's own code.
+        request_id: The gateway's id of the answer.
+        conflict: Whether the gateway refused the Idempotency-Key because an earlier attempt had it.
+        authentication: Whether the key is at fault: no other request will fare better.
+    """
+
+    verdict: Verdict
+    charge: Charge
+    again: bool
+    message: str
+    status: int | None = None
+    code: str | None = None
+    request_id: str | None = None
+    conflict: bool = False
+    authentication: bool = False
+
+
+class FailureKind(enum.StrEnum):
+    """How an exchange broke without a usable answer."""
+
+    CONNECT = "connect"
+    CONNECT_TIMEOUT = "connect_timeout"
+    POOL = "pool"
+    CERTIFICATE = "certificate"
+    TLS = "tls"
+    BAD_URL = "bad_url"
+    BAD_HEADER = "bad_header"
+    PROXY = "proxy"
+    TOO_MANY_FILES = "too_many_files"
+    DROPPED = "dropped"
+    TIMEOUT = "timeout"
+    PROTOCOL = "protocol"
+    CUT_BODY = "cut_body"
+    BAD_ENCODING = "bad_encoding"
+    CANCELLED = "cancelled"
+    OTHER = "other"
+
+
+CHARGES: Final[Mapping[Verdict, Charge]] = MappingProxyType(
+    {
+        Verdict.NOT_SENT: Charge.NO,
+        Verdict.REFUSED: Charge.NO,
+        Verdict.QUOTA: Charge.NO,
+        Verdict.REJECTED: Charge.NO,
+        Verdict.FAILED: Charge.NO,
+        Verdict.UNKNOWN: Charge.MAYBE,
+        Verdict.SPOILED: Charge.YES,
+        Verdict.DONE: Charge.YES,
+    }
+)
+
+ERRORS: Final[Mapping[Verdict, type[ImagenError]]] = MappingProxyType(
+    {
+        Verdict.NOT_SENT: NotSentError,
+        Verdict.REFUSED: RefusedError,
+        Verdict.QUOTA: QuotaError,
+        Verdict.REJECTED: RejectedError,
+        Verdict.FAILED: ServerFailedError,
+        Verdict.UNKNOWN: OutcomeUnknownError,
+        Verdict.SPOILED: SpoiledAnswerError,
+    }
+)
+
+_AGAIN = frozenset({Verdict.NOT_SENT, Verdict.REFUSED, Verdict.FAILED, Verdict.UNKNOWN})
+_PERMANENT = frozenset(
+    {FailureKind.CERTIFICATE, FailureKind.TLS, FailureKind.BAD_URL, FailureKind.BAD_HEADER}
+)
+_FAILURES: Mapping[FailureKind, str] = {
+    FailureKind.CONNECT: "No connection to the gateway could be made",
+    FailureKind.CONNECT_TIMEOUT: "The gateway did not accept a connection in time",
+    FailureKind.POOL: "No connection became free in time",
+    FailureKind.CERTIFICATE: "The gateway's certificate was not accepted",
+    FailureKind.TLS: "The gateway does not speak TLS on that port",
+    FailureKind.BAD_URL: "The base URL cannot be used",
+    FailureKind.BAD_HEADER: "A header, such as the one of the key, cannot be sent",
+    FailureKind.PROXY: "The proxy did not let the request through",
+    FailureKind.TOO_MANY_FILES: "The process has too many files and sockets open",
+    FailureKind.DROPPED: "The connection was lost before an answer came",
+    FailureKind.TIMEOUT: "No whole answer came in time",
+    FailureKind.PROTOCOL: "The answer was not readable as HTTP",
+    FailureKind.CUT_BODY: "The answer was cut off",
+    FailureKind.BAD_ENCODING: "The answer could not be decompressed",
+    FailureKind.CANCELLED: "The call was cancelled",
+    FailureKind.OTHER: "The exchange with the gateway broke off",
+}
+_STATUS = re.compile("[1-5][0-9]{2}", re.ASCII)
+_NAMES_KEY = re.compile("idempoten", re.IGNORECASE)
+
+
+def judge_failure(kind: FailureKind, *, sent: bool, detail: str = "") -> Judgement:
+    """Judge an exchange that broke without a usable answer.
+
+    Args:
+        kind: How it broke.
+        sent: Whether the body was handed to the socket.
+        detail: The cause in the transport's words.
+    """
+    verdict = Verdict.UNKNOWN if sent else Verdict.NOT_SENT
+    return Judgement(
+        verdict,
+        CHARGES[verdict],
+        again=sent or kind not in _PERMANENT,
+        message=_sentence(_FAILURES[kind], detail),
+    )
+
+
+def judge_status(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    key_used_before: bool = False,
+    server_errors_charged: bool = False,
+) -> Judgement:
+    """Judge an answer that is not 2xx.
+
+    Args:
+        status: Its HTTP status.
+        headers: Its headers, a case-insensitive mapping.
+        body: Its body; the first 64 KiB are read.
+        key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
+        server_errors_charged: Whether 500, 503 and 529 may have been charged.
+    """
+    envelope = read_error_body(body)
+    if key_used_before and _refuses_key(status, envelope):
+        return _answered(Verdict.UNKNOWN, status, headers, envelope, conflict=True)
+    verdict, authentication = look_up(status, envelope, headers, server_errors_charged)
+    return _answered(verdict, status, headers, envelope, authentication=authentication)
+
+
+def judge_error_document(
+    document: object,
+    headers: Mapping[str, str],
+    status: int,
+    *,
+    server_errors_charged: bool = False,
+) -> Judgement | None:
+    """Judge a 2xx answer whose JSON may be an error, or a task, in place of images.
+
+    Args:
+        document: The parsed JSON; anything truthy at an item's image keys is an image.
+        headers: The answer's headers, a case-insensitive mapping.
+        status: Its HTTP status.
+        server_errors_charged: Whether an error that says 500, 503 or 529 may have been charged.
+
+    Returns:
+        What it means; None if it holds an image, or neither an error nor a task.
+    """
+    if isinstance(document, list) and document:
+        document = document[0]
+    if holds_image(document):
+        return None
+    if is_error(document):
+        envelope = read_envelope(document) or Envelope()
+        code = envelope.code or ""
+        meant = int(code) if _STATUS.fullmatch(code) else status
+        verdict, authentication = look_up(meant, envelope, headers, server_errors_charged)
+        return _answered(verdict, status, headers, envelope, authentication=authentication)
+    if is_task(document) or status == 202:
+        return _spoiled("The gateway answered with a task, not with an image", headers, status)
+    return None
+
+
+def judge_spoiled(reason: str, text: bytes, headers: Mapping[str, str], status: int) -> Judgement:
+    """Judge a 2xx answer that cannot be used.
+
+    Args:
+        reason: Why it cannot be used, one line.
+        text: What is known of its text, for recognising a web page.
+        headers: Its headers, a case-insensitive mapping.
+        status: Its HTTP status.
+    """
+    if not read_error_body(text).html:
+        return _spoiled("The gateway's answer cannot be used", headers, status, reason)
+    return Judgement(
+        Verdict.REJECTED,
+        CHARGES[Verdict.REJECTED],
+        again=False,
+        message="The gateway answered with a web page: base_url seems wrong; does it end in /v1?",
+        status=status,
+        request_id=request_id(headers, None),
+    )
+
+
+class ErrorFields(TypedDict, total=False):
+    """What the call knows and a judgement of one attempt does not."""
+
+    charge: Charge
+    attempts: int
+    idempotency_key: str | None
+    retry_after: float | None
+    images: Iterable[Image]
+
+
+def error_for(judgement: Judgement, **fields: Unpack[ErrorFields]) -> ImagenError:
+    """Return the error of a judgement; ``fields`` win over the judgement's own.
+
+    Args:
+        judgement: Of the deciding attempt; never DONE.
+        **fields: The worst charge of the call, its attempts, key, retry_after and images.
+    """
+    known: ErrorFields = {"charge": judgement.charge, **fields}
+    return ERRORS[judgement.verdict](
+        judgement.message,
+        verdict=judgement.verdict,
+        status=judgement.status,
+        code=judgement.code,
+        request_id=judgement.request_id,
+        **known,
+    )
+
+
+def _answered(
+    verdict: Verdict,
+    status: int,
+    headers: Mapping[str, str],
+    envelope: Envelope,
+    *,
+    conflict: bool = False,
+    authentication: bool = False,
+) -> Judgement:
+    stop = (headers.get("x-should-retry") or "").strip().lower() == "false"
+    return Judgement(
+        verdict,
+        CHARGES[verdict],
+        again=verdict in _AGAIN and not stop,
+        message=_sentence(*_account(status, headers, envelope)),
+        status=status,
+        code=envelope.code,
+        request_id=request_id(headers, envelope.message),
+        conflict=conflict,
+        authentication=authentication,
+    )
+
+
+def _spoiled(
+    what: str, headers: Mapping[str, str], status: int, words: str | None = None
+) -> Judgement:
+    return Judgement(
+        Verdict.SPOILED,
+        CHARGES[Verdict.SPOILED],
+        again=False,
+        message=_sentence(what, words),
+        status=status,
+        request_id=request_id(headers, None),
+    )
+
+
+def _account(status: int, headers: Mapping[str, str], envelope: Envelope) -> tuple[str, str | None]:
+    what = f"The gateway answered {status}"
+    if 300 <= status < 400:
+        origin = _origin(headers.get("Location") or "")
+        where = f"{what} and points to {origin}: base_url should probably start with that"
+        return (where if origin else f"{what}, a redirect, and base_url seems wrong"), None
+    if words := envelope.message or envelope.code or envelope.type:
+        return what, words
+    return f"{what} with {'a web page' if envelope.html else 'an empty body'}", None
+
+
+def _origin(location: str) -> str | None:
+    """Return scheme, host and port of a URL: the rest of it may hold a signature."""
+    try:
+        parts = urlsplit(location[:2000])
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return None
+    host = parts.hostname
+    if parts.scheme not in {"http", "https"} or not host:
+        return None
+    return printable(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}", 300)
+
+
+def _sentence(what: str, words: str | None) -> str:
+    said = clean(words or "", WORDS_LIMIT)
+    line = f"{what}: {said}" if said else what
+    return line if line.endswith((".", "!", "?", "。", "…")) else f"{line}."
+
+
+def _refuses_key(status: int, envelope: Envelope) -> bool:
+    texts = (envelope.code, envelope.type, envelope.message)
+    named = any(_NAMES_KEY.search(text) for text in texts if text)
+    return status == 409 or (status == 422 and named)
