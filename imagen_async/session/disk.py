@@ -1,0 +1,168 @@
+"""The few blocking steps that put bytes on a disk: whole, durable, and never over another file.
+
+Each raises OSError as the system gave it. What a crash can leave behind is a hidden ``.part``
+file; a name without that ending is always whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import sys
+from typing import TYPE_CHECKING
+
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+PART = ".part"
+"""How the names of unfinished files end; they also begin with a dot."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
+
+_young: set[Path] = set()
+# Folders of this process that a power cut may still take. Shared by all who write: one file's
+# durability hangs on a folder that another call has made.
+
+
+if sys.platform == "darwin":
+    import fcntl
+
+    def sync(descriptor: int) -> None:
+        """Make a file's bytes survive a power cut; macOS's own fsync stops at the drive's cache."""
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        except OSError as error:
+            if error.errno not in {errno.ENOTSUP, errno.EINVAL, errno.ENOTTY}:
+                raise
+            os.fsync(descriptor)
+
+else:
+
+    def sync(descriptor: int) -> None:
+        """Make a file's bytes survive a power cut."""
+        os.fsync(descriptor)
+
+
+def open_part(folder: Path, digest: str) -> tuple[int, Path]:
+    """Create a hidden file for one image, and the folder if it is missing.
+
+    Args:
+        folder: Where the finished file will be: a rename does not cross file systems.
+        digest: Begins the name, so that a leftover tells whose it was.
+
+    Returns:
+        A descriptor to write to, and the file's path.
+    """
+    part = folder / f".{digest}-{secrets.token_hex(8)}{PART}"
+    try:
+        return os.open(part, _NEW | _BINARY, 0o666), part
+    except FileNotFoundError:
+        _make_folder(folder)
+        return os.open(part, _NEW | _BINARY, 0o666), part
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> int:
+    """Write all of a buffer and return its size in bytes."""
+    view = memoryview(data)
+    written = os.write(descriptor, view)
+    while written < view.nbytes:
+        # Only a disk that is nearly full, or a file size limit, takes a part; then it says why.
+        written += os.write(descriptor, view[written:])
+    return written
+
+
+def reopen(part: Path) -> int:
+    """Return a descriptor of a part file for reading it and for syncing it."""
+    # Windows syncs only what is open for writing.
+    return os.open(part, os.O_RDWR | _BINARY | getattr(os, "O_NOFOLLOW", 0))
+
+
+def place(part: Path, targets: Iterable[Path], *, replace: bool) -> Path:
+    """Give a part file its name.
+
+    Args:
+        part: The finished part file.
+        targets: The names to try; without ``replace`` the first free one is taken.
+        replace: Whether to take the first one even if it exists. Links are never followed.
+
+    Returns:
+        The file's path.
+    """
+    for target in targets:
+        if replace:
+            part.replace(target)
+            return target
+        try:
+            _link(part, target)
+        except FileExistsError:
+            continue
+        return target
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(part))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, and the folder itself if it is new."""
+    _sync_names(folder)
+    real = folder.resolve() if _young else folder
+    young = [path for path in (real, *real.parents) if path in _young]
+    for path in young:
+        _sync_names(path.parent)
+    _young.difference_update(young)  # not before all are safe: others look here too
+
+
+def remove(path: Path) -> None:
+    """Remove a file as well as can be: it is hidden, and no promise hangs on its absence."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def cannot_write(path: Path, error: OSError | ValueError) -> str:
+    """Return one line that says what could not be written and why."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        reason = printable(str(error), 200)
+    else:
+        reason = f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
+    return f"cannot write to {printable(str(path), 1000)}: {reason}"
+
+
+def _make_folder(folder: Path) -> None:
+    real = folder.resolve()
+    _young.update(path for path in (real, *real.parents) if not path.exists())
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _link(part: Path, target: Path) -> None:
+    """Rename without ever replacing: a link fails if the name is taken, a rename does not."""
+    try:
+        target.hardlink_to(part)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # FAT and some network disks know no links. A crash between these two lines leaves an
+        # empty file, which is why this is not the usual way.
+        os.close(os.open(target, _NEW, 0o666))
+        part.replace(target)
+    else:
+        remove(part)
+
+
+def _sync_names(folder: Path) -> None:
+    if os.name == "nt":
+        return  # a folder cannot be opened there
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        sync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,342 @@
+"""Where images go: into memory, or onto the disk under names of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import mmap
+import os
+import re
+import warnings
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+import attrs
+from anyio.lowlevel import RunVar
+
+from imagen_async.errors import Charge, SaveError
+from imagen_async.policy.names import file_name
+from imagen_async.session import disk
+from imagen_async.session.sinks import FileSink, MemorySink
+from imagen_async.wire.generation import Image
+from imagen_async.wire.media import inspect, suffix
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from imagen_async.wire.decoder import Sink
+    from imagen_async.wire.media import Media
+
+T = TypeVar("T")
+
+WRITERS = 8
+"""Threads that sync and rename at once: more only queue at the disk, and each holds memory."""
+
+_writers: RunVar[anyio.CapacityLimiter] = RunVar("imagen_async_writers")
+_SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".apng": ".png", ".avifs": ".avif"}
+_SUFFIX = re.compile(r"[^.]\.[a-z][a-z0-9]{1,9}$", re.IGNORECASE)
+# "v1.5" has none, whatever pathlib says of it.
+_HEAD = 1024
+_PAGES = (
+    (("<!doctype html", "<html", "<head", "<body"), "an HTML page"),
+    (("<svg",), "an SVG drawing"),
+    (("<?xml", "<"), "an XML document"),
+    (("{", "["), "a JSON document"),
+)
+
+
+@attrs.frozen
+class Kept:
+    """An image that is where it belongs.
+
+    Args:
+        image: With its path or data, its type and its size in pixels.
+        size: Bytes.
+        sha256: Of the bytes, in hexadecimal, if it was asked for.
+    """
+
+    image: Image
+    size: int
+    sha256: str | None = None
+
+
+@attrs.frozen
+class Lost:
+    """Bytes that could not be kept.
+
+    Args:
+        problem: Why, as the rest of a sentence; a disk's problem names the path.
+        disk: Whether the disk did not take them; else they are not a whole image.
+        cut: Whether they begin as an image and end too early.
+    """
+
+    problem: str
+    disk: bool = False
+    cut: bool = False
+
+
+class Shelf(Protocol):
+    """Where the images of one call go."""
+
+    def open(self) -> Sink:
+        """Return a sink for the next image."""
+
+    async def keep(self, sinks: Sequence[Sink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
+        """Make closed sinks' images durable and visible.
+
+        Args:
+            sinks: From ``open`` of this shelf.
+            numbers: Each image's number for its name; None if the call brought only one.
+
+        Returns:
+            What became of each, in the same order.
+        """
+
+
+class MemoryShelf:
+    """Keeps images in memory, as ``image.data``."""
+
+    def open(self) -> Sink:
+        """Return a sink that gathers bytes."""
+        return MemorySink()
+
+    async def keep(
+        self,
+        sinks: Sequence[Sink],
+        numbers: Sequence[int | None],  # noqa: ARG002 - memory knows no names
+    ) -> list[Kept | Lost]:
+        """Return each image with its bytes."""
+        return [_in_memory(cast("MemorySink", sink).getvalue()) for sink in sinks]
+
+
+@attrs.frozen
+class _Sealed:
+    """A part file that is a whole image and on the disk."""
+
+    sink: FileSink
+    part: Path
+    media: Media
+    sha256: str | None
+
+
+class FolderShelf:
+    """Keeps images as files of one folder, which is created if it is missing.
+
+    Args:
+        folder: Where they go; a file is first written hidden in the same folder.
+        slug: Begins the names.
+        digest12: Twelve hexadecimal digits that tell this call's files from all others.
+        replace: Whether a file of the same name gives way; else the next free number is taken.
+        sha256: Whether to compute each file's SHA-256.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        slug: str,
+        digest12: str,
+        *,
+        replace: bool = False,
+        sha256: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._slug = slug
+        self._digest = digest12
+        self._replace = replace
+        self._sha256 = sha256
+
+    def open(self) -> Sink:
+        """Return a sink that writes to a hidden file."""
+        return FileSink(self._folder, self._digest)
+
+    async def keep(self, sinks: Sequence[Sink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
+        """Sync and rename in one visit to a thread; the first image is renamed last.
+
+        So the first image's presence says that all of the call are there. Once the thread has
+        begun, it ends its work whatever becomes of the caller.
+        """
+        parts = [cast("FileSink", sink) for sink in sinks]
+        begun = False
+
+        def work() -> list[Kept | Lost]:
+            nonlocal begun
+            begun = True
+            return self._keep(parts, numbers)
+
+        try:
+            return await _in_thread(work)
+        finally:
+            if not begun:
+                for sink in parts:
+                    sink.discard()
+
+    def _keep(self, sinks: Sequence[FileSink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
+        sealed = [self._seal(sink) for sink in sinks]
+        results: dict[int, Kept | Lost] = {}
+        for index in reversed(range(len(sealed))):
+            results[index] = self._place(sealed[index], numbers[index])
+        ordered = [results[index] for index in range(len(sealed))]
+        if not any(isinstance(result, Kept) for result in ordered):
+            return ordered
+        try:
+            disk.sync_folder(self._folder)
+        except OSError as error:
+            unsure = Lost(disk.cannot_write(self._folder, error), disk=True)
+            return [unsure if isinstance(result, Kept) else result for result in ordered]
+        return ordered
+
+    def _seal(self, sink: FileSink) -> _Sealed | Lost:
+        sink.close()
+        if sink.problem is not None:
+            return Lost(sink.problem, disk=True)
+        if sink.part is None:
+            return Lost("it is empty")
+        try:
+            sealed = self._inspected(sink, sink.part)
+        except OSError as error:
+            # A sync that failed is not tried again: the pages it lost count as clean afterwards.
+            sink.fail(error)
+            return Lost(disk.cannot_write(self._folder, error), disk=True)
+        if isinstance(sealed, Lost):
+            sink.discard()
+        return sealed
+
+    def _inspected(self, sink: FileSink, part: Path) -> _Sealed | Lost:
+        descriptor = disk.reopen(part)
+        try:
+            with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as view:
+                media = inspect(view)
+                lost = _lost(media, view[:_HEAD])
+                if lost is not None:
+                    return lost
+                digest = hashlib.sha256(view).hexdigest() if self._sha256 else None
+            disk.sync(descriptor)
+        finally:
+            os.close(descriptor)
+        return _Sealed(sink, part, media, digest)
+
+    def _place(self, sealed: _Sealed | Lost, number: int | None) -> Kept | Lost:
+        if isinstance(sealed, Lost):
+            return sealed
+        try:
+            names = self._names(number, suffix(sealed.media.media_type))
+            path = disk.place(sealed.part, names, replace=self._replace)
+        except OSError as error:
+            sealed.sink.fail(error)
+            return Lost(disk.cannot_write(self._folder, error), disk=True)
+        return Kept(_image(sealed.media, path=path), sealed.sink.size, sealed.sha256)
+
+    def _names(self, number: int | None, ending: str) -> Iterator[Path]:
+        numbers = itertools.chain([number], itertools.count(2 if number is None else number + 1))
+        for each in numbers:
+            yield self._folder / file_name(self._slug, self._digest, each, ending)
+
+
+async def write_file(data: bytes, path: Path, *, overwrite: bool) -> Path:
+    """Write one image's bytes to a file, whole or not at all.
+
+    Args:
+        data: The image.
+        path: The file, or an existing folder, where the name is made of the bytes. Without a
+            suffix it gets that of the bytes; a suffix that disagrees is kept with a warning.
+        overwrite: Whether an existing file gives way; else the name is numbered, ``name-2.png``.
+
+    Returns:
+        The path of the file that was written.
+
+    Raises:
+        SaveError: If the disk does not take it; nothing torn is left.
+    """
+    found = inspect(data).media_type
+    ending = suffix(found) if found is not None else ""
+    written, problem = await _in_thread(lambda: _written(data, path, ending, overwrite=overwrite))
+    if problem is not None:
+        raise SaveError(f"The image is here, but we {problem}.", charge=Charge.YES)
+    given = written.suffix.lower()
+    if ending and _SAME.get(given, given) != ending:
+        warnings.warn(
+            f"{printable(written.name, 200)} holds {found}; the name is kept as it was given.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return written
+
+
+def _written(data: bytes, path: Path, ending: str, *, overwrite: bool) -> tuple[Path, str | None]:
+    try:
+        return _write(data, path, ending, overwrite=overwrite), None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        return path, disk.cannot_write(path, error)
+
+
+def _write(data: bytes, path: Path, ending: str, *, overwrite: bool) -> Path:
+    digest = hashlib.sha256(data).hexdigest()[:12]
+    if path.is_dir():
+        path = path / f"image-{digest}{ending}"
+    elif not _SUFFIX.search(path.name):
+        path = path.with_name(path.name + ending)
+    descriptor, part = disk.open_part(path.parent, digest)
+    try:
+        try:
+            disk.write_all(descriptor, data)
+            disk.sync(descriptor)
+        finally:
+            os.close(descriptor)
+        written = disk.place(part, _numbered(path), replace=overwrite)
+    except OSError:
+        disk.remove(part)
+        raise
+    disk.sync_folder(path.parent)
+    return written
+
+
+def _numbered(path: Path) -> Iterable[Path]:
+    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return itertools.chain([path], others)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run blocking work where it does not stop the loop; anyio's cancellation waits for it."""
+    limiter = _writers.get(None)
+    if limiter is None:
+        # A limiter belongs to its loop, and a client may live through several.
+        limiter = anyio.CapacityLimiter(WRITERS)
+        _writers.set(limiter)
+    with anyio.CancelScope(shield=True):
+        return await anyio.to_thread.run_sync(work, limiter=limiter)
+
+
+def _in_memory(data: bytes) -> Kept | Lost:
+    media = inspect(data)
+    return _lost(media, data[:_HEAD]) or Kept(_image(media, data=data), len(data))
+
+
+def _image(media: Media, *, path: Path | None = None, data: bytes | None = None) -> Image:
+    return Image(
+        path=path,
+        data=data,
+        media_type=media.media_type,
+        width=media.width,
+        height=media.height,
+    )
+
+
+def _lost(media: Media, head: bytes) -> Lost | None:
+    """Return why bytes are not a whole image, or None if they are one."""
+    if media.media_type is None:
+        return Lost(f"{_kind(head)} came instead of an image" if head else "it is empty")
+    if media.problem is not None:
+        return Lost(f"it {media.problem}")
+    if not media.complete:
+        return Lost(f"the {media.media_type} is cut short", cut=True)
+    return None
+
+
+def _kind(head: bytes) -> str:
+    text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n").lower()
+    if "<svg" in text and text.startswith("<"):
+        return "an SVG drawing"
+    return next((kind for starts, kind in _PAGES if text.startswith(starts)), "something else")
