@@ -1,0 +1,93 @@
+"""The body of an answer, from bytes to a document whose images went to their sinks."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from imagen_async.wire.b64 import Embedded, Sink
+from imagen_async.wire.document import AnswerError, AnswerLimits, DocumentDecoder
+from imagen_async.wire.sse import STARTS, EventDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["AnswerDecoder", "AnswerError", "AnswerLimits", "Embedded", "Sink"]
+
+_DEFAULT = AnswerLimits()
+_BOM = b"\xef\xbb\xbf"
+_BLANK = re.compile(rb"(?:[ \t\r\n]|%s)*+" % _BOM)
+
+
+class AnswerDecoder:
+    """Takes the body of an answer in pieces cut anywhere; decodes its images as they arrive.
+
+    A body that starts like a stream of server-sent events is read as one, whatever its label;
+    blanks and a byte order mark before the document are tolerated. The base64 of
+    ``data[i].b64_json`` and of a ``data:`` URL in ``data[i].url`` goes to sinks; so memory grows
+    neither with the size of an image nor with their number.
+
+    Args:
+        open_sink: Makes the sink of one image, at its first decoded byte.
+        limits: How much of the body is taken.
+    """
+
+    __slots__ = ("_body", "_head", "_limits", "_open_sink")
+
+    def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits = _DEFAULT) -> None:
+        self._open_sink = open_sink
+        self._limits = limits
+        self._head = b""
+        self._body: DocumentDecoder | EventDecoder | None = None
+
+    @property
+    def strays(self) -> list[Embedded]:
+        """Images that no item of the document refers to; known after ``finish``."""
+        return [] if self._body is None else self._body.strays
+
+    def feed(self, chunk: bytes, /) -> None:
+        """Take the next bytes of the body.
+
+        Raises:
+            AnswerError: The text is larger than the limit, or a string in it is broken; the
+                decoder is dead but for ``salvage``.
+        """
+        if self._body is None:
+            self._begin(chunk)
+        else:
+            self._body.feed(chunk)
+
+    def finish(self) -> object:
+        """Return the document as ``json.loads`` gives it, an ``Embedded`` for each image string.
+
+        Of a stream of events it is the answer that its completed events amount to.
+
+        Raises:
+            AnswerError: The body is cut, too large or not JSON; ``salvage`` has its images.
+        """
+        return self._known_body().finish()
+
+    def salvage(self) -> list[Embedded]:
+        """End the decoder where it is, and return the images that are whole.
+
+        For a body that was cut, and after an ``AnswerError``; the half image is discarded.
+        """
+        return self._known_body().salvage()
+
+    def _begin(self, chunk: bytes) -> None:
+        head = self._head + chunk
+        if head[:1] != b"{":
+            head = _BLANK.sub(b"", head, count=1)
+            if any(start.startswith(head) for start in (_BOM, *STARTS)) and head != b":":
+                self._head = head
+                return
+        kind = EventDecoder if head.startswith(STARTS) else DocumentDecoder
+        self._head = b""
+        self._body = kind(self._open_sink, self._limits)
+        self._body.feed(head)
+
+    def _known_body(self) -> DocumentDecoder | EventDecoder:
+        if self._body is None:
+            self._body = DocumentDecoder(self._open_sink, self._limits)
+            self._body.feed(self._head)
+        return self._body

@@ -1,0 +1,371 @@
+"""One JSON document whose images are decoded while it arrives.
+
+No JSON grammar of our own: an expression finds what may be the start of a long image string, and
+``json.loads`` of the text so far, closed with a dummy string, proves the place. Diverting a string
+only saves memory; what the expression misses stays in the text and is decoded at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from imagen_async.wire.b64 import Embedded, ImageString, Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LONG = 4096
+"""Bytes of a string that must be there before it is worth diverting."""
+
+EXCERPT = 65_536
+"""Bytes of the text that an error keeps."""
+
+_GATHER = 32_768
+_SLICE = 65_536
+_LONGEST_START = 32
+LISTS = ("data", "images")
+NAMES = ("b64_json", "url")
+_START = rb'"b64_json"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}"'
+_LONG_STRING = re.compile(rb'(?:%s|"(?i:(?=data:)))[^"]{%d}' % (_START, LONG))
+_SHORT_STRING = re.compile(rb'%s([^"\\]{1,%d})"' % (_START, LONG))
+_DECODER = json.JSONDecoder()
+
+
+@attrs.frozen
+class AnswerLimits:
+    """How much of an answer is taken.
+
+    Args:
+        max_image_bytes: The most bytes of one decoded image.
+        max_text_bytes: The most bytes of an answer that are not images.
+        max_images: The most images of one answer; more are read and dropped.
+    """
+
+    max_image_bytes: int = 64 * 1024 * 1024
+    max_text_bytes: int = 1024 * 1024
+    max_images: int = 128
+
+
+class AnswerError(Exception):
+    """The body is not an answer: broken JSON, too large, or something else altogether.
+
+    Args:
+        reason: What is wrong, one line, without words of the server.
+        text: The first ``EXCERPT`` bytes of the body's text, without its images.
+    """
+
+    def __init__(self, reason: str, text: bytes = b"") -> None:
+        super().__init__(reason, text)
+        self.reason = reason
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@attrs.frozen
+class _Place:
+    """Where image strings may stand in a document.
+
+    Args:
+        stub: Stands for all text up to and including a proven string.
+        closer: A dummy string and what ends the document after it.
+        in_list: The object that holds the string is an element of a list.
+        in_object: That object or list is a value of the document.
+    """
+
+    stub: bytes
+    closer: bytes
+    in_list: bool = False
+    in_object: bool = True
+
+    def proves(self, text: bytes) -> bool:
+        """Whether a string that follows the text is the last entry of this place."""
+        try:
+            pairs = _loads(text + self.closer, object_pairs_hook=tuple)
+        except (ValueError, RecursionError):
+            return False
+        # the closer forces what is an object and what a list; only the names are open
+        if self.in_object:
+            name, pairs = pairs[-1]
+            if name not in LISTS:
+                return False
+        item = pairs[-1] if self.in_list else pairs
+        return item[-1][0] in NAMES
+
+
+_IN_LIST = _Place(b'{"data":[{"b64_json":""', b'""}]}', in_list=True)
+_IN_OBJECT = _Place(b'{"data":{"b64_json":""', b'""}}')
+_AT_TOP = _Place(b'{"b64_json":""', b'""}', in_object=False)
+
+
+class DocumentDecoder:
+    """Takes a JSON document in pieces cut anywhere, and gives it with its images decoded.
+
+    Args:
+        open_sink: Makes the sink of one image, at its first byte.
+        limits: How much is taken.
+        bare: The document is an event of a stream: its image may stand at the top.
+    """
+
+    __slots__ = (
+        "_bare",
+        "_count",
+        "_dead",
+        "_images",
+        "_limits",
+        "_open_sink",
+        "_pending",
+        "_scanned",
+        "_segments",
+        "_string",
+        "_stub",
+        "_text",
+        "_vain",
+        "strays",
+    )
+
+    def __init__(
+        self, open_sink: Callable[[], Sink], limits: AnswerLimits, *, bare: bool = False
+    ) -> None:
+        self.strays: list[Embedded] = []
+        self._open_sink = open_sink
+        self._limits = limits
+        self._bare = bare
+        self._pending = bytearray()
+        self._segments: list[tuple[bytes, bytes]] = []  # what stands before it, the text
+        self._stub = b""
+        self._text = bytearray()
+        self._scanned = 0
+        self._vain = 0
+        self._string: ImageString | None = None
+        self._images: list[Embedded] = []
+        self._count = 0
+        self._dead = False
+
+    @property
+    def kept(self) -> int:
+        """Bytes of text in memory."""
+        return sum(len(text) for _, text in self._segments) + len(self._text) + len(self._pending)
+
+    def feed(self, chunk: bytes, /) -> None:
+        """Take the next bytes of the document.
+
+        Raises:
+            AnswerError: The text is too large, or a string is not JSON; the decoder is dead.
+        """
+        if self._dead:
+            raise AnswerError("the answer has ended")
+        if self._pending or len(chunk) < _GATHER:
+            self._pending += chunk
+            if len(self._pending) < _GATHER:
+                return
+            chunk = bytes(self._pending)
+            self._pending.clear()
+        self._take(chunk)
+
+    def finish(self) -> object:
+        """Return the document, with an ``Embedded`` in the stead of each image string.
+
+        Raises:
+            AnswerError: The document is cut, too large or not JSON; ``salvage`` has its images.
+        """
+        if self._dead:
+            raise AnswerError("the answer has ended")
+        if self._pending and (self._segments or self._text or len(self._pending) >= LONG):
+            self._flush()
+        self._text += self._pending
+        self._dead = True
+        if self._string is not None:
+            raise self._error("the answer is cut inside an image")
+        if self.kept - len(self._pending) > self._limits.max_text_bytes:
+            raise self._too_large()
+        marks: dict[str, Embedded] = {}
+        text = self._marked(marks) if self._segments else bytes(self._text)
+        try:
+            document = _first_value(text)
+        except UnicodeDecodeError:
+            raise self._error("the answer is not UTF-8") from None
+        except json.JSONDecodeError as error:
+            raise self._error(f"the answer is not JSON: {error.msg} at {error.pos}") from None
+        except (ValueError, RecursionError):
+            raise self._error("the answer is no JSON that Python reads") from None
+        self._put_images(document, marks)
+        self.strays = list(marks.values())
+        return document
+
+    def salvage(self) -> list[Embedded]:
+        """End the decoder, and return the images that arrived whole in a body that did not."""
+        if not self._dead:
+            with contextlib.suppress(AnswerError):
+                self._flush()
+        self._dead = True
+        if self._string is not None:
+            self._string.abandon()
+            self._string = None
+        found: list[Embedded] = []
+        texts = [*self._segments, (self._stub, bytes(self._text))]
+        for index, (stub, text) in enumerate(texts):
+            found += self._short_images(stub, text)
+            found += self._images[index : index + 1]
+        return [image for image in found if image.sink is not None]
+
+    def _flush(self) -> None:
+        chunk = bytes(self._pending)
+        self._pending.clear()
+        self._take(chunk)
+
+    def _take(self, chunk: bytes) -> None:
+        try:
+            for piece in _slices(chunk):
+                self._process(piece)
+        except BaseException:
+            self._dead = True
+            raise
+
+    def _process(self, piece: bytes) -> None:
+        rest: bytes | None = piece
+        while rest:
+            if self._string is None:
+                self._text += rest
+                rest = self._scan()
+                continue
+            try:
+                rest = self._string.feed(rest)
+            except ValueError:
+                raise self._error("the answer is not JSON: a string is broken") from None
+            if rest is not None:
+                self._images.append(self._string.finish())
+                self._string = None
+
+    def _scan(self) -> bytes:
+        """Look for a long image string; return its bytes so far, taken out of the text."""
+        while self._vain <= self._limits.max_text_bytes:
+            found = _LONG_STRING.search(self._text, self._scanned)
+            if found is None:
+                self._scanned = max(self._scanned, len(self._text) - LONG - _LONGEST_START)
+                break
+            start = self._scanned = found.end() - LONG
+            place = self._judge(self._stub, bytes(self._text[: start - 1]))
+            if place is not None:
+                return self._divert(start, place)
+        # a string that is not decided yet may still leave the text
+        if self.kept > self._limits.max_text_bytes + LONG + _LONGEST_START:
+            raise self._too_large()
+        return b""
+
+    def _judge(self, stub: bytes, text: bytes) -> _Place | None:
+        """Return the place that a string after this text stands in, None if it is no image's."""
+        text = stub + text
+        for place in (_IN_LIST, _IN_OBJECT, _AT_TOP) if self._bare else (_IN_LIST, _IN_OBJECT):
+            if place.proves(text):
+                return place
+            self._vain += len(text)
+        return None
+
+    def _divert(self, start: int, place: _Place) -> bytes:
+        rest = bytes(self._text[start:])
+        self._segments.append((self._stub, bytes(self._text[: start - 1])))
+        self._stub = place.stub
+        self._text.clear()
+        self._scanned = 0
+        self._string = self._open_string()
+        return rest
+
+    def _open_string(self) -> ImageString:
+        self._count += 1
+        most = self._limits.max_images
+        problem = f"more than {most} images" if self._count > most else None
+        return ImageString(self._open_sink, self._limits.max_image_bytes, problem)
+
+    def _decode(self, text: str) -> Embedded:
+        string = self._open_string()
+        string.take(text)
+        return string.finish()
+
+    def _marked(self, marks: dict[str, Embedded]) -> bytes:
+        """Return the whole text, with a mark in the stead of each string that was diverted.
+
+        The mark is the text's own hash: no text can hold it, however it is spelled.
+        """
+        texts = [text for _, text in self._segments]
+        texts.append(bytes(self._text))
+        mark = hashlib.sha256(b'"'.join(texts)).hexdigest()
+        pieces = [texts[0]]
+        for index, (image, text) in enumerate(zip(self._images, texts[1:], strict=True)):
+            marks[f"{mark}{index}"] = image
+            pieces += b'"%s%d"' % (mark.encode(), index), text
+        return b"".join(pieces)
+
+    def _put_images(self, document: object, marks: dict[str, Embedded]) -> None:
+        for item in image_holders(document, bare=self._bare):
+            for name in NAMES:
+                text = item.get(name)
+                if type(text) is not str or not text:
+                    continue
+                if text in marks:
+                    item[name] = marks.pop(text)
+                elif name == "b64_json" or text[:5].lower() == "data:":
+                    item[name] = self._decode(text)
+
+    def _short_images(self, stub: bytes, text: bytes) -> Iterator[Embedded]:
+        for found in _SHORT_STRING.finditer(text):
+            if self._vain > self._limits.max_text_bytes:
+                return
+            if self._judge(stub, text[: found.start(1) - 1]) is not None:
+                yield self._decode(found[1].decode("latin-1"))
+
+    def _too_large(self) -> AnswerError:
+        return self._error(f"the answer's text is larger than {self._limits.max_text_bytes} bytes")
+
+    def _error(self, reason: str) -> AnswerError:
+        texts = [text for _, text in self._segments]
+        texts.append(bytes(self._text[:EXCERPT]))
+        return AnswerError(reason, b'""'.join(texts)[:EXCERPT])
+
+
+def _slices(chunk: bytes) -> Iterator[bytes]:
+    """Cut a chunk into even pieces that stay in the processor's cache."""
+    count = -(-len(chunk) // _SLICE)
+    if count <= 1:
+        yield chunk
+        return
+    size = -(-len(chunk) // count)
+    for start in range(0, len(chunk), size):
+        yield chunk[start : start + size]
+
+
+def _loads(text: bytes, **options: Any) -> Any:
+    return json.loads(text.decode("utf-8", "surrogatepass"), **options)
+
+
+def _first_value(text: bytes) -> object:
+    """Return the document; of two in one body, which gateways do send, the first object."""
+    try:
+        return _loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        first = _DECODER.raw_decode(error.doc.lstrip(" \t\r\n"))[0]
+        if not isinstance(first, dict):
+            raise
+        return first
+
+
+def image_holders(document: object, *, bare: bool) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a document that may hold an image."""
+    if not isinstance(document, dict):
+        return
+    if bare:
+        yield document
+    for name in LISTS:
+        value = document.get(name)
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, dict):
+                yield item

@@ -1,0 +1,247 @@
+"""A stream of server-sent events that answers an image request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from imagen_async.wire.b64 import Embedded, Sink
+from imagen_async.wire.document import (
+    LISTS,
+    NAMES,
+    AnswerError,
+    AnswerLimits,
+    DocumentDecoder,
+    image_holders,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STARTS = (b"data:", b"event:", b":", b"id:", b"retry:")
+"""What a stream of events begins with, and no JSON does."""
+
+_DONE = b"[DONE]"
+_LINE_LIMIT = 256
+_INDICES = ("index", "image_index", "output_index")
+_OF_AN_ITEM = (*NAMES, "revised_prompt")
+_OF_AN_EVENT = frozenset({"type", "created_at", *_OF_AN_ITEM, *LISTS, *_INDICES})
+
+
+class _HeldSink:
+    """A sink that is closed only when its event turns out to be a result."""
+
+    __slots__ = ("sink", "write")
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.write = sink.write
+
+    def close(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        self.sink.discard()
+
+
+class EventDecoder:
+    """Takes a stream of events in pieces cut anywhere, and gives the answer it amounts to.
+
+    A result is an event that is a whole answer, which replaces what came before it, or one with an
+    image at its top. Events that tell the same index are the same image, and the last one counts.
+    Partial images are dropped, ``[DONE]`` ends the stream, and a broken event costs only itself.
+
+    Args:
+        open_sink: Makes the sink of one image, at its first byte.
+        limits: How much is taken, of all events together.
+    """
+
+    __slots__ = (
+        "_count",
+        "_ended",
+        "_error",
+        "_event",
+        "_in_data",
+        "_items",
+        "_limits",
+        "_line",
+        "_name",
+        "_open_sink",
+        "_rest",
+        "_text_left",
+        "strays",
+    )
+
+    def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
+        self.strays: list[Embedded] = []
+        self._open_sink = open_sink
+        self._limits = limits
+        self._text_left = limits.max_text_bytes
+        self._count = 0
+        self._line = b""
+        self._in_data = False
+        self._name = ""
+        self._event: DocumentDecoder | None = None
+        self._error: AnswerError | None = None
+        self._ended = False
+        self._items: dict[object, Any] = {}
+        self._rest: dict[str, Any] = {}
+
+    def feed(self, chunk: bytes, /) -> None:
+        """Take the next bytes of the stream.
+
+        Raises:
+            AnswerError: The text of all events is larger than the limit.
+        """
+        start = 0
+        while start < len(chunk) and not self._ended:
+            end = chunk.find(b"\n", start)
+            stop = len(chunk) if end < 0 else end
+            self._take(chunk[start:stop])
+            if end >= 0:
+                self._end_line()
+            start = stop + 1
+
+    def finish(self) -> object:
+        """Return the answer: the items as ``data``, and what else the results told.
+
+        Raises:
+            AnswerError: There is no result, and an event was broken.
+        """
+        self._end_line()
+        self._end_event()
+        self._ended = True
+        if self._error is not None and not self._items and "error" not in self._rest:
+            raise self._error
+        return {**self._rest, "data": list(self._items.values())}
+
+    def salvage(self) -> list[Embedded]:
+        """End the decoder, and return the images of the events that were results."""
+        self._ended = True
+        if self._event is not None:
+            self._rescue(self._event)
+            self._event = None
+        images = [image for item in self._items.values() for image in _images(item)]
+        return [image for image in (*images, *self.strays) if image.sink is not None]
+
+    def _take(self, piece: bytes) -> None:
+        if not self._in_data:
+            line = self._line + piece
+            self._line = line[:_LINE_LIMIT]
+            self._in_data = line.startswith(b"data:")
+            if not self._in_data:
+                return
+            piece = line[5:]
+            if self._event is None and "partial" not in self._name:
+                self._event = self._open_event()
+        if self._event is not None:
+            try:
+                self._event.feed(piece)
+            except AnswerError as error:
+                self._error = self._error or error
+
+    def _end_line(self) -> None:
+        if self._in_data:
+            self._take(b"\n")
+            self._in_data = False
+        elif not self._line.strip():
+            self._end_event()
+        elif self._line.startswith(b"event:"):
+            self._name = self._line[6:].decode("latin-1").strip()
+        self._line = b""
+
+    def _open_event(self) -> DocumentDecoder:
+        limits = attrs.evolve(
+            self._limits,
+            max_text_bytes=self._text_left,
+            max_images=self._limits.max_images - self._count,
+        )
+        return DocumentDecoder(lambda: _HeldSink(self._open_sink()), limits, bare=True)
+
+    def _end_event(self) -> None:
+        event = self._event
+        if event is not None:
+            self._text_left -= event.kept
+            try:
+                self._judge(event.finish(), event.strays)
+            except AnswerError as error:
+                if error.text.strip() == _DONE:
+                    self._ended = True
+                else:
+                    self._error = self._error or error
+                    self._rescue(event)
+        self._event = None
+        self._name = ""
+        if self._text_left < 0:
+            most = self._limits.max_text_bytes
+            raise AnswerError(f"the answer's text is larger than {most} bytes")
+
+    def _rescue(self, event: DocumentDecoder) -> None:
+        """Keep the whole images of a broken event if it said that it is a result."""
+        self._settle(event.salvage(), keep="completed" in self._name)
+
+    def _settle(self, images: list[Embedded], *, keep: bool) -> list[Embedded]:
+        """Close the sinks that were held, or drop what is in them."""
+        settled = []
+        for image in images:
+            held = image.sink
+            if not isinstance(held, _HeldSink):
+                settled.append(image)
+            elif keep:
+                held.sink.close()
+                settled.append(Embedded(held.sink))
+            else:
+                held.sink.discard()
+        self._count += len(settled)
+        return settled
+
+    def _judge(self, event: object, strays: list[Embedded]) -> None:
+        """Take what one event tells, or drop it."""
+        if not isinstance(event, dict):
+            return
+        kind = event.get("type")
+        kind = f"{self._name} {kind}" if isinstance(kind, str) else self._name
+        keep = "partial" not in kind and "partial_image_index" not in event
+        self.strays += self._settle(strays, keep=keep)
+        for holder in image_holders(event, bare=True):
+            for name in NAMES:
+                if isinstance(image := holder.get(name), Embedded):
+                    holder[name] = next(iter(self._settle([image], keep=keep)), None)
+        if keep and not self._store(event) and ("error" in kind or "error" in event):
+            self._rest["error"] = event.get("error", event)
+
+    def _store(self, event: dict[str, Any]) -> bool:
+        """Take a result; False if the event is none."""
+        answers = [event[name] for name in LISTS if isinstance(event.get(name), dict | list)]
+        if answers:
+            replaced = list(self._items.values())
+            items = answers[0] if isinstance(answers[0], list) else answers[:1]
+            self._items = dict(enumerate(items))
+        elif any(event.get(name) for name in NAMES):
+            key = _identity(event) or f"result {len(self._items)}"
+            replaced = [self._items.get(key)]
+            self._items[key] = {name: event[name] for name in _OF_AN_ITEM if name in event}
+        else:
+            return False
+        self.strays += [image for item in replaced for image in _images(item)]
+        if "created_at" in event:
+            self._rest["created"] = event["created_at"]
+        self._rest |= {name: event[name] for name in event.keys() - _OF_AN_EVENT}
+        return True
+
+
+def _identity(event: dict[str, Any]) -> str | None:
+    """Return what tells this image from the others of its stream, if the event says it."""
+    for name in _INDICES:
+        if isinstance(event.get(name), int):
+            return f"index {event[name]}"
+    url = event.get("url")
+    return url if isinstance(url, str) and url else None
+
+
+def _images(item: object) -> Iterator[Embedded]:
+    if isinstance(item, dict):
+        for name in NAMES:
+            if isinstance(image := item.get(name), Embedded):
+                yield image
