@@ -32,6 +32,17 @@ class Pacing:
         """The number of the latest booking, for ``cancel``."""
         return self._booked
 
+    def ahead(self, now: float) -> float:
+        """Return how long the next booking would have to wait, without booking.
+
+        Args:
+            now: Seconds of the monotonic clock.
+
+        Returns:
+            Seconds, 0.0 or more.
+        """
+        return max(0.0, self._arrival - self._slack - now)
+
     def reserve(self, now: float) -> float:
         """Book the next place and return how long to wait for it.
 
@@ -41,10 +52,10 @@ class Pacing:
         Returns:
             Seconds, 0.0 or more.
         """
-        arrival = max(self._arrival, now)
-        self._arrival = arrival + self._interval
+        wait = self.ahead(now)
+        self._arrival = max(self._arrival, now) + self._interval
         self._booked += 1
-        return max(0.0, arrival - self._slack - now)
+        return wait
 
     def cancel(self, booking: int) -> bool:
         """Give back a place that will not be used, if nobody booked after it.
