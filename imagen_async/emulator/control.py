@@ -1,0 +1,83 @@
+"""The emulator's own endpoints, under ``/_emulator/``: its books and its faults."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from imagen_async.emulator.faults import as_rule
+from imagen_async.emulator.gateway import json_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from imagen_async.emulator.answers import Answer
+    from imagen_async.emulator.gateway import Gateway
+
+PREFIX = "/_emulator/"
+
+
+def control(gateway: Gateway, method: str, name: str, raw: bytes) -> Answer:
+    """Return the answer of a control endpoint.
+
+    Args:
+        gateway: Whose books and faults.
+        method: The HTTP method.
+        name: What follows the prefix in the path.
+        raw: The request's body.
+    """
+    methods = _ENDPOINTS.get(name)
+    if methods is None:
+        return json_answer({"error": f"The endpoints are {', '.join(_ENDPOINTS)}."}, 404)
+    endpoint = methods.get(method)
+    if endpoint is None:
+        return json_answer({"error": f"{name} takes {', '.join(methods)}."}, 405)
+    try:
+        return json_answer(endpoint(gateway, raw))
+    except ValueError as error:
+        return json_answer({"error": str(error)}, 400)
+
+
+def _health(gateway: Gateway, _raw: bytes) -> Any:
+    return {"status": "ok", "dialect": gateway.dialect.name, "uptime": round(gateway.now, 3)}
+
+
+def _ledger(gateway: Gateway, _raw: bytes) -> Any:
+    return gateway.ledger.as_json()
+
+
+def _requests(gateway: Gateway, _raw: bytes) -> Any:
+    return {"requests": [exchange.as_json() for exchange in gateway.log.newest]}
+
+
+def _plan(gateway: Gateway, _raw: bytes) -> Any:
+    return {"rules": [attrs.asdict(rule) for rule in gateway.plan.rules]}
+
+
+def _add_rules(gateway: Gateway, raw: bytes) -> Any:
+    found = json.loads(raw)
+    rules = [as_rule(rule) for rule in (found if isinstance(found, list) else [found])]
+    for rule in rules:
+        gateway.plan.add(rule)
+    return _plan(gateway, raw)
+
+
+def _drop_rules(gateway: Gateway, raw: bytes) -> Any:
+    gateway.plan.clear()
+    return _plan(gateway, raw)
+
+
+def _reset(gateway: Gateway, _raw: bytes) -> Any:
+    gateway.reset()
+    return {"status": "reset"}
+
+
+_ENDPOINTS: Mapping[str, Mapping[str, Callable[[Gateway, bytes], Any]]] = {
+    "health": {"GET": _health},
+    "ledger": {"GET": _ledger},
+    "requests": {"GET": _requests},
+    "plan": {"GET": _plan, "POST": _add_rules, "DELETE": _drop_rules},
+    "reset": {"POST": _reset},
+}

@@ -1,0 +1,230 @@
+"""How a gateway words its answers: success bodies, error envelopes and header names.
+
+Sources: the gateway's page for ``page``; songquanpeng/one-api and Calcium-Ion/new-api for the
+error words and the empty-string fields; OpenAI's API reference for ``openai``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DIALECTS: Mapping[str, str] = {
+    "page": "the gateway's page: created and data, links by default",
+    "openai": "OpenAI's image API: usage, size and quality beside the data",
+    "newapi": "new-api: empty-string fields, always b64_json for imagen models",
+}
+"""Dialects by name."""
+
+
+@attrs.frozen
+class Trouble:
+    """One reason to refuse.
+
+    Args:
+        status: HTTP status.
+        code: The gateway's code.
+        message: Its words.
+        chinese: The same in Chinese, where the gateway has them.
+        type: Its error type; empty for the dialect's own.
+        param: The request's field at fault.
+    """
+
+    status: int
+    code: str
+    message: str
+    chinese: str = ""
+    type: str = ""
+    param: str = ""
+
+
+_INVALID = "invalid_request_error"
+
+_TROUBLES: Mapping[str, Trouble] = {
+    "bad_json": Trouble(400, "invalid_json", "The body is not a JSON object", type=_INVALID),
+    "prompt_missing": Trouble(400, "prompt_missing", "prompt is required", param="prompt"),
+    "moderation": Trouble(
+        400,
+        "moderation_blocked",
+        "Your request was rejected as a result of our safety system",
+        type="image_generation_user_error",
+        param="prompt",
+    ),
+    "bad_key": Trouble(401, "invalid_api_key", "Invalid token", "无效的令牌"),
+    "payment": Trouble(402, "payment_required", "Payment required; add credits to go on"),
+    "quota": Trouble(
+        403, "insufficient_user_quota", "user quota is not enough", "用户额度不足, 剩余额度: $0.00"
+    ),
+    "unknown_path": Trouble(404, "", "Invalid URL ({about})", type=_INVALID),
+    "conflict": Trouble(409, "idempotency_key_in_use", "A request with this key is in progress"),
+    "rate": Trouble(
+        429,
+        "rate_limit_exceeded",
+        "You have reached the request limit: at most {about} requests in 1 minute",
+        "您已达到请求数限制：1分钟内最多请求{about}次",  # noqa: RUF001 - as new-api writes it
+    ),
+    "internal": Trouble(500, "internal_error", "Internal server error", "服务器内部错误"),
+    "sensitive": Trouble(
+        500, "sensitive_words_detected", "sensitive words detected", "检测到敏感词"
+    ),
+    "queue": Trouble(503, "server_busy", "image queue is full, please retry later"),
+    "overloaded": Trouble(
+        503,
+        "overloaded",
+        "The upstream of the current group is saturated, please try again later",
+        "当前分组上游负载已饱和，请稍后再试",  # noqa: RUF001 - as new-api writes it
+    ),
+    "no_channel": Trouble(
+        503,
+        "model_not_found",
+        "No available channel for model {about} under group default",
+        "当前分组 default 下对于模型 {about} 无可用渠道",
+    ),
+    "unknown": Trouble(500, "unknown_error", "The server answered {about}"),
+}
+
+_OPENAI: Mapping[str, Trouble] = {
+    "prompt_missing": Trouble(
+        400,
+        "missing_required_parameter",
+        "Missing required parameter: 'prompt'.",
+        type=_INVALID,
+        param="prompt",
+    ),
+    "bad_key": Trouble(401, "invalid_api_key", "Incorrect API key provided.", type=_INVALID),
+    "quota": Trouble(
+        429,
+        "insufficient_quota",
+        "You exceeded your current quota, please check your plan and billing details.",
+        type="insufficient_quota",
+    ),
+    "rate": Trouble(
+        429,
+        "rate_limit_exceeded",
+        "Rate limit reached for images per minute: Limit {about}. Please try again later.",
+        type="requests",
+    ),
+    "no_channel": Trouble(
+        404, "model_not_found", "The model '{about}' does not exist.", type=_INVALID, param="model"
+    ),
+}
+
+_OWN_TYPE = {"page": "one_api_error", "newapi": "new_api_error", "openai": "server_error"}
+
+
+@attrs.frozen
+class Dialect:
+    """One gateway's way to speak.
+
+    Args:
+        name: One of ``DIALECTS``.
+        language: ``en`` or ``zh``; only some errors have Chinese words.
+    """
+
+    name: str
+    language: str = "en"
+
+    def trouble(self, name: str, about: object = "", *, status: int | None = None) -> Trouble:
+        """Return a trouble in this dialect's words.
+
+        Args:
+            name: A row of the table; ``invalid`` is a field's 400, worded by ``about``.
+            about: What the words are about: a path, a model, a limit.
+            status: Another status than the table's.
+        """
+        if name == "invalid":
+            param = str(about).partition(" ")[0]
+            return Trouble(400, "invalid_value", str(about), type=_INVALID, param=param)
+        trouble = _TROUBLES[name]
+        if self.name == "openai":
+            trouble = _OPENAI.get(name, trouble)
+        words = trouble.chinese if self.language == "zh" and trouble.chinese else trouble.message
+        return attrs.evolve(
+            trouble,
+            message=words.replace("{about}", str(about)),
+            type=trouble.type or _OWN_TYPE[self.name],
+            status=status or trouble.status,
+        )
+
+    def error_body(self, trouble: Trouble, request_id: str) -> bytes:
+        """Return the JSON envelope of a trouble."""
+        error: dict[str, Any] = {"message": trouble.message, "type": trouble.type}
+        if self.name == "openai":
+            error |= {"param": trouble.param or None, "code": trouble.code or None}
+        else:
+            error["message"] += f" (request id: {request_id})"
+            error |= {"param": trouble.param, "code": trouble.code}
+        return json.dumps({"error": error}, ensure_ascii=False).encode()
+
+    def headers(self, request_id: str) -> dict[str, str]:
+        """Return the headers that every answer of the API carries."""
+        if self.name == "openai":
+            return {
+                "x-request-id": f"req_{request_id}",
+                "openai-processing-ms": "1",
+                "openai-version": "2020-10-01",
+            }
+        return {"X-Oneapi-Request-Id": request_id}
+
+    def sends_links(self, model: str, asked: str | None) -> bool:
+        """Return whether images leave as links rather than as base64.
+
+        Args:
+            model: The request's model.
+            asked: Its ``response_format``.
+        """
+        if self.name == "newapi" and "imagen" in model.lower():
+            return False  # its Imagen adaptor ignores response_format
+        if self.name == "openai" and model.startswith("gpt-image"):
+            return False
+        return asked != "b64_json"
+
+    def item(self, *, url: str | None, b64_json: str | None, prompt: str) -> dict[str, Any]:
+        """Return one row of ``data``."""
+        if self.name == "newapi":
+            return {"url": url or "", "b64_json": b64_json or "", "revised_prompt": ""}
+        item: dict[str, Any] = {"url": url} if b64_json is None else {"b64_json": b64_json}
+        if self.name == "openai":
+            item["revised_prompt"] = prompt
+        return item
+
+    def success(
+        self, created: int, data: Sequence[Mapping[str, Any]], size: tuple[int, int]
+    ) -> dict[str, Any]:
+        """Return the body of a success.
+
+        Args:
+            created: Unix seconds.
+            data: The items.
+            size: Width and height in pixels.
+        """
+        body: dict[str, Any] = {"created": created, "data": list(data)}
+        if self.name == "openai":
+            tokens = 272 * len(data)
+            body |= {
+                "background": "opaque",
+                "output_format": "png",
+                "quality": "medium",
+                "size": f"{size[0]}x{size[1]}",
+                "usage": {
+                    "input_tokens": 10,
+                    "input_tokens_details": {"image_tokens": 0, "text_tokens": 10},
+                    "output_tokens": tokens,
+                    "total_tokens": tokens + 10,
+                },
+            }
+        return body
+
+
+def model_list(models: Sequence[str]) -> dict[str, Any]:
+    """Return the body of ``GET /v1/models``."""
+    rows = [
+        {"id": model, "object": "model", "created": 1747785600, "owned_by": "emulator"}
+        for model in models
+    ]
+    return {"object": "list", "data": rows}

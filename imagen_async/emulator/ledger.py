@@ -1,0 +1,188 @@
+"""Who asked, what was made, and what it cost: the emulator's memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+@attrs.define
+class Account:
+    """What one prompt, or all of them, brought about.
+
+    Args:
+        posts: Requests received.
+        refused: Requests answered without a charge.
+        charged: Generations charged: finished, delivered or not.
+        images: Images made, all of them charged.
+        delivered: Charged answers that left whole.
+        downloads: Image files that left whole.
+        keys: Idempotency keys in the order in which they were first seen.
+    """
+
+    posts: int = 0
+    refused: int = 0
+    charged: int = 0
+    images: int = 0
+    delivered: int = 0
+    downloads: int = 0
+    keys: list[str] = attrs.field(factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the account as JSON values."""
+        return {name: getattr(self, name) for name in _COUNTS} | {"keys": list(self.keys)}
+
+
+_COUNTS = ("posts", "refused", "charged", "images", "delivered", "downloads")
+
+
+class Ledger:
+    """One account per prompt; a prompt never seen has an account of zeros."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, Account] = {}
+
+    def __getitem__(self, prompt: str) -> Account:
+        return self._accounts.get(prompt) or Account()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._accounts)
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def __contains__(self, prompt: object) -> bool:
+        return prompt in self._accounts
+
+    def __repr__(self) -> str:
+        return f"<Ledger of {len(self)} prompts: {self.total}>"
+
+    def account(self, prompt: str) -> Account:
+        """Return the prompt's account, opened if there was none."""
+        return self._accounts.setdefault(prompt, Account())
+
+    def items(self) -> list[tuple[str, Account]]:
+        """Return prompts with their accounts, in the order of their first requests."""
+        return list(self._accounts.items())
+
+    def clear(self) -> None:
+        """Forget every account."""
+        self._accounts.clear()
+
+    @property
+    def total(self) -> Account:
+        """The sums over all prompts; ``keys`` stays empty."""
+        total = Account()
+        for account in list(self._accounts.values()):
+            for name in _COUNTS:
+                setattr(total, name, getattr(total, name) + getattr(account, name))
+        return total
+
+    def as_json(self) -> dict[str, Any]:
+        """Return totals and accounts as JSON values."""
+        prompts = {prompt: account.as_json() for prompt, account in self.items()}
+        total = self.total.as_json()
+        del total["keys"]
+        return {"total": total, "prompts": prompts}
+
+    def assert_charged_once(self, prompt: str | None = None) -> None:
+        """Check that no prompt was charged twice, or that one was charged exactly once.
+
+        Args:
+            prompt: The prompt that must have been charged once; None checks them all.
+
+        Raises:
+            AssertionError: If not, with a table of the accounts at fault.
+        """
+        if prompt is not None:
+            if self[prompt].charged != 1:
+                raise AssertionError(_table("Not charged once:", [(prompt, self[prompt])]))
+            return
+        twice = [(prompt, account) for prompt, account in self.items() if account.charged > 1]
+        if twice:
+            raise AssertionError(_table("Charged more than once:", twice))
+
+
+def _table(title: str, rows: Iterable[tuple[str, Account]]) -> str:
+    lines = [title, "  ".join(_COUNTS) + "  prompt"]
+    for prompt, account in rows:
+        counts = (str(getattr(account, name)).rjust(len(name)) for name in _COUNTS)
+        lines.append("  ".join([*counts, repr(prompt if len(prompt) <= 60 else prompt[:59] + "…")]))
+    return "\n".join(lines)
+
+
+@attrs.define
+class Exchange:
+    """One request for images and how it ended.
+
+    Args:
+        number: Counted from 1.
+        at: Seconds since the emulator started.
+        key: The caller's API key.
+        body: The request's fields, as sent; None if they were no JSON object.
+        idempotency_key: The ``Idempotency-Key`` header.
+        fault: The fault that struck it.
+        file_fault: The fault laid on its images' links.
+        status: The answer's status; None while there is none, or when none was sent.
+        charged: Whether it was charged.
+        images: Images made.
+        delivered: Whether the whole answer left.
+    """
+
+    number: int
+    at: float = 0.0
+    key: str = ""
+    body: dict[str, Any] | None = None
+    idempotency_key: str | None = None
+    fault: str | None = None
+    file_fault: str | None = None
+    status: int | None = None
+    charged: bool = False
+    images: int = 0
+    delivered: bool = False
+
+    @property
+    def prompt(self) -> str:
+        """The prompt; empty if there was none that is a text."""
+        prompt = self.body.get("prompt") if self.body else None
+        return prompt if isinstance(prompt, str) else ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the exchange as JSON values, the key shortened."""
+        shown = attrs.asdict(self)
+        shown["key"] = self.key if len(self.key) <= 8 else f"{self.key[:3]}***{self.key[-2:]}"
+        return shown
+
+
+class RequestLog:
+    """The newest exchanges.
+
+    Args:
+        size: How many are kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._kept: deque[Exchange] = deque(maxlen=size)
+        self._count = 0
+
+    def begin(self, **fields: Any) -> Exchange:
+        """Start an exchange under the next number."""
+        self._count += 1
+        exchange = Exchange(self._count, **fields)
+        self._kept.append(exchange)
+        return exchange
+
+    @property
+    def newest(self) -> list[Exchange]:
+        """The kept exchanges, oldest first."""
+        return list(self._kept)
+
+    def clear(self) -> None:
+        """Forget the exchanges and count from 1 again."""
+        self._kept.clear()
+        self._count = 0

@@ -1,0 +1,117 @@
+"""What a gateway holds its callers to: a rate, a number of slots, a balance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class RateWindow:
+    """At most so many requests of a key in any one minute.
+
+    Args:
+        limit: Requests in a minute; None for no limit.
+        minute: How long the minute is, in seconds of the caller's clock.
+    """
+
+    def __init__(self, limit: int | None, minute: float) -> None:
+        self._limit = limit
+        self._minute = minute
+        self._taken: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    def take(self, key: str, now: float) -> float | None:
+        """Count a request; return None, or the seconds until there is room if there is none.
+
+        A request turned away is not counted.
+        """
+        if self._limit is None:
+            return None
+        taken = self._taken[key]
+        while taken and taken[0] <= now - self._minute:
+            taken.popleft()
+        if len(taken) >= self._limit:
+            return taken[0] + self._minute - now
+        taken.append(now)
+        return None
+
+    def clear(self) -> None:
+        """Forget what was counted."""
+        self._taken.clear()
+
+
+class QueueFullError(Exception):
+    """No slot is free, and the queue is full."""
+
+
+class Slots:
+    """Generations at once, and a queue for more, per key.
+
+    Args:
+        concurrency: Slots of each key; None for no limit.
+        queue: How many of a key may wait.
+    """
+
+    def __init__(self, concurrency: int | None, queue: int) -> None:
+        self._concurrency = concurrency
+        self._queue = queue
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._waiting: defaultdict[str, int] = defaultdict(int)
+
+    @asynccontextmanager
+    async def held(self, key: str) -> AsyncIterator[None]:
+        """Hold a slot.
+
+        Raises:
+            QueueFullError: If the queue is full.
+        """
+        if self._concurrency is None:
+            yield
+            return
+        slots = self._slots.setdefault(key, asyncio.Semaphore(self._concurrency))
+        if slots.locked() and self._waiting[key] >= self._queue:
+            raise QueueFullError
+        self._waiting[key] += 1
+        try:
+            await slots.acquire()
+        finally:
+            self._waiting[key] -= 1
+        try:
+            yield
+        finally:
+            slots.release()
+
+
+class Balances:
+    """Images that each key can still pay for.
+
+    Args:
+        start: What each key starts with, in images; None for no end.
+    """
+
+    def __init__(self, start: int | None) -> None:
+        self._start = start
+        self._held: dict[str, int] = {}
+
+    def pay(self, key: str, images: int) -> bool:
+        """Take the price; return whether there was enough."""
+        if self._start is None:
+            return True
+        left = self._held.get(key, self._start) - images
+        if left < 0:
+            return False
+        self._held[key] = left
+        return True
+
+    def refund(self, key: str, images: int) -> None:
+        """Give back the price of what was not made."""
+        if self._start is not None:
+            self._held[key] = self._held.get(key, self._start) + images
+
+    def clear(self) -> None:
+        """Let every key start again."""
+        self._held.clear()

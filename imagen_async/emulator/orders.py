@@ -1,0 +1,134 @@
+"""The request as the gateway reads it: lenient with what it does not know, strict with the rest."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from imagen_async.wire.request import AspectRatio, ResponseFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_IMAGES = 10
+MAX_PIXELS = 4096
+DEFAULT_MODEL = "imagen4"
+
+
+@attrs.frozen
+class Order:
+    """What is to be made.
+
+    Args:
+        prompt: What the image shows.
+        model: The model's name.
+        response_format: As sent; None if it was not.
+        size: Width and height in pixels.
+        n: How many images.
+        seed: The request's own seed.
+    """
+
+    prompt: str
+    model: str = DEFAULT_MODEL
+    response_format: str | None = None
+    size: tuple[int, int] = AspectRatio.SQUARE.size
+    n: int = 1
+    seed: int = 0
+
+
+class OrderError(ValueError):
+    """The request cannot be an order.
+
+    Args:
+        trouble: A row of the dialects' table, or ``invalid``.
+        about: The words of ``invalid``, which begin with the field's name.
+    """
+
+    def __init__(self, trouble: str, about: str = "") -> None:
+        super().__init__(trouble, about)
+        self.trouble = trouble
+        self.about = about
+
+
+def fields_of(raw: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a request's body; None if it is no object."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def read_order(body: Mapping[str, Any] | None) -> Order:
+    """Return the order of a body.
+
+    Args:
+        body: The request's fields; None if they were no JSON object.
+
+    Raises:
+        OrderError: If a field is missing or wrong.
+    """
+    if body is None:
+        raise OrderError("bad_json")
+    prompt = _text(body, "prompt")
+    if prompt is None or not prompt.strip():
+        raise OrderError("prompt_missing")
+    return Order(
+        prompt,
+        _text(body, "model") or DEFAULT_MODEL,
+        _choice(body, "response_format", ResponseFormat),
+        _size(body),
+        _whole(body, "n", 1, MAX_IMAGES, 1),
+        _whole(body, "seed", -(2**63), 2**63, 0),
+    )
+
+
+def _text(body: Mapping[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise OrderError("invalid", f"{name} must be a string")
+    return value
+
+
+def _choice(
+    body: Mapping[str, Any], name: str, kind: type[AspectRatio | ResponseFormat]
+) -> str | None:
+    value = _text(body, name)
+    allowed = [member.value for member in kind]
+    if value in (None, ""):
+        return None
+    if value not in allowed:
+        raise OrderError("invalid", f"{name} must be one of {', '.join(allowed)}")
+    return value
+
+
+def _whole(body: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise OrderError("invalid", f"{name} must be an integer")
+    if not low <= value <= high:
+        raise OrderError("invalid", f"{name} must be between {low} and {high}")
+    return value
+
+
+def _size(body: Mapping[str, Any]) -> tuple[int, int]:
+    ratio = _choice(body, "aspect_ratio", AspectRatio)
+    if ratio is not None:
+        return AspectRatio(ratio).size
+    size = _text(body, "size")
+    if size in (None, "", "auto"):
+        return AspectRatio.SQUARE.size
+    if size in set(AspectRatio):
+        return AspectRatio(size).size
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", size)
+    if found is None:
+        raise OrderError("invalid", "size must be WIDTHxHEIGHT, such as 1024x1024")
+    width, height = int(found[1]), int(found[2])
+    if not (1 <= width <= MAX_PIXELS and 1 <= height <= MAX_PIXELS):
+        raise OrderError("invalid", f"size must be between 1x1 and {MAX_PIXELS}x{MAX_PIXELS}")
+    return width, height

@@ -1,0 +1,112 @@
+"""What an emulator is set up with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from imagen_async.emulator.dialects import DIALECTS, Dialect
+from imagen_async.emulator.faults import FaultRule, as_rule
+from imagen_async.emulator.latency import PROFILES
+
+DRAWINGS: Mapping[str, str] = {
+    "full": "a picture with the prompt in it (needs Pillow, else plain)",
+    "plain": "a gradient of the exact size",
+    "tiny": "a 16x16 gradient whatever size was asked: for load tests, not faithful",
+}
+"""How images are drawn, by name."""
+
+FORMATS: Mapping[str, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+"""File suffixes of the image formats."""
+
+FRONTS = ("nginx", "cloudflare")
+
+_above_zero = attrs.validators.gt(0.0)
+_count = attrs.validators.optional(attrs.validators.ge(1))
+_one_of = attrs.validators.in_
+
+
+def _rules(values: Sequence[FaultRule | str | Mapping[str, Any]]) -> tuple[FaultRule, ...]:
+    if isinstance(values, (str, Mapping, FaultRule)):
+        values = (values,)
+    return tuple(as_rule(value) for value in values)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """An emulator's settings.
+
+    Args:
+        host: The address it listens on; keep it on loopback.
+        port: The port; 0 takes a free one.
+        dialect: One of ``DIALECTS``.
+        language: ``en`` or ``zh``: of those errors that have Chinese words.
+        profile: One of ``PROFILES``: how long a generation takes.
+        latency: Seconds of every generation, in place of the profile.
+        time_scale: Divides latencies, ``front_timeout``, ``url_ttl`` and the minute of ``rpm``.
+        seed: Decides pictures, latencies and faults with a probability.
+        draw: One of ``DRAWINGS``.
+        image_format: One of ``FORMATS``; without Pillow it is always png.
+        models: Models that have a channel; None takes any.
+        keys: API keys that are let in; None asks for none.
+        rpm: Requests of a key in a minute; the others get 429.
+        concurrency: Generations of a key at once.
+        queue: Requests of a key that may wait for a slot; the others get 503.
+        balance: Images that each key can pay for; then 403.
+        front_timeout: Seconds until the front gives up on a generation, which goes on.
+        front: ``nginx``, which answers 504 then, or ``cloudflare``, 524.
+        url_ttl: Seconds until an image's link expires.
+        faults: Fault rules; see ``FaultRule``.
+        honour_idempotency: Answer a repeated ``Idempotency-Key`` with the first answer and no
+            second charge; no gateway known does.
+        log_size: Requests kept in ``requests``.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = attrs.field(
+        default=0, validator=[attrs.validators.ge(0), attrs.validators.le(65535)]
+    )
+    dialect: str = attrs.field(default="page", validator=_one_of(tuple(DIALECTS)))
+    language: str = attrs.field(default="en", validator=_one_of(("en", "zh")))
+    profile: str = attrs.field(default="instant", validator=_one_of(tuple(PROFILES)))
+    latency: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(0))
+    )
+    time_scale: float = attrs.field(default=1.0, validator=_above_zero)
+    seed: int = 0
+    draw: str = attrs.field(default="full", validator=_one_of(tuple(DRAWINGS)))
+    image_format: str = attrs.field(default="png", validator=_one_of(tuple(FORMATS)))
+    models: Collection[str] | None = None
+    keys: Collection[str] | None = None
+    rpm: int | None = attrs.field(default=None, validator=_count)
+    concurrency: int | None = attrs.field(default=None, validator=_count)
+    queue: int = attrs.field(default=8, validator=attrs.validators.ge(0))
+    balance: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(0))
+    )
+    front_timeout: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_above_zero)
+    )
+    front: str = attrs.field(default="nginx", validator=_one_of(FRONTS))
+    url_ttl: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_above_zero)
+    )
+    faults: tuple[FaultRule, ...] = attrs.field(default=(), converter=_rules)
+    honour_idempotency: bool = False
+    log_size: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
+
+    @property
+    def voice(self) -> Dialect:
+        """The dialect as a value that speaks."""
+        return Dialect(self.dialect, self.language)
+
+    def seconds_of(self, number: int) -> float:
+        """Return how long the generation of a request takes, in seconds of the real clock."""
+        if self.latency is not None:
+            return self.latency / self.time_scale
+        return PROFILES[self.profile].seconds(self.seed, number) / self.time_scale
