@@ -13,6 +13,9 @@ from imagen_async.policy.retry_after import retry_after
 NOON = "Sun, 06 Nov 1994 12:00:00 GMT"
 NOON_UNIX = 784123200.0
 
+# A year of two digits is read as one of 1970 to 2069.
+moments = st.integers(0, 3_155_759_999).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
@@ -35,7 +38,7 @@ NOON_UNIX = 784123200.0
         ("inf", None),
         ("1_0", None),
         ("١٢", None),
-        ("１２", None),
+        ("\uff11\uff12", None),
         ("²", None),
         ("0x10", None),
         ("1 2", None),
@@ -120,14 +123,9 @@ def test_no_text_raises(text: str, date: str, now: float) -> None:
         assert seconds is None or 0.0 <= seconds < 1e12
 
 
-@given(
-    sent=st.datetimes(datetime(1970, 1, 1), datetime(2069, 12, 31)),
-    until=st.datetimes(datetime(1970, 1, 1), datetime(2069, 12, 31)),
-)
+@given(sent=moments, until=moments)
 def test_the_three_date_forms_agree(sent: datetime, until: datetime) -> None:
     """Whichever HTTP-date form a server picks, the wait is the difference of the two moments."""
-    sent = sent.replace(microsecond=0, tzinfo=UTC)
-    until = until.replace(microsecond=0, tzinfo=UTC)
     imf = format_datetime(until, usegmt=True)
     month = imf[8:11]
     forms = (
