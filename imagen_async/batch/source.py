@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import io
 import json
 import sys
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 from imagen_async.wire.request import GenerationRequest
 from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    import io
 
 FIELDS = ("prompt", "model", "response_format", "aspect_ratio", "n", "extra")
 """The fields of a request, as rows name them."""

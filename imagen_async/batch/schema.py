@@ -1,0 +1,201 @@
+"""The journal's file: its tables, every statement, and what makes it trusted."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+from imagen_async.errors import ConfigurationError
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "journal.sqlite3"
+VERSION = 1
+APPLICATION = 0x696D6731
+"""SQLite's application id of our files: the letters img1."""
+
+TABLES = """
+CREATE TABLE item (
+    number INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    position INTEGER NOT NULL,
+    row TEXT NOT NULL,
+    state TEXT NOT NULL
+        CHECK (state IN ('new','sending','received','done','failed','unknown','dropped')),
+    charge INTEGER NOT NULL CHECK (charge IN (0, 1, 2)),
+    attempts INTEGER NOT NULL CHECK (attempts >= 0),
+    spent INTEGER NOT NULL CHECK (spent >= 0),
+    resends INTEGER NOT NULL CHECK (resends >= 0),
+    images INTEGER NOT NULL DEFAULT 0 CHECK (images >= 0),
+    idempotency_key TEXT,
+    error TEXT,
+    answer TEXT
+);
+CREATE TABLE invalid (row TEXT NOT NULL);
+CREATE TABLE whole (yes INTEGER NOT NULL CHECK (yes IN (0, 1)));
+INSERT INTO whole VALUES (1);
+"""
+
+_ITEM = "id, position, row, state, charge, attempts, spent, resends, idempotency_key, error, answer"
+FIND = f"SELECT {_ITEM} FROM item WHERE id = ?"  # noqa: S608 - a constant
+ITEMS = f"SELECT {_ITEM} FROM item WHERE state IN ({{}}) ORDER BY number"  # noqa: S608
+IDS = "SELECT id FROM item WHERE state IN ({})"
+COUNTS = """
+SELECT state, charge, count(*), sum(attempts), sum(spent), sum(resends), sum(images)
+FROM item GROUP BY state, charge
+"""
+
+SENDING = """
+INSERT INTO item (id, position, row, state, charge, attempts, spent, resends, idempotency_key)
+VALUES (?1, ?2, ?3, 'sending', ?4, 1, ?5, ?6, ?7)
+ON CONFLICT (id) DO UPDATE SET
+    position = ?2, row = ?3, state = 'sending', charge = max(charge, ?4),
+    attempts = attempts + 1, spent = spent + ?5, resends = resends + ?6,
+    idempotency_key = ?7, error = NULL
+"""
+RETURNED = """
+UPDATE item SET state = 'new', charge = max(charge, ?2), spent = max(0, spent - ?3) WHERE id = ?1
+"""
+RECEIVED = """
+UPDATE item SET state = 'received', charge = 2, spent = spent + ?2, answer = ?3 WHERE id = ?1
+"""
+SETTLED = """
+INSERT INTO item
+    (id, position, row, state, charge, attempts, spent, resends, images, error, answer)
+VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, 0, ?7, ?8, ?9)
+ON CONFLICT (id) DO UPDATE SET
+    state = ?4, charge = max(charge, ?5),
+    spent = CASE WHEN max(charge, ?5) = 0 THEN 0 ELSE spent + ?6 END,
+    images = ?7, error = ?8, answer = coalesce(?9, answer)
+"""
+MOVED = "UPDATE item SET state = ?2 WHERE id = ?1"
+INVALID = "INSERT INTO invalid VALUES (?)"
+FORGET_INVALID = "DELETE FROM invalid"
+ALL_INVALID = "SELECT row FROM invalid ORDER BY rowid"
+
+_ADVICE = {
+    sqlite3.SQLITE_BUSY: "another process runs this batch; wait for it or stop it.",
+    sqlite3.SQLITE_LOCKED: "another process runs this batch; wait for it or stop it.",
+    sqlite3.SQLITE_FULL: "the disk is full; make room and run the same command again.",
+    sqlite3.SQLITE_IOERR: "the disk failed; see the system's log, then run the same command again.",
+    sqlite3.SQLITE_READONLY: "it is read-only; make it writable, or choose another folder.",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; look at the folder's permissions.",
+    sqlite3.SQLITE_PERM: "it cannot be opened; look at the folder's permissions.",
+    sqlite3.SQLITE_PROTOCOL: "the file system cannot lock files; choose a folder on a local disk.",
+    sqlite3.SQLITE_NOLFS: "the file system cannot hold it; choose a folder on a local disk.",
+}
+_DAMAGED = (
+    "it is damaged, so what was paid for is not known; restore it from a backup, or choose another "
+    "folder and take out of the input what images/ already holds."
+)
+
+
+def connect(folder: Path) -> sqlite3.Connection:
+    """Open the journal of a folder, made if there is none, and hold its lock.
+
+    Raises:
+        ConfigurationError: If it is of a newer version, is damaged, or has lost commits.
+        sqlite3.Error: If SQLite cannot open it; ``explain`` says what to do.
+    """
+    path = folder / NAME
+    fresh = _make(folder, path)
+    log = path.with_name(NAME + "-wal")
+    logged = log.exists() and log.stat().st_size > 0
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
+    try:
+        _lock(connection)
+        if fresh or not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            _create(connection, folder)
+        _check(connection, logged=logged)
+        # In the file itself, not only in its log: a log that is then lost is missed.
+        connection.execute("UPDATE whole SET yes = 0")
+        connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def close(connection: sqlite3.Connection) -> None:
+    """Note that nothing is missing, and fold the log into the file."""
+    connection.execute("UPDATE whole SET yes = 1")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def explain(error: sqlite3.Error, folder: Path) -> ConfigurationError:
+    """Return our error for one of SQLite's: what to do, without its parameters."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest is detail
+    advice = _ADVICE.get(code, _DAMAGED)
+    return ConfigurationError(
+        f"The journal {printable(str(folder / NAME))} cannot be used: {advice}"
+    )
+
+
+def _make(folder: Path, path: Path) -> bool:
+    """Create an empty file that others cannot read; return whether there was nothing."""
+    # Before SQLite opens it: closing any descriptor of the file later would drop its lock.
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return path.stat().st_size == 0
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(
+            f"{printable(str(folder))} cannot hold a batch: {reason}; choose another folder."
+        ) from None
+    sync_folder(folder)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where folders can be synced."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(connection: sqlite3.Connection) -> None:
+    # First, before anything is read: SQLite then keeps the lock and needs no shared memory.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode = TRUNCATE").fetchall()
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = 1")
+    connection.execute("PRAGMA checkpoint_fullfsync = 1")
+    connection.execute("BEGIN EXCLUSIVE")
+    connection.execute("COMMIT")
+
+
+def _create(connection: sqlite3.Connection, folder: Path) -> None:
+    images = folder / "images"
+    if (folder / "run.json").exists() or (images.is_dir() and any(images.iterdir())):
+        raise ConfigurationError(f"The journal in {printable(str(folder))} is empty: {_DAMAGED}")
+    connection.executescript(
+        f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
+        f"PRAGMA user_version = {VERSION}; COMMIT;"
+    )
+
+
+def _check(connection: sqlite3.Connection, *, logged: bool) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application == APPLICATION and version > VERSION:
+        raise ConfigurationError(
+            f"The journal has version {version} and this package knows {VERSION}; "
+            "upgrade imagen-async."
+        )
+    if application != APPLICATION or version != VERSION:
+        raise ConfigurationError(f"{NAME} is not a journal of this package; choose another folder.")
+    if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+        raise ConfigurationError(f"The journal cannot be used: {_DAMAGED}")
+    whole = connection.execute("SELECT yes FROM whole").fetchall()
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if whole != [(1,)] and mode == "wal" and not logged:
+        raise ConfigurationError(f"{NAME}-wal is missing and with it the last commits: {_DAMAGED}")
