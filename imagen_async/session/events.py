@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imagen_async.errors import Charge, ImagenError, Verdict
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import GenerationRequest
@@ -78,3 +81,43 @@ class Failed:
 
 
 Event: TypeAlias = Queued | Sent | Retrying | Throttled | Downloaded | Done | Failed
+
+log = logging.getLogger("imagen_async")
+log.addHandler(logging.NullHandler())
+
+
+class Listener:
+    """Passes events to the hook and to the log of ``imagen_async``.
+
+    Prompts are logged at DEBUG only. A hook that raises is logged and does not disturb the
+    call, which may be paid for.
+
+    Args:
+        hook: Called on the event loop; it must not block.
+    """
+
+    __slots__ = ("_hook",)
+
+    def __init__(self, hook: Callable[[Event], object] | None) -> None:
+        self._hook = hook
+
+    @property
+    def wants(self) -> bool:
+        """Whether anybody looks at the events of calls that go well."""
+        return self._hook is not None or log.isEnabledFor(logging.DEBUG)
+
+    def tell(self, event: Event) -> None:
+        """Log an event and pass it on."""
+        if isinstance(event, Retrying):
+            log.info("retrying in %.2f s after attempt %d: %s", event.wait, event.attempt, event.reason)
+        elif isinstance(event, Throttled):
+            log.info("all requests wait %.2f s: %s", event.wait, event.reason)
+        elif isinstance(event, Failed):
+            log.info("failed with charge %s: %s", event.error.charge, event.error)
+        else:
+            log.debug("%r", event)
+        if self._hook is not None:
+            try:
+                self._hook(event)
+            except Exception:
+                log.exception("on_event raised")

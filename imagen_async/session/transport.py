@@ -84,8 +84,8 @@ class Masked(str):
         return "'***'"
 
 
-class _Body(BytesPayload):
-    """A JSON body that remembers whether its first byte was handed to the socket.
+class Outgoing(BytesPayload):
+    """A JSON body, sent once, that remembers whether it was handed to the socket.
 
     aiohttp 3.14 never calls it for a refused connection, a DNS or TLS failure or a wait for the
     pool, and always for whatever happens later. A TraceConfig tells the same for 8 times the cost.
@@ -190,7 +190,7 @@ class Transport:
     async def post(
         self,
         url: URL,
-        body: bytes,
+        outgoing: Outgoing,
         headers: CIMultiDict[str],
         timeout: aiohttp.ClientTimeout,
         on_head: Callable[[Head], Receiver],
@@ -202,13 +202,12 @@ class Transport:
         Raises:
             ExchangeError: If the exchange broke; it says whether the request was sent.
         """
-        payload = _Body(body)
         head: Head | None = None
         failure: BaseException | None = None
         try:
             response = await self._api.post(
                 url,
-                data=payload,
+                data=outgoing,
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
@@ -222,7 +221,7 @@ class Transport:
             failure = error
         if failure is None and head is not None:
             return head
-        raise _mapped(failure, sent=payload.sent, head=head)
+        raise _mapped(failure, sent=outgoing.sent, head=head)
 
     async def get(
         self,
@@ -343,7 +342,7 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
         "no connection in time",
     ),
     ((aiohttp.ClientConnectorDNSError,), FailureKind.CONNECT, "the host's name was not found"),
-    ((aiohttp.ClientConnectorSSLError,), FailureKind.CONNECT, "the TLS handshake failed"),
+    ((aiohttp.ClientConnectorSSLError,), FailureKind.TLS, "the TLS handshake failed"),
     ((aiohttp.ClientConnectorError,), FailureKind.CONNECT, "the connection was not made"),
     ((asyncio.TimeoutError,), FailureKind.TIMEOUT, "no answer in time"),
     (

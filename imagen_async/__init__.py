@@ -1,0 +1,139 @@
+"""Image generation that is never bought twice in silence.
+
+The public names; each is imported when it is first used, so that ``imagen-async --help`` and a
+script that fails early do not wait for the network stack.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagen_async.client import AsyncImagen
+    from imagen_async.errors import (
+        Charge,
+        ConfigurationError,
+        DownloadError,
+        ExpiredUrlError,
+        ForkedClientError,
+        ImagenError,
+        InvalidRequestError,
+        NotSentError,
+        OutcomeUnknownError,
+        QuotaError,
+        RefusedError,
+        RejectedError,
+        SaveError,
+        ServerFailedError,
+        SpoiledAnswerError,
+        Verdict,
+    )
+    from imagen_async.policy.config import Limits, Timeouts
+    from imagen_async.policy.retry import RetryPolicy
+    from imagen_async.session.core import Stats
+    from imagen_async.session.events import (
+        Done,
+        Downloaded,
+        Event,
+        Failed,
+        Queued,
+        Retrying,
+        Sent,
+        Throttled,
+    )
+    from imagen_async.session.many import Outcome
+    from imagen_async.wire.generation import Generation, Image
+    from imagen_async.wire.request import AspectRatio, GenerationRequest, ResponseFormat
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AspectRatio",
+    "AsyncImagen",
+    "Charge",
+    "ConfigurationError",
+    "Done",
+    "DownloadError",
+    "Downloaded",
+    "Event",
+    "ExpiredUrlError",
+    "Failed",
+    "ForkedClientError",
+    "Generation",
+    "GenerationRequest",
+    "Image",
+    "ImagenError",
+    "InvalidRequestError",
+    "Limits",
+    "NotSentError",
+    "Outcome",
+    "OutcomeUnknownError",
+    "Queued",
+    "QuotaError",
+    "RefusedError",
+    "RejectedError",
+    "ResponseFormat",
+    "RetryPolicy",
+    "Retrying",
+    "SaveError",
+    "Sent",
+    "ServerFailedError",
+    "SpoiledAnswerError",
+    "Stats",
+    "Throttled",
+    "Timeouts",
+    "Verdict",
+    "__version__",
+]
+
+_ROOMS = {
+    "client": ("AsyncImagen",),
+    "errors": (
+        "Charge",
+        "ConfigurationError",
+        "DownloadError",
+        "ExpiredUrlError",
+        "ForkedClientError",
+        "ImagenError",
+        "InvalidRequestError",
+        "NotSentError",
+        "OutcomeUnknownError",
+        "QuotaError",
+        "RefusedError",
+        "RejectedError",
+        "SaveError",
+        "ServerFailedError",
+        "SpoiledAnswerError",
+        "Verdict",
+    ),
+    "policy.config": ("Limits", "Timeouts"),
+    "policy.retry": ("RetryPolicy",),
+    "session.core": ("Stats",),
+    "session.events": (
+        "Done",
+        "Downloaded",
+        "Event",
+        "Failed",
+        "Queued",
+        "Retrying",
+        "Sent",
+        "Throttled",
+    ),
+    "session.many": ("Outcome",),
+    "wire.generation": ("Generation", "Image"),
+    "wire.request": ("AspectRatio", "GenerationRequest", "ResponseFormat"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,266 @@
+"""AsyncImagen: the public client."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from imagen_async.errors import ImagenError, InvalidRequestError
+from imagen_async.session.config import configure
+from imagen_async.session.core import Core
+from imagen_async.session.files import FolderShelf, MemoryShelf, write_file
+from imagen_async.session.many import Outcome, Stream
+from imagen_async.policy.names import slug
+from imagen_async.wire.request import GenerationRequest
+
+if TYPE_CHECKING:
+    import os
+    import ssl
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+    from types import TracebackType
+
+    from imagen_async.policy.config import Limits, Timeouts
+    from imagen_async.policy.retry import RetryPolicy
+    from imagen_async.session.core import Stats
+    from imagen_async.session.events import Event
+    from imagen_async.wire.generation import Generation, Image
+    from imagen_async.wire.request import AspectRatio, ResponseFormat
+
+
+class AsyncImagen:
+    """Generate images over one gateway, concurrently, and never buy one twice in silence.
+
+    It may be made anywhere, before a loop runs too, and used in one running loop at a time;
+    ``asyncio.run`` twice in a row is fine. Use it as an async context manager, or call ``aclose``.
+
+    Args:
+        base_url: Where the gateway answers, ``/v1`` included; else ``IMAGEN_BASE_URL``.
+        api_key: The Bearer key; else ``IMAGEN_API_KEY``; sent to the base URL's origin alone.
+        model: For requests that name none.
+        limits: How much may happen at once.
+        retry: How often and how patiently a call is sent again.
+        timeouts: How long to wait.
+        headers: Sent with every generation request.
+        proxy: A proxy's URL.
+        trust_env: Whether to read proxies from the environment.
+        ssl: A TLS context, instead of the platform's.
+        allow_private: Whether links may lead to private addresses.
+        idempotency: Whether requests carry an ``Idempotency-Key``.
+        on_event: Called on the loop with each event of ``imagen_async.session.events``.
+
+    Raises:
+        ConfigurationError: If something is missing or cannot work; it says what to do.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        model: str | None = None,
+        limits: Limits | None = None,
+        retry: RetryPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        trust_env: bool = False,
+        ssl: ssl.SSLContext | None = None,
+        allow_private: bool = False,
+        idempotency: bool = True,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:
+        self._core = Core(
+            configure(
+                base_url=base_url,
+                api_key=api_key,
+                model=model,
+                limits=limits,
+                retry=retry,
+                timeouts=timeouts,
+                headers=headers,
+                proxy=proxy,
+                trust_env=trust_env,
+                ssl=ssl,
+                allow_private=allow_private,
+                idempotency=idempotency,
+                on_event=on_event,
+            )
+        )
+
+    async def __aenter__(self) -> AsyncImagen:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"AsyncImagen(base_url={self._core.config.base_url!r})"
+
+    async def generate(
+        self,
+        prompt: str | GenerationRequest,
+        *,
+        model: str | None = None,
+        response_format: ResponseFormat | str | None = None,
+        aspect_ratio: AspectRatio | str | None = None,
+        n: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> Generation:
+        """Generate images from one prompt; images that come as links stay links.
+
+        Args:
+            prompt: What the image shows, or a whole request; then the fields must be None.
+            model: Instead of the client's.
+            response_format: ``url`` or ``b64_json``.
+            aspect_ratio: One of ``1:1``, ``3:4``, ``4:3``, ``9:16``, ``16:9``.
+            n: How many images.
+            extra: Fields merged last into the body.
+            idempotency_key: Instead of a new UUID.
+            timeout: Seconds for the whole call, instead of the client's total.
+
+        Raises:
+            ImagenError: How it ended without an image; see its ``charge`` and ``verdict``.
+        """
+        request = _request(prompt, model, response_format, aspect_ratio, n, extra)
+        return await self._core.run(
+            request, shelf=MemoryShelf(), idempotency_key=idempotency_key, timeout=timeout
+        )
+
+    async def generate_to(
+        self,
+        folder: str | os.PathLike[str],
+        prompt: str | GenerationRequest,
+        *,
+        model: str | None = None,
+        response_format: ResponseFormat | str | None = None,
+        aspect_ratio: AspectRatio | str | None = None,
+        n: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> Generation:
+        """Generate images straight to files; each image's ``path`` is set.
+
+        Args:
+            folder: Made if it is not there. Names come from the prompt; nothing is overwritten.
+            prompt: As in ``generate``.
+            model: As in ``generate``.
+            response_format: As in ``generate``.
+            aspect_ratio: As in ``generate``.
+            n: As in ``generate``.
+            extra: As in ``generate``.
+            idempotency_key: As in ``generate``.
+            timeout: As in ``generate``; the downloads count.
+
+        Raises:
+            ImagenError: How it ended; images that were saved all the same are on its ``images``.
+        """
+        request = _request(prompt, model, response_format, aspect_ratio, n, extra)
+        key = idempotency_key or str(uuid.uuid4())
+        digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+        return await self._core.run(
+            request,
+            shelf=FolderShelf(Path(folder), slug(request.prompt), digest),
+            idempotency_key=key,
+            timeout=timeout,
+            fetches=True,
+        )
+
+    def generate_many(
+        self,
+        prompts: Iterable[str | GenerationRequest] | AsyncIterable[str | GenerationRequest],
+        *,
+        ordered: bool = False,
+    ) -> Stream[str | GenerationRequest]:
+        """Generate images from many prompts; an async context manager over outcomes.
+
+        Each item settles as an Outcome, a value or an error; one failure costs no other item. A
+        refused call waits without end. Leaving the block cancels what is in flight.
+
+        Args:
+            prompts: Pulled lazily: never more than concurrency + 2 ahead of the reader.
+            ordered: Whether outcomes come in input order.
+        """
+
+        async def work(index: int, item: str | GenerationRequest) -> Outcome:
+            request: GenerationRequest | None = None
+            try:
+                request = self._core.resolve(_request(item))
+                generation = await self._core.run(request, shelf=MemoryShelf(), waits=True)
+            except ImagenError as error:
+                return Outcome(index, request, error=error)
+            return Outcome(index, request, generation)
+
+        return Stream(
+            prompts,
+            work,
+            concurrency=self._core.config.limits.concurrency,
+            ordered=ordered,
+            dropped=self._core.drop,
+        )
+
+    async def read(self, image: Image) -> bytes:
+        """Return an image's bytes: those it holds, its file's, or those of its link.
+
+        Raises:
+            DownloadError: If the link cannot be fetched; no new image is ordered.
+        """
+        if image.data is not None:
+            return image.data
+        if image.path is not None:
+            return await anyio.Path(image.path).read_bytes()
+        fetched = (await self._core.fetch(image, MemoryShelf())).image.data
+        assert fetched is not None
+        return fetched
+
+    async def save(
+        self, image: Image, path: str | os.PathLike[str], *, overwrite: bool = False
+    ) -> Path:
+        """Write an image's bytes, exactly as they came, durably; return the file's path.
+
+        Args:
+            image: Downloaded first if it is a link.
+            path: A file, or a folder that exists. Without a suffix it gets that of the bytes; if
+                the given suffix disagrees with them, it is kept and a UserWarning says so.
+            overwrite: Whether an existing file is replaced; otherwise the name is numbered.
+
+        Raises:
+            DownloadError: If the link cannot be fetched.
+            SaveError: If the file cannot be written.
+        """
+        return await write_file(await self.read(image), Path(path), overwrite=overwrite)
+
+    def stats(self) -> Stats:
+        """Return a snapshot of what this client did and is doing."""
+        return self._core.stats()
+
+    async def aclose(self) -> None:
+        """Refuse new calls, wait for those in flight at most 30 seconds, close all sockets."""
+        await self._core.aclose()
+
+
+def _request(prompt: str | GenerationRequest, *fields: Any) -> GenerationRequest:
+    if isinstance(prompt, GenerationRequest):
+        if any(field is not None for field in fields):
+            raise InvalidRequestError("Pass a GenerationRequest alone, without further fields.")
+        return prompt
+    model, response_format, aspect_ratio, n, extra = fields or (None,) * 5
+    return GenerationRequest(
+        prompt,
+        model=model,
+        response_format=response_format,
+        aspect_ratio=aspect_ratio,
+        n=n,
+        extra=extra or {},
+    )

@@ -1,0 +1,237 @@
+"""One HTTP exchange: a body sent, an answer decoded as it streams, a Reply or a Judgement."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from imagen_async.policy.retry_after import retry_after
+from imagen_async.session.transport import ExchangeError, Head, Receiver, timeouts
+from imagen_async.wire.answer import Answer, Item, structure_answer
+from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
+from imagen_async.wire.envelope import request_id
+from imagen_async.wire.verdict import (
+    FailureKind,
+    Judgement,
+    judge_error_document,
+    judge_failure,
+    judge_spoiled,
+    judge_status,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from multidict import CIMultiDict
+    from yarl import URL
+
+    from imagen_async.policy.config import Timeouts
+    from imagen_async.session.transport import Outgoing, Transport
+    from imagen_async.wire.decoder import Sink
+
+ERROR_LIMIT = 64 * 1024
+"""Bytes of an error's body that are read."""
+
+
+@attrs.frozen
+class Reply:
+    """A paid answer that can be used.
+
+    Args:
+        answer: Its items; the bytes of embedded images lie in their sinks.
+        head: Its status and headers.
+        request_id: The gateway's id of it.
+    """
+
+    answer: Answer
+    head: Head
+    request_id: str | None
+
+
+@attrs.frozen
+class Setback:
+    """An attempt that brought nothing.
+
+    Args:
+        judgement: What it means.
+        retry_after: Seconds that its answer asked to wait.
+    """
+
+    judgement: Judgement
+    retry_after: float | None = None
+
+
+class _ErrorText(Receiver):
+    """Keeps the beginning of an error's body."""
+
+    __slots__ = ("full", "text")
+
+    def __init__(self) -> None:
+        self.text = bytearray()
+        self.full = False
+
+    def feed(self, chunk: bytes, /) -> None:
+        self.text += chunk[: ERROR_LIMIT - len(self.text)]
+        self.full = len(self.text) >= ERROR_LIMIT
+
+
+class _AnswerText(Receiver):
+    """Decodes a success's body; an error of the decoder ends the reading, not the exchange."""
+
+    __slots__ = ("began", "decoder", "error", "full")
+
+    def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
+        self.decoder = AnswerDecoder(open_sink, limits)
+        self.error: AnswerError | None = None
+        self.full = False
+        self.began = False
+
+    def feed(self, chunk: bytes, /) -> None:
+        # Gateways send spaces while they still draw: only what follows is an answer.
+        self.began = self.began or not chunk.isspace()
+        try:
+            self.decoder.feed(chunk)
+        except AnswerError as error:
+            self.error = error
+            self.full = True
+
+    def discard(self) -> None:
+        """Throw away what came: nobody waits for it any more."""
+        for image in self.decoder.salvage():
+            if image.sink is not None:
+                image.sink.discard()
+
+    def document(self) -> Any:
+        """Return the whole document.
+
+        Raises:
+            AnswerError: If there is none.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.decoder.finish()
+
+
+@attrs.frozen
+class Attempt:
+    """What every attempt of every call has in common.
+
+    Args:
+        url: Where to post.
+        times: Of the client.
+        limits: Of an answer.
+        server_errors_charged: As the retry policy says.
+    """
+
+    url: URL
+    times: Timeouts
+    limits: AnswerLimits
+    server_errors_charged: bool
+
+    async def make(
+        self,
+        transport: Transport,
+        outgoing: Outgoing,
+        headers: CIMultiDict[str],
+        *,
+        open_sink: Callable[[], Sink],
+        left: float,
+        key_used_before: bool,
+    ) -> Reply | Setback:
+        """Send one request and judge what comes.
+
+        Args:
+            transport: Of the running loop.
+            outgoing: The JSON body, used once.
+            headers: With key and Idempotency-Key.
+            open_sink: Gives a place for the next embedded image.
+            left: Seconds until the call's deadline.
+            key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
+        """
+        receiver: _ErrorText | _AnswerText = _ErrorText()
+
+        def on_head(head: Head) -> Receiver:
+            nonlocal receiver
+            if 200 <= head.status < 300:
+                receiver = _AnswerText(open_sink, self.limits)
+            return receiver
+
+        limit = min(self.times.answer, left)
+        timer = timeouts(limit, connect=min(self.times.connect, limit))
+        broken: ExchangeError | None = None
+        head: Head | None = None
+        try:
+            head = await transport.post(self.url, outgoing, headers, timer, on_head)
+        except ExchangeError as error:
+            broken, head = error, error.head
+        except BaseException:
+            if isinstance(receiver, _AnswerText):
+                receiver.discard()
+            raise
+        if head is None or (broken and isinstance(receiver, _AnswerText) and not receiver.began):
+            assert broken is not None
+            detail = self._phase(broken, limit)
+            return Setback(judge_failure(broken.kind, sent=broken.sent, detail=detail))
+        if isinstance(receiver, _AnswerText):
+            if broken is not None:
+                return _salvaged(head, receiver, f"{self._phase(broken, limit)}, in its body")
+            return self._read(head, receiver)
+        judgement = judge_status(
+            head.status,
+            head.headers,
+            bytes(receiver.text),
+            key_used_before=key_used_before,
+            server_errors_charged=self.server_errors_charged,
+        )
+        return Setback(judgement, retry_after(head.headers, time.time()))
+
+    def _phase(self, broken: ExchangeError, limit: float) -> str:
+        if broken.kind is FailureKind.CONNECT_TIMEOUT:
+            return f"no connection within {min(self.times.connect, limit):g} s"
+        if broken.kind is FailureKind.TIMEOUT:
+            whose = "answer" if limit == self.times.answer else "what was left of total"
+            return f"no whole answer within {limit:.3g} s ({whose})"
+        return broken.detail
+
+    def _read(self, head: Head, receiver: _AnswerText) -> Reply | Setback:
+        try:
+            document = receiver.document()
+            judgement = judge_error_document(
+                document,
+                head.headers,
+                head.status,
+                server_errors_charged=self.server_errors_charged,
+            )
+            if judgement is not None:
+                return Setback(judgement, retry_after(head.headers, time.time()))
+            answer = structure_answer(document)
+        except AnswerError as error:
+            return _salvaged(head, receiver, error.reason, error.text)
+        if receiver.decoder.strays:
+            note = "images came that no item names"
+            answer = _with_images(answer, receiver.decoder.strays, note)
+        if not answer.items:
+            reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
+            return Setback(judge_spoiled(reason, b"", head.headers, head.status))
+        return Reply(answer, head, request_id(head.headers, None))
+
+
+def _salvaged(
+    head: Head, receiver: _AnswerText, reason: str, text: bytes = b""
+) -> Reply | Setback:
+    """Keep the whole images of an answer that is not whole itself: they are paid for."""
+    whole = [image for image in receiver.decoder.salvage() if image.problem is None]
+    if not whole:
+        return Setback(judge_spoiled(reason, text, head.headers, head.status))
+    answer = _with_images(Answer(), whole, f"the answer was not whole: {reason}")
+    return Reply(answer, head, request_id(head.headers, None))
+
+
+def _with_images(answer: Answer, images: list[Embedded], problem: str) -> Answer:
+    return attrs.evolve(
+        answer,
+        items=(*answer.items, *(Item(embedded=image) for image in images)),
+        problems=(*answer.problems, problem),
+    )

@@ -1,0 +1,138 @@
+"""All that a client was told, checked once."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import attrs
+
+from imagen_async.errors import ConfigurationError
+from imagen_async.policy.config import Limits, Secret, Timeouts
+from imagen_async.policy.retry import RetryPolicy
+from imagen_async.session.transport import Network
+from imagen_async.wire.text import shown_url
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping
+
+    from imagen_async.session.events import Event
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """A client's configuration; see AsyncImagen for the meaning of each field."""
+
+    base_url: str
+    api_key: Secret | None = None
+    model: str | None = None
+    limits: Limits = Limits()
+    retry: RetryPolicy = RetryPolicy()
+    timeouts: Timeouts = Timeouts()
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    network: Network = Network()
+    allow_private: bool = False
+    idempotency: bool = True
+    on_event: Callable[[Event], object] | None = None
+
+
+def configure(
+    *,
+    base_url: str | None,
+    api_key: str | None,
+    model: str | None,
+    limits: Limits | None,
+    retry: RetryPolicy | None,
+    timeouts: Timeouts | None,
+    headers: Mapping[str, str] | None,
+    proxy: str | None,
+    trust_env: bool,
+    ssl: ssl.SSLContext | None,
+    allow_private: bool,
+    idempotency: bool,
+    on_event: Callable[[Event], object] | None,
+) -> Config:
+    """Return a checked configuration; base URL and key come from the environment if not given.
+
+    Raises:
+        ConfigurationError: If something is missing or cannot work; it says what to do.
+    """
+    key = api_key if api_key is not None else os.environ.get("IMAGEN_API_KEY")
+    return Config(
+        base_url=_base_url(base_url or os.environ.get("IMAGEN_BASE_URL")),
+        api_key=Secret(key) if key is not None and key.strip() else None,
+        model=model,
+        limits=limits or Limits(),
+        retry=retry or RetryPolicy(),
+        timeouts=timeouts or Timeouts(),
+        headers=_headers(headers or {}),
+        network=Network(_proxy(proxy), trust_env, ssl),
+        allow_private=allow_private,
+        idempotency=idempotency,
+        on_event=on_event,
+    )
+
+
+def _base_url(given: str | None) -> str:
+    if given is None or not given.strip():
+        raise ConfigurationError(
+            "No base URL: pass base_url='https://gateway.example/v1' or set IMAGEN_BASE_URL."
+        )
+    url = given.strip().rstrip("/")
+    shown = shown_url(url)
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ConfigurationError(f"base_url {shown} cannot be read; check its port.") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        raise ConfigurationError(
+            f"base_url {shown} must begin with https:// or http:// and name a host, "
+            "such as https://gateway.example/v1."
+        )
+    if "@" in parts.netloc:
+        raise ConfigurationError("base_url holds a user or password; pass the key as api_key.")
+    if parts.query or parts.fragment or not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigurationError(f"base_url {shown} must end with its path, such as /v1.")
+    return url
+
+
+def _proxy(proxy: str | None) -> str | None:
+    if proxy is None:
+        return None
+    parts = urlsplit(proxy)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            f"proxy {shown_url(proxy)} must be a URL such as http://proxy.example:3128."
+        )
+    return proxy
+
+
+def _headers(headers: Mapping[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        token = name and name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+        if not token or not isinstance(value, str) or not _fits(value):
+            raise ConfigurationError(
+                f"headers[{name!r}] cannot be sent: a name of letters, digits and dashes, "
+                "and a value of printable ASCII."
+            )
+    return dict(headers)
+
+
+def _fits(value: str) -> bool:
+    return value.isascii() and (value.isprintable() or not value)
+
+
+def checked_key(key: str | None) -> str | None:
+    """Return an Idempotency-Key that a header can carry.
+
+    Raises:
+        ConfigurationError: If it is empty, longer than 255 characters or not printable ASCII.
+    """
+    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 255 and _fits(key)):
+        raise ConfigurationError(
+            "idempotency_key must be 1 to 255 characters of printable ASCII, such as a UUID."
+        )
+    return key

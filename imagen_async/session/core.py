@@ -1,0 +1,358 @@
+"""The session core: one client's configuration, gate and sessions, bound to one loop at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import uuid
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+from multidict import CIMultiDict
+from yarl import URL
+
+from imagen_async.errors import (
+    Charge,
+    ConfigurationError,
+    ForkedClientError,
+    ImagenError,
+    NotSentError,
+    OutcomeUnknownError,
+    Verdict,
+)
+from imagen_async.policy.deadline import Deadline
+from imagen_async.session import events
+from imagen_async.session.attempt import Attempt
+from imagen_async.session.config import checked_key
+from imagen_async.session.fetch import Fetcher, Guard
+from imagen_async.session.gate import Gate
+from imagen_async.session.record import NO_RECORD
+from imagen_async.session.send import Call, Sender
+from imagen_async.session.transport import Masked, Transport
+from imagen_async.wire.decoder import AnswerLimits
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from imagen_async.session.config import Config
+    from imagen_async.session.files import Kept, Shelf
+    from imagen_async.session.many import Outcome
+    from imagen_async.session.record import Record
+    from imagen_async.wire.generation import Generation, Image
+    from imagen_async.wire.request import GenerationRequest
+
+GRACE = 30.0
+"""Seconds that closing waits for calls in flight: they may be paid for."""
+
+
+@attrs.frozen
+class Stats:
+    """What a client did so far, and is doing now.
+
+    Args:
+        queued: Calls that wait for a slot now.
+        in_flight: Calls that hold a slot now.
+        attempts: HTTP exchanges begun.
+        done: Calls that brought images.
+        failed: Calls that ended in an error, nothing charged.
+        unknown: Calls that ended in an error and were or may have been charged.
+        images: Images that came.
+        dropped: Calls given up by cancellation, or settled and never read, that may be paid for.
+    """
+
+    queued: int = 0
+    in_flight: int = 0
+    attempts: int = 0
+    done: int = 0
+    failed: int = 0
+    unknown: int = 0
+    images: int = 0
+    dropped: int = 0
+
+
+class Core:
+    """Runs calls; what AsyncImagen and batches are made of.
+
+    Args:
+        config: All that the client was told.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._url = URL(f"{config.base_url}/images/generations")
+        self._headers = _headers(config)
+        self._listener = events.Listener(config.on_event)
+        self._guard = None if config.allow_private else Guard()
+        self._fetcher = Fetcher(
+            config.base_url,
+            config.timeouts,
+            config.limits.max_image_bytes,
+            concurrency=config.limits.concurrency,
+            guard=self._guard,
+            policy=config.retry,
+        )
+        self._gate = Gate(config.limits)
+        self._sender = Sender(
+            gate=self._gate,
+            policy=config.retry,
+            attempt=Attempt(
+                url=self._url,
+                times=config.timeouts,
+                limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
+                server_errors_charged=config.retry.server_errors_charged,
+            ),
+            fetcher=self._fetcher,
+            draw=random.random,
+            listener=self._listener,
+        )
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._transport: Transport | None = None
+        self._keeper: AsyncGenerator[None, None] | None = None
+        self._closed = False
+        self._active: set[asyncio.Task[object]] = set()
+        self._stopped: set[asyncio.Task[object]] = set()
+        self._attempts = self._done = self._failed = self._unknown = self._images = 0
+        self._dropped = 0
+
+    def resolve(self, request: GenerationRequest) -> GenerationRequest:
+        """Return a request with the client's model, if it names none."""
+        if request.model is None and self.config.model is not None:
+            return attrs.evolve(request, model=self.config.model)
+        return request
+
+    async def run(
+        self,
+        request: GenerationRequest,
+        *,
+        shelf: Shelf,
+        record: Record = NO_RECORD,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        waits: bool = False,
+        fetches: bool = False,
+        charge: Charge = Charge.NO,
+    ) -> Generation:
+        """Carry one call to its end.
+
+        Args:
+            request: What is asked; the client's model is filled in.
+            shelf: Where images go.
+            record: Who follows the call.
+            idempotency_key: Instead of a new one.
+            timeout: Seconds, instead of the client's total.
+            waits: Whether it waits for the gate without end, as in generate_many and batch.
+            fetches: Whether links are downloaded to the shelf.
+            charge: The worst of earlier runs.
+
+        Raises:
+            ImagenError: How it ended without an image.
+        """
+        transport = self._bound()
+        request = self.resolve(request)
+        key = checked_key(idempotency_key) or str(uuid.uuid4())
+        call = Call(
+            request=request,
+            body=request.encode(),
+            headers=self._call_headers(key),
+            idempotency_key=key,
+            shelf=shelf,
+            record=record,
+            total=self.config.timeouts.total if timeout is None else timeout,
+            waits=waits,
+            fetches=fetches,
+            charge=charge,
+        )
+        task = asyncio.current_task()
+        assert task is not None
+        self._active.add(task)
+        try:
+            generation = await self._sender.send(call, transport)
+        except ImagenError as error:
+            self._count_error(call, error)
+            raise
+        except asyncio.CancelledError:
+            self._dropped += call.charge is not Charge.NO
+            if task in self._stopped:
+                task.uncancel()
+                closed = _closed_error(call)
+            else:
+                raise
+        else:
+            self._count_done(call, generation)
+            return generation
+        finally:
+            self._active.discard(task)
+            self._stopped.discard(task)
+        raise closed
+
+    async def download(
+        self,
+        generation: Generation,
+        *,
+        shelf: Shelf,
+        record: Record = NO_RECORD,
+        idempotency_key: str = "",
+    ) -> Generation:
+        """Fetch the links of an answer that came earlier; nothing is ordered.
+
+        Args:
+            generation: Its images in the answer's order; those with a media type are here.
+            shelf: Where images go.
+            record: Told of the end.
+            idempotency_key: Of the call that brought the answer.
+
+        Raises:
+            DownloadError: If one is not to be had; the others are on its images.
+            SaveError: If one cannot be written.
+        """
+        transport = self._bound()
+        total = self.config.timeouts.total
+        deadline = Deadline(asyncio.get_running_loop().time() + total, total)
+        result = await self._sender.fetch_links(
+            generation, shelf, transport, deadline, idempotency_key
+        )
+        await record.settled(result)
+        if isinstance(result, ImagenError):
+            raise result
+        return result
+
+    async def fetch(self, image: Image, shelf: Shelf) -> Kept:
+        """Fetch one image's link to a shelf.
+
+        Raises:
+            DownloadError: If it is not to be had.
+            SaveError: If it cannot be written.
+        """
+        assert image.url is not None
+        total = self.config.timeouts.total
+        deadline = Deadline(asyncio.get_running_loop().time() + total, total)
+        return await self._fetcher.fetch(self._bound(), image.url, shelf, None, deadline)
+
+    def drop(self, outcome: Outcome) -> None:
+        """Count an outcome that was settled, maybe paid for, and never read."""
+        paid = outcome.error is None or outcome.error.charge is not Charge.NO
+        self._dropped += paid
+
+    def stats(self) -> Stats:
+        """Return what happened so far."""
+        return Stats(
+            queued=self._gate.queued,
+            in_flight=self._gate.in_flight,
+            attempts=self._attempts,
+            done=self._done,
+            failed=self._failed,
+            unknown=self._unknown,
+            images=self._images,
+            dropped=self._dropped,
+        )
+
+    async def aclose(self) -> None:
+        """Refuse new calls, wait for those in flight, at most 30 seconds, then close all sockets."""
+        self._closed = True
+        if self._loop is not asyncio.get_running_loop() or self._transport is None:
+            self._forget()
+            return
+        active = self._active - {asyncio.current_task()}
+        if active:
+            await asyncio.wait(active, timeout=GRACE)
+            for task in self._active & active:
+                self._stopped.add(task)
+                task.cancel()
+            with anyio.CancelScope(shield=True):
+                if self._stopped:
+                    await asyncio.wait(set(self._stopped))
+        keeper, self._keeper = self._keeper, None
+        self._transport = None
+        if keeper is not None:
+            with anyio.CancelScope(shield=True):
+                await keeper.aclose()
+
+    def _bound(self) -> Transport:
+        """Return the sessions of the running loop; make them if the last loop has ended."""
+        if os.getpid() != self._pid:
+            raise ForkedClientError("This client was made in another process, before a fork.")
+        loop = asyncio.get_running_loop()
+        if loop is self._loop and self._transport is not None:
+            return self._transport
+        if self._closed:
+            raise ConfigurationError("This client is closed; make a new one.")
+        if self._loop is not None and self._loop is not loop and self._loop.is_running():
+            raise ConfigurationError(
+                "This client is in use on another running event loop; "
+                "make one client for each loop, or use Imagen from threads."
+            )
+        self._forget()
+        self._gate.bind()
+        self._loop = loop
+        transport = Transport(self._url.origin(), self.config.network, self._guard)
+        self._keeper = _keep(transport)
+        with contextlib.suppress(StopIteration):
+            # Its first step, by hand: from here the loop closes it when it shuts down.
+            self._keeper.asend(None).send(None)
+        self._transport = transport
+        return transport
+
+    def _forget(self) -> None:
+        """Let go of the sessions of a loop that runs no more."""
+        if self._transport is not None:
+            self._transport.drop()
+        self._transport = self._keeper = self._loop = None
+        self._active.clear()
+
+    def _call_headers(self, key: str) -> CIMultiDict[str]:
+        headers = self._headers.copy()
+        if self.config.idempotency:
+            headers["Idempotency-Key"] = key
+        return headers
+
+    def _count_done(self, call: Call, generation: Generation) -> None:
+        self._attempts += call.attempts
+        self._done += 1
+        self._images += len(generation.images)
+        if self._listener.wants:
+            self._listener.tell(events.Done(call.request, call.idempotency_key, generation))
+
+    def _count_error(self, call: Call, error: ImagenError) -> None:
+        self._attempts += call.attempts
+        if error.charge is Charge.NO:
+            self._failed += 1
+        else:
+            self._unknown += 1
+        self._listener.tell(events.Failed(call.request, call.idempotency_key, error))
+
+
+async def _keep(transport: Transport) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await transport.aclose()
+
+
+def _headers(config: Config) -> CIMultiDict[str]:
+    headers = CIMultiDict(
+        {
+            # A compressed answer may be cut without a trace, or grow a thousandfold.
+            "Accept-Encoding": "identity",
+            "Accept": "application/json",
+            "User-Agent": "imagen-async",
+        }
+    )
+    headers.update(config.headers)
+    if config.api_key is not None:
+        headers["Authorization"] = Masked(f"Bearer {config.api_key.reveal()}")
+    return headers
+
+
+def _closed_error(call: Call) -> ImagenError:
+    kind = NotSentError if call.charge is Charge.NO else OutcomeUnknownError
+    return kind(
+        "The client was closed while the call was under way.",
+        verdict=Verdict.NOT_SENT if call.charge is Charge.NO else Verdict.UNKNOWN,
+        charge=call.charge,
+        attempts=call.attempts,
+        idempotency_key=call.idempotency_key,
+    )

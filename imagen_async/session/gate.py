@@ -1,0 +1,134 @@
+"""Where a call waits before it may send: a slot, the shared valve, the pace; in that order.
+
+The pace, the valve and the retry budget are plain values of the monotonic clock and outlive a
+loop; the semaphore and the queue belong to one loop and are made anew for the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import anyio
+
+from imagen_async.policy.pacing import Pacing
+from imagen_async.policy.retry import RetryBudget
+from imagen_async.policy.valve import Grant, Valve
+
+if TYPE_CHECKING:
+    from imagen_async.policy.config import Limits
+
+
+class Gate:
+    """Let at most ``concurrency`` calls in, at the configured pace, first come, first served.
+
+    Args:
+        limits: Concurrency, rate and burst.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.pacing = Pacing(limits.requests_per_minute, limits.burst)
+        self.valve = Valve(spread_over=limits.concurrency)
+        self.budget = RetryBudget()
+        self._concurrency = limits.concurrency
+        self.bind()
+
+    def bind(self) -> None:
+        """Make the parts that belong to one running loop."""
+        self._slots = anyio.Semaphore(
+            self._concurrency, max_value=self._concurrency, fast_acquire=True
+        )
+        self._turn = anyio.Lock(fast_acquire=True)
+        self._changed = anyio.Event()
+        self.queued = 0
+
+    @property
+    def in_flight(self) -> int:
+        """The calls that hold a slot."""
+        return self._concurrency - self._slots.value
+
+    def enter_at_once(self) -> Grant | None:
+        """Take a slot and a grant if nobody has to wait for either; None otherwise."""
+        if self.queued or self._slots.value == 0:
+            return None
+        now = asyncio.get_running_loop().time()
+        answer = self.valve.ask(now)
+        if not isinstance(answer, Grant):
+            return None
+        if self.pacing.reserve(now) > 0:
+            self.pacing.cancel(self.pacing.booked)
+            self.valve.abandon(answer)
+            return None
+        self._slots.acquire_nowait()
+        return answer
+
+    async def enter(self) -> Grant:
+        """Wait for a slot and a grant; every grant must be ended by ``leave``."""
+        grant = self.enter_at_once()
+        if grant is not None:
+            return grant
+        self.queued += 1
+        try:
+            await self._slots.acquire()
+            try:
+                return await self._granted()
+            except BaseException:
+                self._slots.release()
+                raise
+        finally:
+            self.queued -= 1
+
+    def leave(self) -> None:
+        """Give the slot back."""
+        self._slots.release()
+
+    def refuse(self, grant: Grant, wait: float) -> bool:
+        """Close for ``wait`` seconds; return whether this call is the one that closed it."""
+        closed = self.valve.refuse(grant, asyncio.get_running_loop().time(), wait)
+        self._tell()
+        return closed
+
+    def succeed(self, grant: Grant) -> None:
+        """Note that the server took the request."""
+        was_closed = self.valve.closed
+        self.valve.succeed(grant, asyncio.get_running_loop().time())
+        if was_closed:
+            self._tell()
+
+    def abandon(self, grant: Grant) -> None:
+        """Note that the attempt told nothing of the server's load."""
+        self.valve.abandon(grant)
+        if grant.probe:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _granted(self) -> Grant:
+        clock = asyncio.get_running_loop().time
+        while True:
+            # Only the head of the queue asks and books, so that order is kept and no booking
+            # is wasted; it waits for its booked moment outside, or lateness would add up.
+            async with self._turn:
+                grant = await self._valve_opens()
+                pause = self.pacing.reserve(clock())
+            if pause <= 0:
+                return grant
+            try:
+                await anyio.sleep(pause)
+            except BaseException:
+                self.abandon(grant)
+                raise
+            if grant.probe or not self.valve.closed:
+                return grant
+            self.abandon(grant)
+
+    async def _valve_opens(self) -> Grant:
+        clock = asyncio.get_running_loop().time
+        while True:
+            answer = self.valve.ask(clock())
+            if isinstance(answer, Grant):
+                return answer
+            with anyio.move_on_after(answer.seconds):
+                await self._changed.wait()

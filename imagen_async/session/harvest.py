@@ -1,0 +1,87 @@
+"""From an answer's items to images: bytes onto the shelf, links kept, oddities noted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from imagen_async.session.files import Kept
+from imagen_async.wire.generation import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imagen_async.session.files import Lost, Shelf
+    from imagen_async.wire.answer import Item
+    from imagen_async.wire.request import GenerationRequest
+
+SLACK = 0.07
+"""How far a side may be from the page's size: the page's own 3:4 is 7:10."""
+
+
+@attrs.frozen
+class Harvest:
+    """What an answer's items came to.
+
+    Args:
+        images: In the answer's order; those that came as links have no bytes yet.
+        problems: Why an item gave none, and what is odd about the others.
+        unwritten: Why an image that came could not be written; empty if all were.
+    """
+
+    images: tuple[Image, ...]
+    problems: tuple[str, ...]
+    unwritten: tuple[str, ...]
+
+
+async def harvest(items: Sequence[Item], shelf: Shelf, request: GenerationRequest) -> Harvest:
+    """Put the images that came as bytes on the shelf and gather the links.
+
+    Args:
+        items: Of the answer.
+        shelf: Where the sinks of its embedded images came from.
+        request: What was asked, to compare sizes.
+    """
+    several = len(items) > 1
+    places = [
+        (place, item.embedded.sink)
+        for place, item in enumerate(items, 1)
+        if item.embedded is not None and item.embedded.sink is not None
+    ]
+    kept: dict[int, Kept | Lost] = {}
+    if places:
+        results = await shelf.keep(
+            [sink for _, sink in places], [place if several else None for place, _ in places]
+        )
+        kept = dict(zip((place for place, _ in places), results, strict=True))
+    images: list[Image] = []
+    problems: list[str] = []
+    unwritten: list[str] = []
+    for place, item in enumerate(items, 1):
+        result = kept.get(place)
+        if isinstance(result, Kept):
+            image = attrs.evolve(result.image, url=item.url, revised_prompt=item.revised_prompt)
+            images.append(image)
+            problems.extend(size_problems(image, request))
+            continue
+        if result is not None:
+            (unwritten if result.disk else problems).append(result.problem)
+        elif item.embedded is not None and item.embedded.problem is not None:
+            problems.append(f"image {place}: {item.embedded.problem}")
+        if item.url is not None:
+            images.append(Image(url=item.url, revised_prompt=item.revised_prompt))
+    return Harvest(tuple(images), tuple(problems), tuple(unwritten))
+
+
+def size_problems(image: Image, request: GenerationRequest) -> tuple[str, ...]:
+    """Return a note if an image's size is not the page's size for the asked ratio."""
+    if request.aspect_ratio is None or image.width is None or image.height is None:
+        return ()
+    width, height = request.aspect_ratio.size
+    if abs(image.width - width) <= SLACK * width and abs(image.height - height) <= SLACK * height:
+        return ()
+    return (
+        f"asked for {request.aspect_ratio.value} ({width} x {height} pixels), "
+        f"got {image.width} x {image.height}",
+    )

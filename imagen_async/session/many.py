@@ -1,0 +1,222 @@
+"""A bounded stream of outcomes: many items in, each settled once, in completion or input order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import anyio
+import attrs
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+
+    from imagen_async.errors import ImagenError
+    from imagen_async.wire.generation import Generation
+    from imagen_async.wire.request import GenerationRequest
+
+_Item = TypeVar("_Item")
+
+AHEAD = 2
+"""Items pulled beyond the concurrency, so that a free slot never waits for the source."""
+
+
+@attrs.frozen
+class Outcome:
+    """How one item settled: with a generation or with an error.
+
+    Args:
+        index: The item's place in the input, from 0.
+        request: What was asked; None if the item was no valid request.
+        generation: What came.
+        error: Why nothing came.
+        id: The user's own name for the item, in a batch.
+    """
+
+    index: int
+    request: GenerationRequest | None
+    generation: Generation | None = None
+    error: ImagenError | None = None
+    id: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the item is done."""
+        return self.generation is not None
+
+
+class Stream(Generic[_Item]):
+    """Work on items concurrently and yield their outcomes; an async context manager.
+
+    Never more than ``concurrency + 2`` items are between being pulled and being yielded, so a
+    slow reader slows the source. Leaving the block cancels what is in flight.
+
+    Args:
+        source: Items, pulled lazily on the event loop.
+        work: Settles one item; None if there is nothing to yield for it.
+        concurrency: Items worked on at once, and 2 more that wait for a slot.
+        ordered: Whether outcomes come in input order, within the same bound.
+        dropped: Told of each outcome that was settled and never yielded.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[_Item] | AsyncIterable[_Item],
+        work: Callable[[int, _Item], Awaitable[Outcome | None]],
+        *,
+        concurrency: int,
+        ordered: bool = False,
+        dropped: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> None:
+        self._source = _iterate(source)
+        self._work = work
+        self._bound = concurrency + AHEAD
+        self._ordered = ordered
+        self._dropped = dropped
+        self._ready: deque[Outcome] = deque()
+        self._early: dict[int, Outcome | None] = {}
+        self._next_pulled = 0
+        self._next_yielded = 0
+        self._workers = 0
+        self._exhausted = False
+        self._failure: Exception | None = None
+        self._group: TaskGroup | None = None
+
+    async def __aenter__(self) -> Stream[_Item]:
+        self._tickets = anyio.Semaphore(self._bound, fast_acquire=True)
+        self._pulling = anyio.Lock(fast_acquire=True)
+        self._pull: anyio.CancelScope | None = None
+        self._changed = anyio.Event()
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._hire()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._group is not None
+        self._exhausted = True
+        self._group.cancel_scope.cancel()
+        try:
+            # Not told of the block's error, or it would come back inside an ExceptionGroup.
+            await self._group.__aexit__(None, None, None)
+        finally:
+            await _close(self._source)
+            for outcome in (*self._ready, *self._early.values()):
+                if outcome is not None:
+                    self._dropped(outcome)
+
+    def __aiter__(self) -> AsyncIterator[Outcome]:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        if not self._ready:
+            await self._wait()
+        self._tickets.release()
+        return self._ready.popleft()
+
+    async def take(self, most: int) -> list[Outcome]:
+        """Return the outcomes that are ready, at least one, at most ``most``; [] at the end."""
+        try:
+            taken = [await self.__anext__()]
+        except StopAsyncIteration:
+            return []
+        while self._ready and len(taken) < most:
+            self._tickets.release()
+            taken.append(self._ready.popleft())
+        return taken
+
+    def stop(self) -> None:
+        """Pull no more items; what was pulled goes on and is yielded."""
+        self._exhausted = True
+        if self._group is not None and self._pull is not None:
+            self._pull.cancel()
+
+    async def _wait(self) -> None:
+        while not self._ready:
+            if self._workers == 0:
+                if self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    raise failure
+                raise StopAsyncIteration
+            await self._changed.wait()
+
+    def _hire(self) -> None:
+        assert self._group is not None
+        self._workers += 1
+        self._group.start_soon(self._worker)
+
+    async def _worker(self) -> None:
+        try:
+            while not self._exhausted:
+                await self._tickets.acquire()
+                pulled = await self._pull_one()
+                if pulled is None:
+                    self._tickets.release()
+                    break
+                # One more worker for each item until the bound: three items need no thousand.
+                if self._workers < self._bound:
+                    self._hire()
+                index, item = pulled
+                self._settle(index, await self._work(index, item))
+        except Exception as error:  # noqa: BLE001 - raised to the reader
+            self._failure = self._failure or error
+            self.stop()
+        finally:
+            self._workers -= 1
+            self._tell()
+
+    async def _pull_one(self) -> tuple[int, _Item] | None:
+        async with self._pulling:
+            if not self._exhausted:
+                with anyio.CancelScope() as self._pull:
+                    async for item in self._source:
+                        index = self._next_pulled
+                        self._next_pulled += 1
+                        return index, item
+            self._exhausted = True
+        return None
+
+    def _settle(self, index: int, outcome: Outcome | None) -> None:
+        if not self._ordered:
+            if outcome is None:
+                self._tickets.release()
+                return
+            self._ready.append(outcome)
+        else:
+            self._early[index] = outcome
+            while self._next_yielded in self._early:
+                due = self._early.pop(self._next_yielded)
+                self._next_yielded += 1
+                if due is None:
+                    self._tickets.release()
+                else:
+                    self._ready.append(due)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+async def _iterate(source: Iterable[_Item] | AsyncIterable[_Item]) -> AsyncIterator[_Item]:
+    if isinstance(source, AsyncIterable):
+        async for item in source:
+            yield item
+    else:
+        for item in source:
+            yield item
+
+
+async def _close(source: AsyncIterator[object]) -> None:
+    aclose = getattr(source, "aclose", None)
+    if aclose is not None:
+        with anyio.CancelScope(shield=True):
+            await aclose()
