@@ -13,7 +13,9 @@ SLUG_LIMIT = 60
 _KEPT_MARKS = "._"
 _UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0]")
 # Letters and marks that show as nothing (Unicode's Default_Ignorable_Code_Point outside Cf).
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9\u00b9\u00b2\u00b3])(?:\.|$)", re.I)
+_RESERVED = re.compile(
+    r"(?:con|prn|aux|nul|(?:com|lpt)[0-9\u00b9\u00b2\u00b3])(?:\.|$)", re.IGNORECASE
+)
 # Device names of Windows, whatever follows their first dot: learn.microsoft.com, "Naming Files".
 
 

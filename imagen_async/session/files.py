@@ -305,8 +305,10 @@ async def _in_thread(work: Callable[[], T]) -> T:
         # A limiter belongs to its loop, and a client may live through several.
         limiter = anyio.CapacityLimiter(WRITERS)
         _writers.set(limiter)
+    done: list[T] = []
     with anyio.CancelScope(shield=True):
-        return await anyio.to_thread.run_sync(work, limiter=limiter)
+        done.append(await anyio.to_thread.run_sync(work, limiter=limiter))
+    return done[0]
 
 
 def _in_memory(data: bytes) -> Kept | Lost:
