@@ -143,7 +143,7 @@ _FAILURES: Mapping[FailureKind, str] = {
     FailureKind.CANCELLED: "The call was cancelled",
     FailureKind.OTHER: "The exchange with the gateway broke off",
 }
-_STATUS = re.compile("[1-5][0-9]{2}", re.ASCII)
+_STATUS = re.compile("[45][0-9]{2}")
 _NAMES_KEY = re.compile("idempoten", re.IGNORECASE)
 
 
@@ -308,23 +308,25 @@ def _spoiled(
 
 def _account(status: int, headers: Mapping[str, str], envelope: Envelope) -> tuple[str, str | None]:
     what = f"The gateway answered {status}"
+    words = envelope.message or envelope.code or envelope.type
+    if 200 <= status < 300:
+        return f"{what} with an error", words
     if 300 <= status < 400:
         origin = _origin(headers.get("Location") or "")
-        where = f"{what} and points to {origin}: base_url should probably start with that"
-        return (where if origin else f"{what}, a redirect, and base_url seems wrong"), None
-    if words := envelope.message or envelope.code or envelope.type:
-        return what, words
-    return f"{what} with {'a web page' if envelope.html else 'an empty body'}", None
+        where = f"points to {origin}: base_url should probably start with that"
+        return f"{what} and {where if origin else 'redirects: base_url seems wrong'}", None
+    if words is None:
+        return f"{what} with {'a web page' if envelope.html else 'an empty body'}", None
+    return what, words
 
 
 def _origin(location: str) -> str | None:
     """Return scheme, host and port of a URL: the rest of it may hold a signature."""
     try:
         parts = urlsplit(location[:2000])
-        port = f":{parts.port}" if parts.port else ""
+        host, port = parts.hostname, f":{parts.port}" if parts.port else ""
     except ValueError:
         return None
-    host = parts.hostname
     if parts.scheme not in {"http", "https"} or not host:
         return None
     return printable(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}", 300)

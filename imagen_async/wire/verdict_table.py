@@ -68,23 +68,10 @@ _BUSY = _SUCCESS | {429, 500, 503}
 # whatever stands behind it may have gone on.
 _SPOKEN = _SUCCESS | (frozenset(range(400, 500)) - {408}) | _FAULTY
 
-_CONTENT = _words(
-    "content[ _]policy",
-    "safety system",
-    "responsible ai",
-    "sensitive[ _]words?",
-    "prohibited content",
-    "usage guidelines",
-    "does not contain 'predictions'",  # Vertex answers {} to a blocked prompt; litellm words it so
-    "敏感词",
-    "内容审核",
-    "违规",
-)
-
 ROWS: Final[tuple[Row, ...]] = (
     # new-api puts this text in place of any upstream 429's, whose code (even billing_not_active)
     # it leaves: that account is the gateway's own, not the caller's.
-    Row(Verdict.REFUSED, _BUSY, words=_words("负载已饱和", "load is saturated")),
+    Row(Verdict.REFUSED, _BUSY, words=_words("负载已饱和")),
     # Google sends one message for every quota; the quotaId tells a day's from a minute's. A day's
     # (and a quota of 0) heals in hours or never: stop, at no charge, rather than knock till then.
     Row(
@@ -103,7 +90,7 @@ ROWS: Final[tuple[Row, ...]] = (
         codes=_codes(
             "insufficient_quota insufficient_user_quota pre_consume_token_quota_failed"
             " billing_hard_limit_reached billing_not_active insufficient_balance"
-            " insufficient_credits insufficient_funds payment_required quota_exceeded"
+            " insufficient_credits insufficient_funds payment_required budget_exceeded"
             " entitlement_required entitlement_inactive entitlement_daily_limit_exceeded"
             " entitlement_total_limit_exceeded"
         ),
@@ -144,31 +131,49 @@ ROWS: Final[tuple[Row, ...]] = (
         ),
         authentication=True,
     ),
-    Row(
-        Verdict.REJECTED,
-        _SUCCESS | _FAULTY,
-        codes=_codes(
-            "invalid_request invalid_request_error invalid_argument bad_request_body"
-            " read_request_body_failed convert_request_failed count_token_failed"
-            " gen_relay_info_failed invalid_api_type model_price_error model_not_found"
-            " access_denied api_not_implemented sensitive_words_detected prompt_blocked"
-            " content_policy_violation content_filter moderation_blocked"
-        ),
-    ),
-    Row(Verdict.REJECTED, _SUCCESS | _FAULTY | {400, 403, 422}, words=_CONTENT),
-    Row(Verdict.REJECTED, _SUCCESS | _FAULTY, words=_words("无可用渠道", "no available channels?")),
+    # After sending: the work was handed on, and its end was not seen.
     Row(
         Verdict.UNKNOWN,
         _FAULTY,
         codes=_codes(
             "do_request_failed read_response_body_failed bad_response_body bad_response"
-            " bad_response_status_code empty_response aws_invoke_error"
-            " channel:response_time_exceeded origin_gateway_timeout cf_gateway_timeout"
-            " 408 499 502 504 520 524"
-            " get_channel_failed"  # said only when a second channel was sought after a first try
+            " empty_response aws_invoke_error channel:response_time_exceeded"
+            " origin_gateway_timeout cf_gateway_timeout 408 499 502 504 520 524"
+            " get_channel_failed"  # new-api says it only of a second try
             " new_api_panic one_api_panic"  # may come at any moment
         ),
     ),
+    # At 403 such a code means that the key is not at fault.
+    Row(
+        Verdict.REJECTED,
+        _SUCCESS | _FAULTY | {403},
+        codes=_codes(
+            "invalid_request invalid_request_error invalid_argument bad_request_body"
+            " read_request_body_failed convert_request_failed count_token_failed"
+            " gen_relay_info_failed invalid_api_type model_price_error model_not_found"
+            " api_not_implemented sensitive_words_detected prompt_blocked"
+            " content_policy_violation content_filter moderation_blocked"
+        ),
+    ),
+    Row(
+        Verdict.REJECTED,
+        _SUCCESS | _FAULTY | {403},
+        words=_words(
+            "content[ _]policy",
+            "safety system",
+            "responsible ai",
+            "sensitive[ _]words?",
+            "prohibited content",
+            "usage guidelines",
+            "does not contain 'predictions'",  # litellm on Vertex's {} for a blocked prompt
+            "敏感词",
+            "内容审核",
+            "违规",
+        ),
+    ),
+    Row(Verdict.REJECTED, _SUCCESS | _FAULTY, words=_words("无可用渠道", "no available channels?")),
+    # Here and not among the codes above: its words are the upstream's, which may be permanent.
+    Row(Verdict.UNKNOWN, _FAULTY, codes=_codes("bad_response_status_code")),
     Row(
         Verdict.UNKNOWN,
         _FAULTY,
@@ -179,7 +184,7 @@ ROWS: Final[tuple[Row, ...]] = (
             "connection (?:was )?(?:reset|closed|aborted)",
             "socket hang up",
             "disconnected",
-            # Envoy's 503; its «connection failure» and «overflow» never reached the origin.
+            # Envoy's 503s; its "connection failure" and "overflow" never reached the origin.
             "reset reason: (?:connection termination|remote reset|local reset|protocol error)",
             "请求上游",
             "超时",
