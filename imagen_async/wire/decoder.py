@@ -78,7 +78,7 @@ class AnswerDecoder:
         head = self._head + chunk
         if head[:1] != b"{":
             head = _BLANK.sub(b"", head, count=1)
-            if any(start.startswith(head) for start in (_BOM, *STARTS)) and head != b":":
+            if any(head != start and start.startswith(head) for start in (_BOM, *STARTS)):
                 self._head = head
                 return
         kind = EventDecoder if head.startswith(STARTS) else DocumentDecoder

@@ -124,6 +124,7 @@ class DocumentDecoder:
         "_pending",
         "_scanned",
         "_segments",
+        "_settled",
         "_string",
         "_stub",
         "_text",
@@ -140,6 +141,7 @@ class DocumentDecoder:
         self._bare = bare
         self._pending = bytearray()
         self._segments: list[tuple[bytes, bytes]] = []  # what stands before it, the text
+        self._settled = 0
         self._stub = b""
         self._text = bytearray()
         self._scanned = 0
@@ -152,7 +154,14 @@ class DocumentDecoder:
     @property
     def kept(self) -> int:
         """Bytes of text in memory."""
-        return sum(len(text) for _, text in self._segments) + len(self._text) + len(self._pending)
+        return self._settled + len(self._text) + len(self._pending)
+
+    @property
+    def excerpt(self) -> bytes:
+        """The first ``EXCERPT`` bytes of the text, each image in it an empty string."""
+        texts = [text for _, text in self._segments]
+        texts.append(bytes(self._text[:EXCERPT]))
+        return b'""'.join(texts)[:EXCERPT]
 
     def feed(self, chunk: bytes, /) -> None:
         """Take the next bytes of the document.
@@ -181,10 +190,11 @@ class DocumentDecoder:
         if self._pending and (self._segments or self._text or len(self._pending) >= LONG):
             self._flush()
         self._text += self._pending
+        self._pending.clear()
         self._dead = True
         if self._string is not None:
             raise self._error("the answer is cut inside an image")
-        if self.kept - len(self._pending) > self._limits.max_text_bytes:
+        if self.kept > self._limits.max_text_bytes:
             raise self._too_large()
         marks: dict[str, Embedded] = {}
         text = self._marked(marks) if self._segments else bytes(self._text)
@@ -214,6 +224,8 @@ class DocumentDecoder:
         for index, (stub, text) in enumerate(texts):
             found += self._short_images(stub, text)
             found += self._images[index : index + 1]
+        self._segments, self._images = [], []
+        self._text.clear()
         return [image for image in found if image.sink is not None]
 
     def _flush(self) -> None:
@@ -238,7 +250,7 @@ class DocumentDecoder:
                 continue
             try:
                 rest = self._string.feed(rest)
-            except ValueError:
+            except (json.JSONDecodeError, UnicodeDecodeError):
                 raise self._error("the answer is not JSON: a string is broken") from None
             if rest is not None:
                 self._images.append(self._string.finish())
@@ -272,6 +284,7 @@ class DocumentDecoder:
     def _divert(self, start: int, place: _Place) -> bytes:
         rest = bytes(self._text[start:])
         self._segments.append((self._stub, bytes(self._text[: start - 1])))
+        self._settled += start - 1
         self._stub = place.stub
         self._text.clear()
         self._scanned = 0
@@ -325,9 +338,7 @@ class DocumentDecoder:
         return self._error(f"the answer's text is larger than {self._limits.max_text_bytes} bytes")
 
     def _error(self, reason: str) -> AnswerError:
-        texts = [text for _, text in self._segments]
-        texts.append(bytes(self._text[:EXCERPT]))
-        return AnswerError(reason, b'""'.join(texts)[:EXCERPT])
+        return AnswerError(reason, self.excerpt)
 
 
 def _slices(chunk: bytes) -> Iterator[bytes]:

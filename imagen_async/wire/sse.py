@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,7 +24,9 @@ STARTS = (b"data:", b"event:", b":", b"id:", b"retry:")
 """What a stream of events begins with, and no JSON does."""
 
 _DONE = b"[DONE]"
+_RESULT = re.compile(rb'completed|"(?:data|images)"\s*:')
 _LINE_LIMIT = 256
+_LINE_COST = 64  # what a line takes of the text's limit beside its text: lines take time
 _INDICES = ("index", "image_index", "output_index")
 _OF_AN_ITEM = (*NAMES, "revised_prompt")
 _OF_AN_EVENT = frozenset({"type", "created_at", *_OF_AN_ITEM, *LISTS, *_INDICES})
@@ -150,6 +153,13 @@ class EventDecoder:
         elif self._line.startswith(b"event:"):
             self._name = self._line[6:].decode("latin-1").strip()
         self._line = b""
+        self._text_left -= _LINE_COST
+        self._check_text()
+
+    def _check_text(self) -> None:
+        if self._text_left < 0:
+            most = self._limits.max_text_bytes
+            raise AnswerError(f"the answer's text is larger than {most} bytes")
 
     def _open_event(self) -> DocumentDecoder:
         limits = attrs.evolve(
@@ -173,13 +183,13 @@ class EventDecoder:
                     self._rescue(event)
         self._event = None
         self._name = ""
-        if self._text_left < 0:
-            most = self._limits.max_text_bytes
-            raise AnswerError(f"the answer's text is larger than {most} bytes")
+        self._check_text()
 
     def _rescue(self, event: DocumentDecoder) -> None:
-        """Keep the whole images of a broken event if it said that it is a result."""
-        self._settle(event.salvage(), keep="completed" in self._name)
+        """Keep the whole images of a broken event if it is known to be a result."""
+        told = self._name.encode() + event.excerpt
+        keep = b"partial" not in told and _RESULT.search(told) is not None
+        self.strays += self._settle(event.salvage(), keep=keep)
 
     def _settle(self, images: list[Embedded], *, keep: bool) -> list[Embedded]:
         """Close the sinks that were held, or drop what is in them."""
