@@ -1,0 +1,173 @@
+"""Which addresses and links a download may reach."""
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagen_async.policy.guard import URL_LIMIT, address_problem, url_problem
+
+PRIVATE = [
+    "0.0.0.0",
+    "0.1.2.3",
+    "10.0.0.1",
+    "100.64.0.1",
+    "127.0.0.1",
+    "127.255.255.254",
+    "169.254.169.254",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.0.0.1",
+    "192.0.0.170",
+    "192.0.2.1",
+    "192.88.99.1",
+    "192.168.0.1",
+    "198.18.0.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "224.0.0.1",
+    "239.255.255.250",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "::7f00:1",
+    "::127.0.0.1",
+    "::8.8.8.8",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::ffff:169.254.169.254",
+    "::ffff:0:127.0.0.1",
+    "64:ff9b::7f00:1",
+    "64:ff9b::8.8.8.8",
+    "64:ff9b:1::1",
+    "100::1",
+    "2001::1",
+    "2001:0:53aa:64c::1",
+    "2001:2::1",
+    "2001:10::1",
+    "2001:20::1",
+    "2001:db8::1",
+    "2002:7f00:1::",
+    "2002:808:808::1",
+    "3fff::1",
+    "5f00::1",
+    "fc00::1",
+    "fd00:ec2::254",
+    "fe80::1",
+    "fe80::1%eth0",
+    "2606:4700::1%1",
+    "fec0::1",
+    "ff02::1",
+    "ff0e::1",
+]
+UNREADABLE = ["", "localhost", "2130706433", "127.1", "0x7f000001", "0177.0.0.1", "1.2.3.4 ", "[::1]"]
+PUBLIC = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "172.15.0.1",
+    "172.32.0.1",
+    "192.0.1.1",
+    "::ffff:8.8.8.8",
+    "2001:4860:4860::8888",
+    "2606:4700:4700::1111",
+    "2a00:1450:4001::1",
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE + UNREADABLE)
+def test_an_address_that_is_not_public_is_refused(address: str) -> None:
+    """Every private, tunnelled, reserved or unreadable address has a problem."""
+    assert address_problem(address)
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_a_public_address_is_reached(address: str) -> None:
+    """Addresses of the open internet have none."""
+    assert address_problem(address) is None
+
+
+@given(st.ip_addresses(v=6))
+def test_no_ipv6_address_hides_a_private_ipv4_address(address: ipaddress.IPv6Address) -> None:
+    """What passes is global unicast, and no form that carries an IPv4 address but the mapped."""
+    if address_problem(str(address)) is None:
+        mapped = address.ipv4_mapped
+        assert mapped is None or mapped.is_global
+        assert mapped is not None or address in ipaddress.ip_network("2000::/3")
+        assert address.sixtofour is None
+        assert address.teredo is None
+
+
+@given(st.ip_addresses(v=4))
+def test_an_ipv4_address_and_its_mapped_form_are_judged_alike(
+    address: ipaddress.IPv4Address,
+) -> None:
+    """Writing an IPv4 address as IPv6 changes nothing."""
+    assert address_problem(str(address)) == address_problem(f"::ffff:{address}")
+
+
+@given(st.text())
+def test_no_text_raises(text: str) -> None:
+    """Whatever the text, there is a verdict."""
+    assert address_problem(text) is None or address_problem(text)
+    assert url_problem(text, api_scheme="http") is None or url_problem(text, api_scheme="http")
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://a.example/x", "not https"),
+        ("file:///etc/passwd", "neither"),
+        ("javascript:alert(1)", "neither"),
+        ("data:text/html,x", "neither"),
+        ("ftp://a.example/x", "neither"),
+        ("C:/x.png", "neither"),
+        ("~/x.png", "neither"),
+        ("", "neither"),
+        ("//a.example/x", "neither"),
+        ("https:///x", "no host"),
+        ("https:x", "no host"),
+        ("https://user:secret@a.example/x", "user name"),
+        ("https://@a.example/x", "user name"),
+        ("https://a.example\\@b.example/x", "backslash"),
+        ("https://a.example/x\ny", "control"),
+        ("https://a.example/x\ty", "control"),
+        ("https://a.example/\u2028", "control"),
+        ("https://a.example/\ud800", "control"),
+        ("https://a.example/\x00", "control"),
+        ("https://[::1/x", "not a URL"),
+        ("https://a.example:99999/x", "not a URL"),
+        ("https://a.example:x/x", "not a URL"),
+        ("https://a.example/" + "x" * URL_LIMIT, "longer"),
+    ],
+)
+def test_a_link_of_a_dangerous_form_is_refused(url: str, problem: str) -> None:
+    """Each refusal says why, and quotes nothing of the link."""
+    said = url_problem(url, api_scheme="https")
+    assert said is not None
+    assert problem in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://a.example/x.png",
+        "https://a.example:8443/x?sig=a%2Bb%2F&e=1",
+        "HTTPS://A.example/x",
+        "https://[2606:4700::1]/x",
+        "https://a.example/\u4e2d.png",
+        "https://a.example/" + "x" * 8000,
+    ],
+)
+def test_a_link_of_an_ordinary_form_is_followed(url: str) -> None:
+    """Signed and long links, ports and other scripts are fine."""
+    assert url_problem(url, api_scheme="https") is None
+
+
+def test_plain_http_is_for_an_api_of_plain_http() -> None:
+    """A gateway on http may give links on http; one on https may not."""
+    assert url_problem("http://localhost:8000/x", api_scheme="http") is None
+    assert url_problem("https://a.example/x", api_scheme="http") is None
+    assert url_problem("http://a.example/x", api_scheme="https") == "is not https"
