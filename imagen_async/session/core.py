@@ -27,7 +27,7 @@ from imagen_async.policy.deadline import Deadline
 from imagen_async.session import events
 from imagen_async.session.attempt import Attempt
 from imagen_async.session.config import checked_key
-from imagen_async.session.fetch import Fetcher, Guard
+from imagen_async.session.fetch import Fetcher
 from imagen_async.session.gate import Gate
 from imagen_async.session.record import NO_RECORD
 from imagen_async.session.send import Call, Sender
@@ -85,14 +85,8 @@ class Core:
         self._url = URL(f"{config.base_url}/images/generations")
         self._headers = _headers(config)
         self._listener = events.Listener(config.on_event)
-        self._guard = None if config.allow_private else Guard()
         self._fetcher = Fetcher(
-            config.base_url,
-            config.timeouts,
-            config.limits.max_image_bytes,
-            concurrency=config.limits.concurrency,
-            guard=self._guard,
-            policy=config.retry,
+            config.base_url, config.timeouts, config.limits, policy=config.retry
         )
         self._gate = Gate(config.limits)
         self._sender = Sender(
@@ -288,7 +282,8 @@ class Core:
         self._forget()
         self._gate.bind()
         self._loop = loop
-        transport = Transport(self._url.origin(), self.config.network, self._guard)
+        guard = None if self.config.allow_private else self._fetcher.guard
+        transport = Transport(self._url.origin(), self.config.network, guard)
         self._keeper = _keep(transport)
         with contextlib.suppress(StopIteration):
             # Its first step, by hand: from here the loop closes it when it shuts down.
