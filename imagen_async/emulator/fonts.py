@@ -69,9 +69,7 @@ class Face:
     def shown(self, text: str, missing: str) -> str:
         """Return a text with a sign in place of what the font lacks."""
         sign = missing if covers(self.path, missing) else "?"
-        return "".join(
-            character if covers(self.path, character) else sign for character in text
-        )
+        return "".join(character if covers(self.path, character) else sign for character in text)
 
     def write(
         self,
@@ -116,7 +114,7 @@ def font_files() -> tuple[str, ...]:
     """Return the machine's font files, those that suit plain text first."""
     folders = _FOLDERS.get(sys.platform, _FOLDERS["linux"])
     found = [
-        os.path.join(base, name)
+        str(Path(base, name))
         for folder in folders
         for base, _, names in os.walk(Path(folder).expanduser())
         for name in names
@@ -132,7 +130,7 @@ def _rank(path: str) -> tuple[int, int, str]:
     return 1 + any(part in name for part in _UNFIT), 0, name
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=65536)
 def covers(path: str | None, character: str) -> bool:
     """Return whether a font has a shape for a character."""
     if character.isspace():
@@ -154,27 +152,34 @@ def _probe(path: str | None) -> Font:
     return ImageFont.truetype(path, 16, layout_engine=ImageFont.Layout.BASIC)
 
 
-def face_for(text: str, size: int) -> Face:
-    """Return the font that has most of a text's characters.
+def face_for(text: str, sign: str = "") -> Face:
+    """Return the font, in no particular size, that has most of a text's characters.
 
     Args:
         text: What is to be written.
-        size: In pixels.
+        sign: Stands for what is missing; asked of the font only if something is.
     """
-    rare = "".join(sorted({character for character in text if not character.isspace()})[:80])
-    return Face(_best(rare), size)
+    found = "".join(sorted({character for character in text if not character.isspace()})[:80])
+    path = _best(found)
+    if not all(covers(path, character) for character in found):
+        path = _best(found + sign)
+    return Face(path, 16)
 
 
 @lru_cache(maxsize=2048)
 def _best(characters: str) -> str | None:
-    best, most = None, sum(covers(None, character) for character in characters)
-    for path in font_files():
-        if most == len(characters) and best is not None:
-            break
+    best, most, rare = None, -1, characters
+    for path in (*font_files(), None):
         try:
+            if best is not None and not any(covers(path, character) for character in rare):
+                continue
             count = sum(covers(path, character) for character in characters)
         except OSError:
             continue  # not a font that FreeType reads
-        if count > most or (best is None and count == most):
+        if count > most:
             best, most = path, count
+            # A sample of what is still missing tells a font of the script from the others.
+            rare = "".join(sign for sign in characters if not covers(path, sign))[:12]
+        if most == len(characters):
+            break
     return best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,7 @@ def letter(picture: Image.Image, prompt: str, palette: Palette) -> None:
         prompt: Any text.
         palette: The picture's colours.
     """
-    unit = min(picture.size) / 1024
+    unit = math.sqrt(picture.width * picture.height) / 1024
     text = readable(prompt)
     _mark(picture, unit)
     if not text:
@@ -111,7 +112,12 @@ def letter(picture: Image.Image, prompt: str, palette: Palette) -> None:
     width, height = max(widths), face.line * len(lines)
     left = picture.width - margin - padding - width if right else margin + padding
     top = picture.height - margin - padding - height
-    box = (left - padding, top - padding * 0.8, left + width + padding, top + height + padding * 0.8)
+    box = (
+        left - padding,
+        top - padding * 0.8,
+        left + width + padding,
+        top + height + padding * 0.8,
+    )
     _panel(picture, box, radius=22 * unit, palette=palette)
     brush = ImageDraw.Draw(picture)
     for rank, line in enumerate(lines):
@@ -121,7 +127,7 @@ def letter(picture: Image.Image, prompt: str, palette: Palette) -> None:
 
 def _fitted(text: str, width: float, height: float, unit: float) -> tuple[Face, list[str]]:
     """Return the largest face, and the lines, with which a text fits; it is cut at the smallest."""
-    face = face_for(text, max(8, round(46 * unit)))
+    face = face_for(text, MISSING)
     text = face.shown(text, MISSING)
     for size in (46, 38, 32, 26, 22, 18):
         face = face.sized(max(8, round(size * unit)))
@@ -149,7 +155,7 @@ def _panel(
 
 
 def _mark(picture: Image.Image, unit: float) -> None:
-    face = face_for(MARK, max(8, round(20 * unit)))
+    face = face_for(MARK).sized(max(8, round(20 * unit)))
     width = face.width(MARK)
     margin, padding = 26 * unit, 12 * unit
     left, top = picture.width - margin - padding - width, margin + padding * 0.5

@@ -1,10 +1,11 @@
-"""Pictures with Pillow: a seeded landscape, the prompt on a panel, and a mark that it is emulated."""
+"""Pictures with Pillow: a seeded scene, the prompt on a panel, and the word emulated."""
 
 from __future__ import annotations
 
 import io
 import math
 import random
+from functools import cache
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -55,44 +56,73 @@ def _gradient(size: tuple[int, int], stops: Sequence[Colour]) -> Image.Image:
     return ramp.resize(size, Image.Resampling.BILINEAR, box)
 
 
+Box = tuple[int, int, int, int]
+
+
+def _visible(picture: Image.Image, box: Box) -> Box | None:
+    left, top = max(0, box[0]), max(0, box[1])
+    right, bottom = min(picture.width, box[2]), min(picture.height, box[3])
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _around(centre: tuple[float, float], half: float, high: float) -> Box:
+    width, height = max(2, round(half * 2)), max(2, round(high * 2))
+    left, top = round(centre[0] - half), round(centre[1] - high)
+    return left, top, left + width, top + height
+
+
+@cache
+def _fade(power: int) -> Image.Image:
+    # radial_gradient is 0 in the middle and 255 in the corners; squared, light falls off softly.
+    table = [round(max(0, 1 - value / 180) ** 2 * 255 * power / 100) for value in range(256)]
+    return Image.radial_gradient("L").point(table)
+
+
 def _glow(
-    picture: Image.Image, centre: tuple[float, float], radius: float, colour: Colour, power: float
+    picture: Image.Image,
+    centre: tuple[float, float],
+    reach: float | tuple[float, float],
+    colour: Colour,
+    power: float,
 ) -> None:
     """Lay soft light on a picture.
 
     Args:
         picture: Changed in place.
         centre: In pixels.
-        radius: In pixels, to where the light has faded.
+        reach: In pixels, to where the light has faded; to the side and up, if they differ.
         colour: Of the light.
         power: Opacity at the centre, from 0 to 1.
     """
-    fade = _FADE.point(lambda value: round(value * power))
-    side = max(2, round(radius * 2))
-    small = fade.resize((side, side), Image.Resampling.BILINEAR)
-    corner = (round(centre[0] - radius), round(centre[1] - radius))
-    picture.paste(colour, (*corner, corner[0] + side, corner[1] + side), small)
-
-
-def _fade() -> Image.Image:
-    # radial_gradient is 0 in the middle and 255 in the corners; squared, light falls off softly.
-    return Image.radial_gradient("L").point(lambda value: round(max(0, 1 - value / 180) ** 2 * 255))
-
-
-_FADE = _fade()
+    half, high = reach if isinstance(reach, tuple) else (reach, reach)
+    box = _around(centre, half, high)
+    seen = _visible(picture, box)
+    if seen is None:
+        return
+    across, down = 256 / (box[2] - box[0]), 256 / (box[3] - box[1])
+    part = (
+        (seen[0] - box[0]) * across,
+        (seen[1] - box[1]) * down,
+        (seen[2] - box[0]) * across,
+        (seen[3] - box[1]) * down,
+    )
+    size = (seen[2] - seen[0], seen[3] - seen[1])
+    mask = _fade(round(power * 100)).resize(size, Image.Resampling.BILINEAR, part)
+    picture.paste(colour, seen, mask)
 
 
 def _disc(
     picture: Image.Image, centre: tuple[float, float], radius: float, colour: Colour, power: float
 ) -> None:
-    side = max(2, round(radius * 2))
-    mask = Image.new("L", (side * SMOOTH, side * SMOOTH))
-    ImageDraw.Draw(mask).ellipse(
-        (0, 0, side * SMOOTH - 1, side * SMOOTH - 1), fill=round(255 * power)
-    )
-    mask = mask.reduce(SMOOTH)
-    corner = (round(centre[0] - radius), round(centre[1] - radius))
-    picture.paste(colour, (*corner, corner[0] + side, corner[1] + side), mask)
+    box = _around(centre, radius, radius)
+    seen = _visible(picture, box)
+    if seen is None:
+        return
+    mask = Image.new("L", ((seen[2] - seen[0]) * SMOOTH, (seen[3] - seen[1]) * SMOOTH))
+    left, top = (box[0] - seen[0]) * SMOOTH, (box[1] - seen[1]) * SMOOTH
+    right, bottom = (box[2] - seen[0]) * SMOOTH - 1, (box[3] - seen[1]) * SMOOTH - 1
+    ImageDraw.Draw(mask).ellipse((left, top, right, bottom), fill=round(255 * power))
+    picture.paste(colour, seen, mask.reduce(SMOOTH))
 
 
 def _land(
@@ -197,48 +227,42 @@ def sea(size: tuple[int, int], palette: Palette, dice: random.Random) -> Image.I
     x = _sun(picture, palette, dice, horizon - 0.05)
     far = mixed(palette.far, palette.sky[-1], 0.35)
     _land(picture, lambda _: height * horizon, (far, palette.near))
-    for _ in range(26):  # the light's path on the water
-        depth = dice.random() ** 1.4
-        y = height * (horizon + 0.01 + (0.4 * depth))
-        reach = width * (0.03 + 0.1 * depth)
-        at = x * width + dice.uniform(-1, 1) * reach * 0.8
-        half = reach * dice.uniform(0.3, 1.0)
-        _dash(picture, (at, y), half, 1 + 5 * depth, palette.light, 0.5 * (1 - 0.6 * depth))
     waves = dice.randint(3, 5)
     for rank in range(waves):
         depth = (rank + 1) / waves
         colour = mixed(far, palette.near, 0.35 + 0.65 * depth)
-        crest = mixed(colour, palette.light, 0.22 * (1 - depth) + 0.06)
+        crest = mixed(colour, palette.sky[-2], 0.22 * (1 - depth) + 0.05)
         base = height * (horizon + (0.97 - horizon) * (0.18 + 0.82 * depth**1.3))
         edge = _rolling(dice, base, height * 0.012 * (0.5 + depth), 2.6 - depth)
         _land(picture, edge, (crest, mixed(colour, palette.near, 0.5)))
+    _glitter(picture, (x * width, height * horizon), palette, dice)
     return picture
 
 
-def _dash(
-    picture: Image.Image,
-    centre: tuple[float, float],
-    half: float,
-    thick: float,
-    colour: Colour,
-    power: float,
+def _glitter(
+    picture: Image.Image, start: tuple[float, float], palette: Palette, dice: random.Random
 ) -> None:
-    width, height = max(2, round(half * 2)), max(2, round(thick * 2))
-    mask = _FADE.point(lambda value: round(value * power)).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
-    corner = (round(centre[0] - half), round(centre[1] - thick))
-    picture.paste(colour, (*corner, corner[0] + width, corner[1] + height), mask)
+    """Lay the light's path on the water, from below the sun towards the viewer."""
+    width, height = picture.size
+    _glow(picture, (start[0], start[1]), (width * 0.3, height * 0.1), palette.light, 0.3)
+    for _ in range(64):
+        depth = dice.random() ** 1.5
+        y = start[1] + height * (0.008 + 0.42 * depth)
+        spread = width * (0.025 + 0.13 * depth)
+        x = start[0] + dice.triangular(-spread, spread, 0)
+        reach = (spread * dice.uniform(0.25, 0.8), height * (0.0022 + 0.0055 * depth))
+        _glow(picture, (x, y), reach, palette.light, 0.9 - 0.5 * depth)
 
 
 def bokeh(size: tuple[int, int], palette: Palette, dice: random.Random) -> Image.Image:
     """Paint out-of-focus lights over a dim ground."""
     width, height = size
-    picture = _gradient(size, [palette.near, mixed(palette.near, palette.far, 0.7), palette.far])
+    ground = mixed(palette.near, palette.far, 0.55)
+    picture = _gradient(size, [palette.near, ground, mixed(palette.near, ground, 0.4)])
     tones = [*palette.sky[1:], palette.light]
     for _ in range(9):
         centre = (dice.uniform(0, width), dice.uniform(0, height))
-        _glow(picture, centre, max(size) * dice.uniform(0.25, 0.5), dice.choice(tones), 0.4)
+        _glow(picture, centre, max(size) * dice.uniform(0.25, 0.5), dice.choice(tones), 0.3)
     for rank in range(34):
         radius = min(size) * dice.uniform(0.015, 0.03 + 0.075 * (rank % 3) / 2)
         centre = (dice.uniform(0, width), dice.triangular(0, height, height * 0.45))
@@ -270,17 +294,11 @@ def aurora(size: tuple[int, int], palette: Palette, dice: random.Random) -> Imag
     """Paint curtains of light above a dark ridge."""
     width, height = size
     small = (max(2, width // SOFT), max(2, height // SOFT))
-    picture = _gradient(small, [mixed(palette.near, palette.sky[0], 0.5), palette.sky[0]])
-    for _ in range(5):
-        edge = _rolling(dice, small[1] * dice.uniform(0.35, 0.6), small[1] * 0.12, 1.1)
-        veil = Image.new("L", small)
-        brush = ImageDraw.Draw(veil)
-        for x in range(small[0]):
-            foot = edge(x / small[0])
-            top = foot - small[1] * dice.uniform(0.2, 0.34)
-            brush.line((x, top, x, foot), fill=150)
-        veil = veil.filter(ImageFilter.GaussianBlur(max(1, small[1] / 22)))
-        light = Image.new("RGB", small, dice.choice([*palette.sky[1:], palette.light]))
+    night = mixed(palette.near, (0, 0, 0), 0.35)
+    picture = _gradient(small, [night, mixed(night, palette.sky[0], 0.5), palette.sky[0]])
+    for tone in (*palette.sky[1:], palette.sky[1], palette.sky[-2]):
+        veil = _veil(small, dice)
+        light = Image.new("RGB", small, tone)
         picture = ImageChops.screen(
             picture, ImageChops.multiply(light, Image.merge("RGB", (veil, veil, veil)))
         )
@@ -292,6 +310,25 @@ def aurora(size: tuple[int, int], palette: Palette, dice: random.Random) -> Imag
         edge = _rolling(dice, height * (0.72 + 0.1 * depth), height * 0.04, 2.2 - depth)
         _land(picture, edge, (tone, foot))
     return picture
+
+
+def _veil(size: tuple[int, int], dice: random.Random) -> Image.Image:
+    """Return the brightness of one curtain: sharp at its foot, fading upwards."""
+    width, height = size
+    foot = _rolling(dice, height * dice.uniform(0.3, 0.66), height * 0.11, 1.3)
+    tall = height * dice.uniform(0.22, 0.4)
+    folds = _rolling(dice, 0.6, 0.28, 5.0)
+    veil = Image.new("L", size)
+    brush = ImageDraw.Draw(veil)
+    steps = 7
+    for x in range(width):
+        share = x / width
+        low, strength = foot(share), 165 * min(1.0, max(0.15, folds(share)))
+        for step in range(steps):
+            top = low - tall * (step + 1) / steps
+            fill = round(strength * (1 - step / steps) ** 1.6)
+            brush.line((x, top, x, low - tall * step / steps), fill=fill)
+    return veil.filter(ImageFilter.GaussianBlur(max(1, height / 64)))
 
 
 SCENES = (hills, sea, hills, bokeh, arcs, aurora)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
-from imagen_async.emulator.png import Colour
+if TYPE_CHECKING:
+    from imagen_async.emulator.png import Colour
 
 
 @attrs.frozen
