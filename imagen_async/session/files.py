@@ -286,7 +286,7 @@ def _write(data: bytes, path: Path, ending: str, *, overwrite: bool) -> Path:
         finally:
             os.close(descriptor)
         written = disk.place(part, _numbered(path), replace=overwrite)
-    except OSError:
+    except (OSError, ValueError):
         disk.remove(part)
         raise
     disk.sync_folder(path.parent)

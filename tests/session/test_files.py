@@ -1,0 +1,556 @@
+"""Images onto the disk and into memory."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from imagen_async.errors import Charge, SaveError
+from imagen_async.session import disk, files
+from imagen_async.session.files import FolderShelf, Kept, Lost, MemoryShelf, write_file
+from imagen_async.wire.decoder import Sink
+
+DIGEST = "0123456789ab"
+
+
+def png(width: int = 3, height: int = 2, filler: bytes = b"") -> bytes:
+    """Return a whole PNG; filler goes into a chunk that nobody reads."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(b"\0" * (width + 1) * height)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"fiLl", filler)
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
+
+
+PNG = png()
+JPEG = bytes.fromhex(
+    "ffd8ffc0000b080002000301011100ffda0008010100003f0000ffd9"
+)  # 3 x 2 pixels, an empty scan
+
+
+def shelf(folder: Path, **options: Any) -> FolderShelf:
+    return FolderShelf(folder, "forest", DIGEST, **options)
+
+
+def fed(target: FolderShelf | MemoryShelf, data: bytes, piece: int = 65_536) -> Sink:
+    sink = target.open()
+    for start in range(0, len(data), piece):
+        sink.write(memoryview(data)[start : start + piece])
+    sink.close()
+    return sink
+
+
+async def kept(target: FolderShelf | MemoryShelf, *images: bytes) -> list[Kept | Lost]:
+    numbers = [None] if len(images) == 1 else list(range(1, len(images) + 1))
+    return await target.keep([fed(target, image) for image in images], numbers)
+
+
+def failing(number: int, *, times: int = 1, calls: Callable[..., Any] | None = None) -> Any:
+    """Return a stand-in that fails a few times with an errno, then does what it stands for."""
+    left = [times]
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        assert calls is not None
+        return calls(*args, **kwargs)
+
+    return fail
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+async def test_one_image_gets_its_name_type_and_size(tmp_path: Path) -> None:
+    """A whole image becomes a file of exactly its bytes, named by us."""
+    data = png(40, 30, b"x" * 200_000)
+    (result,) = await kept(shelf(tmp_path), data)
+    assert isinstance(result, Kept)
+    assert result.image.path == tmp_path / f"forest-{DIGEST}.png"
+    assert result.image.path.read_bytes() == data
+    assert (result.image.media_type, result.image.width, result.image.height) == (
+        "image/png",
+        40,
+        30,
+    )
+    assert (result.size, result.sha256, result.image.data) == (len(data), None, None)
+    assert names(tmp_path) == [f"forest-{DIGEST}.png"]
+
+
+async def test_several_images_are_numbered_and_typed_each_by_its_bytes(tmp_path: Path) -> None:
+    """Order, numbers and suffixes follow the images, and the digest is that of the file."""
+    results = await kept(shelf(tmp_path, sha256=True), PNG, JPEG)
+    assert [result.image.path for result in results if isinstance(result, Kept)] == [
+        tmp_path / f"forest-{DIGEST}-1.png",
+        tmp_path / f"forest-{DIGEST}-2.jpg",
+    ]
+    assert isinstance(results[1], Kept)
+    assert results[1].sha256 == hashlib.sha256(JPEG).hexdigest()
+
+
+async def test_the_first_image_appears_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sees the first image of a call may rely on the others."""
+    seen: list[str] = []
+    place = disk.place
+
+    def watched(part: Path, targets: Any, *, replace: bool) -> Path:
+        seen.append(place(part, targets, replace=replace).name)
+        return tmp_path / seen[-1]
+
+    monkeypatch.setattr(disk, "place", watched)
+    await kept(shelf(tmp_path), PNG, PNG, PNG)
+    assert seen == [f"forest-{DIGEST}-{number}.png" for number in (3, 2, 1)]
+
+
+async def test_missing_folders_are_made_and_synced_with_their_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new folder is as durable as the file in it; an old one costs one sync."""
+    synced: list[Path] = []
+    monkeypatch.setattr(disk, "_sync_names", synced.append)
+    folder = tmp_path / "a" / "b"
+    (result,) = await kept(shelf(folder), PNG)
+    assert isinstance(result, Kept)
+    assert synced == [folder, tmp_path / "a", tmp_path]
+    synced.clear()
+    await kept(shelf(folder), PNG)
+    assert synced == [folder]
+
+
+async def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    """Others may read a finished image as they may read any file of the user."""
+    old = os.umask(0o027)
+    try:
+        (result,) = await kept(shelf(tmp_path), PNG)
+    finally:
+        os.umask(old)
+    assert isinstance(result, Kept)
+    assert result.image.path is not None
+    assert stat.S_IMODE(result.image.path.stat().st_mode) == 0o640
+
+
+async def test_nothing_is_ever_overwritten_unasked(tmp_path: Path) -> None:
+    """A taken name leads to the next number, also where a link or a folder took it."""
+    first = tmp_path / f"forest-{DIGEST}.png"
+    first.write_bytes(b"mine")
+    (tmp_path / f"forest-{DIGEST}-2.png").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / f"forest-{DIGEST}-3.png").mkdir()
+    (result,) = await kept(shelf(tmp_path), PNG)
+    assert isinstance(result, Kept)
+    assert result.image.path == tmp_path / f"forest-{DIGEST}-4.png"
+    assert first.read_bytes() == b"mine"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_numbered_images_move_on_to_free_numbers(tmp_path: Path) -> None:
+    """The second run of the same call keeps the names' shape."""
+    await kept(shelf(tmp_path), PNG, PNG)
+    results = await kept(shelf(tmp_path), PNG, PNG)
+    assert all(isinstance(result, Kept) for result in results)
+    assert names(tmp_path) == [f"forest-{DIGEST}-{number}.png" for number in (1, 2, 3, 4)]
+
+
+async def test_replacing_takes_the_name_and_never_follows_a_link(tmp_path: Path) -> None:
+    """With replace the same name is written again; a link there is replaced, not its target."""
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    target = tmp_path / f"forest-{DIGEST}.png"
+    target.symlink_to(outside)
+    (result,) = await kept(shelf(tmp_path, replace=True), PNG)
+    assert isinstance(result, Kept)
+    assert not target.is_symlink()
+    assert target.read_bytes() == PNG
+    assert outside.read_bytes() == b"mine"
+    assert sorted(names(tmp_path)) == [target.name, "outside"]
+
+
+async def test_a_disk_without_links_still_never_overwrites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where hard links are unknown, the name is taken by an exclusive create instead."""
+    monkeypatch.setattr(os, "link", failing(errno.EPERM, times=9))
+    (tmp_path / f"forest-{DIGEST}.png").write_bytes(b"mine")
+    (result,) = await kept(shelf(tmp_path), PNG)
+    assert isinstance(result, Kept)
+    assert names(tmp_path) == [f"forest-{DIGEST}-2.png", f"forest-{DIGEST}.png"]
+    assert (tmp_path / f"forest-{DIGEST}.png").read_bytes() == b"mine"
+    assert (tmp_path / f"forest-{DIGEST}-2.png").read_bytes() == PNG
+
+
+@pytest.mark.parametrize(
+    ("data", "problem", "cut"),
+    [
+        (b"", "it is empty", False),
+        (b"<!DOCTYPE html><html>", "an HTML page came", False),
+        (b"\n <html>", "an HTML page came", False),
+        (b'{"error": 1}', "a JSON document came", False),
+        (b"<svg xmlns='x'/>", "an SVG drawing came", False),
+        (b"<?xml version='1.0'?><svg/>", "an SVG drawing came", False),
+        (b"<?xml version='1.0'?><Error/>", "an XML document came", False),
+        (b"\0\1\2\3" * 10, "something else came", False),
+        (PNG[:-1], "image/png is cut short", True),
+        (JPEG[:-1], "image/jpeg is cut short", True),
+        (png(2**31 - 1, 1), "2147483647", False),
+    ],
+)
+@pytest.mark.parametrize("where", ["memory", "folder"])
+async def test_what_is_not_a_whole_image_is_told_and_leaves_nothing(
+    data: bytes, problem: str, cut: bool, where: str, tmp_path: Path
+) -> None:
+    """Other bytes than a whole image's are named for what they are, and no file is left."""
+    target = MemoryShelf() if where == "memory" else shelf(tmp_path)
+    (result,) = await kept(target, data)
+    assert isinstance(result, Lost)
+    assert problem in result.problem
+    assert (result.disk, result.cut) == (False, cut)
+    assert names(tmp_path) == []
+
+
+async def test_a_bad_image_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+    """Each image of a call is kept or lost for itself."""
+    results = await kept(shelf(tmp_path), PNG, b"<html>", PNG)
+    assert [type(result) for result in results] == [Kept, Lost, Kept]
+    assert names(tmp_path) == [f"forest-{DIGEST}-1.png", f"forest-{DIGEST}-3.png"]
+
+
+async def test_memory_keeps_the_bytes_as_they_came() -> None:
+    """Without a folder an image is its bytes, with its size told by them."""
+    (result,) = await kept(MemoryShelf(), PNG)
+    assert isinstance(result, Kept)
+    assert result.image.data == PNG
+    assert (result.image.width, result.image.height, result.size) == (3, 2, len(PNG))
+    sink = MemoryShelf().open()
+    sink.write(b"x")
+    sink.discard()
+    sink.discard()
+
+
+async def test_a_discarded_sink_leaves_no_file(tmp_path: Path) -> None:
+    """Half an image, or one that nobody wants, is gone at once; later calls do no harm."""
+    sink = shelf(tmp_path).open()
+    assert names(tmp_path) == []
+    sink.write(PNG)
+    (part,) = names(tmp_path)
+    assert part.startswith(f".{DIGEST}-")
+    assert part.endswith(disk.PART)
+    sink.discard()
+    sink.discard()
+    sink.write(PNG)
+    sink.close()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        ("write", errno.ENOSPC),
+        ("write", errno.EIO),
+        ("write", errno.EDQUOT),
+        ("open", errno.EMFILE),
+        ("open", errno.EACCES),
+        ("open", errno.EROFS),
+        ("fsync", errno.EIO),
+        ("fsync", errno.ENOSPC),
+        ("link", errno.ENOSPC),
+        ("link", errno.EDQUOT),
+    ],
+)
+async def test_a_disk_that_refuses_is_named_and_nothing_torn_is_left(
+    step: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure at any step is that image's loss, with the path and the reason, never a raise."""
+    target = shelf(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, step, failing(number, calls=getattr(os, step)))
+        results = await kept(target, PNG, PNG)
+    lost = [result for result in results if isinstance(result, Lost)]
+    assert len(lost) == 1
+    assert lost[0].disk
+    assert str(tmp_path) in lost[0].problem
+    assert errno.errorcode[number] in lost[0].problem
+    (left,) = names(tmp_path)
+    assert (tmp_path / left).read_bytes() == PNG
+
+
+@pytest.mark.parametrize("replace", [False, True])
+async def test_a_rename_that_fails_leaves_the_old_file(
+    replace: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target is untouched and the hidden file is gone if the last step fails."""
+    target = tmp_path / f"forest-{DIGEST}.png"
+    target.write_bytes(b"mine")
+    monkeypatch.setattr(os, "link", failing(errno.EIO))
+    monkeypatch.setattr(os, "replace", failing(errno.EIO))
+    (result,) = await kept(shelf(tmp_path, replace=replace), PNG)
+    assert isinstance(result, Lost)
+    assert result.disk
+    assert names(tmp_path) == [target.name]
+    assert target.read_bytes() == b"mine"
+
+
+async def test_a_close_that_fails_counts_as_a_failed_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network disks report a full quota only when the file is closed."""
+    target = shelf(tmp_path)
+    sink = target.open()
+    sink.write(PNG)
+    close = os.close
+
+    def closing(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EDQUOT, "quota")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", closing)
+        sink.close()
+    (result,) = await target.keep([sink], [None])
+    assert isinstance(result, Lost)
+    assert "EDQUOT" in result.problem
+    assert names(tmp_path) == []
+
+
+async def test_a_folder_that_cannot_be_synced_is_a_disk_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that a power cut may take is not reported as kept; the file itself stays."""
+    monkeypatch.setattr(disk, "_sync_names", failing(errno.EIO))
+    results = await kept(shelf(tmp_path), PNG, b"<html>")
+    assert [isinstance(result, Lost) and result.disk for result in results] == [True, False]
+    assert names(tmp_path) == [f"forest-{DIGEST}-1.png"]
+
+
+@pytest.mark.parametrize(("number", "raises"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_knows_no_folder_sync_is_forgiven(
+    number: int, raises: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EINVAL says that there is nothing to sync; any other error counts."""
+    monkeypatch.setattr(disk, "sync", failing(number))
+    if raises:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            disk.sync_folder(tmp_path)
+    else:
+        disk.sync_folder(tmp_path)
+
+
+async def test_a_short_write_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that takes a few bytes at a time gets them all in the end."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+    (result,) = await kept(shelf(tmp_path), PNG)
+    assert isinstance(result, Kept)
+    assert result.image.path is not None
+    assert result.image.path.read_bytes() == PNG
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling", "below a file"])
+async def test_a_folder_that_is_none_is_a_disk_that_failed(kind: str, tmp_path: Path) -> None:
+    """A file or a dead link where the folder should be costs no exception and no file."""
+    folder = tmp_path / "shots"
+    if kind == "dangling":
+        folder.symlink_to(tmp_path / "nowhere")
+    else:
+        folder.write_bytes(b"mine")
+    (result,) = await kept(shelf(folder / "x" if kind == "below a file" else folder), PNG)
+    assert isinstance(result, Lost)
+    assert result.disk
+    assert names(tmp_path) == ["shots"]
+
+
+async def test_a_folder_that_vanishes_is_a_disk_that_failed(tmp_path: Path) -> None:
+    """A folder taken away between the bytes and the rename is reported, not made up for."""
+    folder = tmp_path / "shots"
+    target = shelf(folder)
+    sink = fed(target, PNG)
+    folder.rename(tmp_path / "moved")
+    (result,) = await target.keep([sink], [None])
+    assert isinstance(result, Lost)
+    assert result.disk
+
+
+@pytest.mark.parametrize("how", ["task", "scope"])
+async def test_a_thread_that_began_ends_its_work_when_the_caller_is_cancelled(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelling during the rename leaves every image whole and visible."""
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+    sync_folder = disk.sync_folder
+
+    def held(part: Path) -> int:
+        begun.set()
+        assert go.wait(5)
+        return os.open(part, os.O_RDWR)
+
+    def last(folder: Path) -> None:
+        sync_folder(folder)
+        ended.set()
+
+    monkeypatch.setattr(disk, "reopen", held)
+    monkeypatch.setattr(disk, "sync_folder", last)
+    with anyio.CancelScope() as scope:
+        task = asyncio.create_task(kept(shelf(tmp_path), PNG, PNG))
+        await anyio.to_thread.run_sync(begun.wait)
+        if how == "task":
+            task.cancel()
+        else:
+            scope.cancel()
+        asyncio.get_running_loop().call_later(0.01, go.set)
+        await asyncio.wait([task])
+    await asyncio.to_thread(ended.wait, 5)
+    await asyncio.wait([task])
+    assert names(tmp_path) == [f"forest-{DIGEST}-1.png", f"forest-{DIGEST}-2.png"]
+
+
+async def test_a_keep_that_never_began_leaves_no_hidden_file(tmp_path: Path) -> None:
+    """A task cancelled before the thread has its work removes what it had written."""
+    target = shelf(tmp_path)
+    sink = fed(target, PNG)
+    task = asyncio.create_task(target.keep([sink], [None]))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert names(tmp_path) == []
+
+
+async def test_a_cancelled_scope_still_lets_paid_images_be_kept(tmp_path: Path) -> None:
+    """What arrived whole is kept even if the call around it was cancelled meanwhile."""
+    target = shelf(tmp_path)
+    sink = fed(target, PNG)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await target.keep([sink], [None])
+    assert names(tmp_path) == [f"forest-{DIGEST}.png"]
+
+
+def test_a_shelf_outlives_its_loop(tmp_path: Path) -> None:
+    """The limit on threads is each loop's own."""
+    for _ in range(2):
+        asyncio.run(kept(shelf(tmp_path), PNG))
+    assert len(names(tmp_path)) == 2
+
+
+async def test_many_keepers_at_once_do_not_meet(tmp_path: Path) -> None:
+    """Equal names from many tasks get different files, all of them whole."""
+    async with anyio.create_task_group() as group:
+        for _ in range(40):
+            group.start_soon(kept, shelf(tmp_path / "new"), PNG)
+    found = names(tmp_path / "new")
+    assert len(found) == 40
+    assert all((tmp_path / "new" / name).read_bytes() == PNG for name in found)
+
+
+@pytest.mark.parametrize(
+    ("given", "data", "expected"),
+    [
+        ("forest", PNG, "forest.png"),
+        ("forest", JPEG, "forest.jpg"),
+        ("forest.png", PNG, "forest.png"),
+        ("forest.PNG", PNG, "forest.PNG"),
+        ("forest.jpeg", JPEG, "forest.jpeg"),
+        ("a cat v1.5", PNG, "a cat v1.5.png"),
+        (".hidden", PNG, ".hidden.png"),
+        ("new/deep/forest", PNG, "new/deep/forest.png"),
+        ("forest.bin", b"no image", "forest.bin"),
+        ("forest", b"no image", "forest"),
+    ],
+)
+async def test_a_saved_file_has_the_suffix_of_its_bytes(
+    given: str, data: bytes, expected: str, tmp_path: Path
+) -> None:
+    """A name without a suffix gets one, and a fitting one stays as it was written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = await write_file(data, tmp_path / given, overwrite=False)
+    assert path == tmp_path / expected
+    assert path.read_bytes() == data
+
+
+async def test_a_suffix_that_disagrees_is_kept_with_a_warning(tmp_path: Path) -> None:
+    """The user's name wins, and the user is told once that the bytes are another type."""
+    with pytest.warns(UserWarning, match="holds image/jpeg") as caught:
+        path = await write_file(JPEG, tmp_path / "forest.png", overwrite=False)
+    assert path == tmp_path / "forest.png"
+    assert len(caught) == 1
+
+
+async def test_a_folder_gets_a_name_made_of_the_bytes(tmp_path: Path) -> None:
+    """Saving into a folder names the file by its content."""
+    digest = hashlib.sha256(PNG).hexdigest()[:12]
+    path = await write_file(PNG, tmp_path, overwrite=False)
+    assert path == tmp_path / f"image-{digest}.png"
+
+
+async def test_saving_twice_numbers_and_overwriting_replaces(tmp_path: Path) -> None:
+    """Without overwrite the old file stays; with it, it gives way whole."""
+    first = await write_file(PNG, tmp_path / "forest.png", overwrite=False)
+    second = await write_file(png(9, 9), tmp_path / "forest", overwrite=False)
+    assert second == tmp_path / "forest-2.png"
+    again = await write_file(png(5, 5), tmp_path / "forest.png", overwrite=True)
+    assert again == first
+    assert first.read_bytes() == png(5, 5)
+    assert names(tmp_path) == ["forest-2.png", "forest.png"]
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "link"])
+async def test_a_file_that_cannot_be_saved_says_where_and_why(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SaveError names the path and the reason, counts as charged, and leaves nothing torn."""
+    with monkeypatch.context() as patched:
+        patched.setattr(os, step, failing(errno.ENOSPC))
+        with pytest.raises(SaveError, match="forest.*ENOSPC") as caught:
+            await write_file(PNG, tmp_path / "forest", overwrite=False)
+    assert caught.value.charge is Charge.YES
+    assert caught.value.__cause__ is None
+    assert names(tmp_path) == []
+
+
+async def test_a_path_that_no_system_takes_is_a_save_error(tmp_path: Path) -> None:
+    """A null byte or an endless name is told like any other refusal, without raw controls."""
+    for name in ("a\0b.png", "x" * 300, "\x1b[31m/" + "x" * 300):
+        with pytest.raises(SaveError, match="cannot write") as caught:
+            await write_file(PNG, tmp_path / name, overwrite=False)
+        assert str(caught.value).isprintable()
+    assert [name for name in names(tmp_path) if name.endswith(disk.PART)] == []
+
+
+def test_a_list_of_taken_names_ends_in_an_error(tmp_path: Path) -> None:
+    """If every name is taken, nothing is replaced."""
+    part, taken = tmp_path / ".x.part", tmp_path / "taken.png"
+    part.write_bytes(PNG)
+    taken.write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        disk.place(part, [taken], replace=False)
+    assert taken.read_bytes() == b"mine"
+
+
+def test_at_most_eight_threads_write() -> None:
+    """More writers only queue at the disk."""
+    assert files.WRITERS == 8
