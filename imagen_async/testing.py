@@ -72,4 +72,4 @@ def patch_aioresponses() -> None:
             kwargs.setdefault("stream_writer", Mock(output_size=0))
             super().__init__(*args, **kwargs)
 
-    aioresponses.core.ClientResponse = Response
+    setattr(aioresponses.core, "ClientResponse", Response)  # noqa: B010 - it is not exported

@@ -41,11 +41,11 @@ def draw(recipe: Recipe) -> bytes:
         return b"This is not an image.\n"
     if recipe.style == "full":
         try:
-            from imagen_async.emulator import painting
+            from imagen_async.emulator.painting import paint
         except ImportError:
             pass  # Pillow is not installed
         else:
-            return painting.paint(recipe)
+            return paint(recipe)
     size = (16, 16) if recipe.style == "tiny" else recipe.size
     return png.gradient(size, _stops(recipe.digest()))
 

@@ -6,13 +6,10 @@ import os
 import sys
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import attrs
-from PIL import ImageFont, features
-
-if TYPE_CHECKING:
-    from PIL import ImageDraw
+from PIL import Image, ImageDraw, ImageFont, features
 
 Font = ImageFont.FreeTypeFont
 
@@ -140,9 +137,9 @@ def covers(path: str | None, character: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _shape(path: str | None, character: str) -> bytes:
-    font = _probe(path)
-    mask = font.getmask(character, "1")
-    return bytes(mask) + bytes(mask.size)
+    cell = Image.new("L", (32, 32))
+    ImageDraw.Draw(cell).text((6, 4), character, 255, _probe(path))
+    return cell.tobytes()
 
 
 @lru_cache(maxsize=256)

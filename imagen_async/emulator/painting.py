@@ -158,10 +158,10 @@ def _land(
 def _rolling(
     dice: random.Random, height: float, swing: float, rough: float
 ) -> Callable[[float], float]:
-    waves = [
-        (swing / (rank + 1) ** 1.35, (rank + 0.6) * rough * dice.uniform(0.8, 1.25), dice.random())
-        for rank in range(4)
-    ]
+    waves = []
+    for rank in range(4):
+        size = swing / math.pow(rank + 1, 1.35)
+        waves.append((size, (rank + 0.6) * rough * dice.uniform(0.8, 1.25), dice.random()))
 
     def edge(share: float) -> float:
         return height + sum(
