@@ -5,8 +5,14 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 from imagen_async.errors import Verdict
+
+
+def is_harmless(text: str) -> bool:
+    """Return whether a text can be shown: wide and no-break spaces (Zs) do no harm."""
+    return all(sign.isprintable() or unicodedata.category(sign) == "Zs" for sign in text)
 
 
 def page(title: str, server: str = "nginx/1.22.1") -> bytes:
