@@ -84,10 +84,13 @@ class Page:
         return result["result"].get("value")
 
     async def until(self, script: str) -> Any:
-        """Wait until an expression holds, looked at once a frame, at most ten seconds."""
+        """Wait until an expression holds, looked at once a frame, at most ten seconds.
+
+        One that throws does not hold yet: what it names may come later.
+        """
         return await self.run(
             "new Promise((found, failed) => { const start = performance.now(); (function look() {"
-            f"const value = ({script}); if (value) found(value);"
+            f"let value; try {{ value = {script}; }} catch {{}} if (value) found(value);"
             f"else if (performance.now() - start > 10000) failed(new Error({json.dumps(script)}));"
             "else requestAnimationFrame(look); })(); })"
         )
@@ -110,13 +113,15 @@ class Page:
         await self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     async def click(self, selector: str) -> None:
-        """Click the middle of an element with the mouse."""
-        box = await self.run(
-            f"(() => {{ const b = document.querySelector({json.dumps(selector)})"
-            ".getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        """Bring an element into the window and click its middle with the mouse."""
+        x, y = await self.run(
+            f"(() => {{ const element = document.querySelector({json.dumps(selector)});"
+            "element.scrollIntoView({ block: 'nearest' });"
+            "const box = element.getBoundingClientRect();"
+            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            place = {"x": box[0], "y": box[1], "button": "left", "clickCount": 1}
+            place = {"x": x, "y": y, "button": "left", "clickCount": 1}
             await self.call("Input.dispatchMouseEvent", type=kind, **place)
 
     async def screen(self, width: int, height: int, *, dark: bool = False, scale: int = 1) -> None:

@@ -3,7 +3,7 @@
 const MARGIN = 1; // windows above and below that are kept ready
 
 function describe(row) {
-  const name = row.prompt ?? row.id ?? "no prompt";
+  const name = brief(row.prompt ?? row.id ?? "no prompt");
   const state = row.status === "done" ? size(row) : `${STATUSES[row.status]}, ${row.error.type ?? "no reason"}`;
   return [name, state].filter(Boolean).join(", ");
 }
@@ -16,7 +16,7 @@ function makePicture(row) {
   image.onerror = lost;
   if (row.src) image.src = row.src;
   else lost();
-  caption.textContent = row.prompt ?? row.id ?? "";
+  caption.textContent = brief(row.prompt ?? row.id ?? "");
   return item;
 }
 
@@ -26,8 +26,8 @@ function makeProblem(row) {
   badge.textContent = STATUSES[row.status];
   charge.textContent = CHARGES[row.error.charge] ?? "";
   charge.dataset.charge = row.error.charge ?? "";
-  what.textContent = row.prompt ?? row.id ?? "";
-  why.textContent = row.error.message ?? row.error.type ?? "No reason is on record.";
+  what.textContent = brief(row.prompt ?? row.id ?? "");
+  why.textContent = brief(row.error.message ?? row.error.type ?? "No reason is on record.");
   trace.textContent = [row.error.type, row.error.status, row.error.code].filter(Boolean).join(" · ");
   return item;
 }
@@ -94,10 +94,21 @@ function openGrid(list, open, onEnd) {
     queued = true;
   }
 
-  function arrange() {
+  /** A tile in the window, the focused one if it is there: what must not move under the reader's eyes. */
+  function anchor(above) {
+    const focus = layout.tiles[focused()];
+    if (focus && focus.top < above + innerHeight && focus.top + focus.height > above) return focused();
+    return above > 0 ? layout.lines[lineAt(layout.lines, above)]?.first : undefined;
+  }
+
+  function arrange(fresh) {
+    const above = -list.getBoundingClientRect().top;
+    const index = fresh ? undefined : anchor(above);
+    const before = layout.tiles[index]?.top;
     layout = justify(rows.map(shape), list.clientWidth, wanted);
     list.style.height = `${layout.height}px`;
-    for (const index of tiles.keys()) place(index);
+    for (const shown of tiles.keys()) place(shown);
+    if (layout.tiles[index]) scrollBy(0, layout.tiles[index].top - before);
     queue();
   }
 
@@ -136,7 +147,8 @@ function openGrid(list, open, onEnd) {
     focus(steps[event.key]());
   });
   addEventListener("scroll", queue, { passive: true });
-  new ResizeObserver(arrange).observe(list.parentElement);
+  addEventListener("resize", queue);
+  new ResizeObserver(() => arrange(false)).observe(list.parentElement);
 
   return {
     focus,
@@ -145,11 +157,11 @@ function openGrid(list, open, onEnd) {
       rows = next;
       if (!same) for (const index of [...tiles.keys()]) drop(index);
       for (const item of tiles.values()) item.ariaSetSize = rows.length;
-      arrange();
+      arrange(!same);
     },
     resize(height) {
       wanted = height;
-      arrange();
+      arrange(false);
     },
   };
 }

@@ -88,10 +88,10 @@ function openLightbox(rows, total, want, onClose) {
   function go(step) {
     const index = current + step;
     if (!rows()[index]) return;
+    const pressed = document.activeElement;
     current = index;
     draw();
-    const end = step < 0 ? byId("previous") : byId("next");
-    if (end.disabled && !dialog.contains(document.activeElement)) byId("close").focus();
+    if (pressed.disabled) byId("close").focus(); // a disabled button would lose the focus to nothing
   }
 
   picture.onerror = () => trouble("The file is missing", rows()[current].file_name ?? "");

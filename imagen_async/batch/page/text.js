@@ -12,6 +12,9 @@ const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase
 
 const size = (row) => (row.width && row.height ? `${row.width} × ${row.height}` : "");
 
+/** The start of a text: a tile has no room for more. */
+const brief = (text) => (text.length > 300 ? `${text.slice(0, 300)}…` : text);
+
 function bytes(value) {
   if (value === undefined) return "";
   const units = ["bytes", "kB", "MB", "GB"];

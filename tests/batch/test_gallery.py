@@ -1,0 +1,327 @@
+"""The gallery's files: what is escaped, what is kept, what is replaced and what is left alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagen_async.batch import gallery
+from imagen_async.batch.gallery import card, ratio_of, read_rows, script_json, source_of
+from imagen_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = st.text(st.characters(codec=None))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ("file_name", "id", "prompt", "model", "aspect_ratio", "width", "height", "error")
+
+
+def row(number: int, **fields: Any) -> dict[str, Any]:
+    """Return a whole row of metadata.jsonl."""
+    return {
+        "file_name": f"images/ab/shot-{number}.png",
+        "id": f"row-{number}",
+        "prompt": f"shot {number}",
+        "model": "imagen4",
+        "aspect_ratio": "16:9",
+        "width": 1408,
+        "height": 768,
+        "media_type": "image/png",
+        "bytes": 1000,
+        "sha256": "0" * 64,
+        "request_id": "req_1",
+        "created": 1_790_000_000 + number,
+        **fields,
+    }
+
+
+def fill(folder: Path, done: Any = (), failed: Any = (), unknown: Any = ()) -> Path:
+    """Write the three views of a batch's folder."""
+    folder.mkdir(exist_ok=True)
+    views = {"metadata": done, "failed": failed, "unknown": unknown}
+    for name, rows in views.items():
+        text = "".join(json.dumps(each) + "\n" for each in rows)
+        (folder / f"{name}.jsonl").write_text(text, "utf-8")
+    return folder
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Read every row back from the pages that index.html names."""
+    rows = []
+    for name in manifest_of(folder)["pages"]:
+        body = re.fullmatch(r"gallery\.page\(\d+,(.*)\);\n", (folder / name).read_text(), re.DOTALL)
+        assert body
+        rows += json.loads(body[1])
+    return rows
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """Read the page's own table of what it shows."""
+    page = (folder / "index.html").read_text("utf-8")
+    found = re.search(r'<script type="application/json" id="manifest">(.*?)</script>', page)
+    assert found
+    return json.loads(found[1])
+
+
+@given(
+    JSON.filter(
+        lambda value: "Infinity" not in json.dumps(value) and "NaN" not in json.dumps(value)
+    )
+)
+def test_script_json_round_trips(value: Any) -> None:
+    """Any value comes back whole, and its script can neither be left nor misread."""
+    text = script_json({"value": value})
+    assert json.loads(text) == {"value": value}
+    assert text.isascii()
+    assert not re.search(r"[<>&\x00-\x1f\x7f]", text)
+
+
+@given(st.lists(TEXT | st.sampled_from(["..", ".", "", "a b", "ä", "%2e%2e"]), max_size=5))
+def test_source_stays_inside(parts: list[str]) -> None:
+    """A source is relative, of safe characters, goes down only, and names the very same path."""
+    name = "/".join(parts)
+    source = source_of(name)
+    if source is not None:
+        assert re.fullmatch(r"[A-Za-z0-9_.~%/-]+", source)
+        assert not {"", ".", ".."} & set(source.split("/"))
+        assert unquote_to_bytes(source) == name.encode("utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "../x.png",
+        "images/../../x.png",
+        "images//x.png",
+        "http://example.org/x.png",
+        "javascript:alert(1)",
+        "data:image/svg+xml,x",
+        "C:/x.png",
+        "..\\x.png",
+        "images/\ud800.png",
+        "a\0b",
+        "",
+        None,
+        7,
+    ],
+)
+def test_unsafe_paths_have_no_source(name: object) -> None:
+    """A path that leaves the folder, or could, is never put into the page."""
+    assert source_of(name) is None
+
+
+def test_source_is_encoded_per_part() -> None:
+    """Only the dividers of a path stay as they are."""
+    assert source_of("images/a b/50%#?.png") == "images/a%20b/50%25%23%3F.png"
+
+
+@given(
+    st.sampled_from(list(gallery.VIEWS)),
+    st.dictionaries(st.sampled_from(FIELDS), JSON),
+    st.dictionaries(st.sampled_from(["type", "message", "status", "charge"]), JSON),
+)
+def test_any_row_makes_a_card(status: str, fields: dict[str, Any], error: dict[str, Any]) -> None:
+    """Fields that are missing or of another kind neither fail nor reach the page."""
+    shown = card(status, {"error": error, **fields})
+    assert json.loads(script_json(shown)) == shown
+    assert isinstance(shown["ratio"], str)
+    assert all(isinstance(shown.get(name, ""), str) for name in ("id", "prompt", "model"))
+
+
+def test_a_card_holds_known_fields_alone() -> None:
+    """What a row holds beyond the known, such as a signed link, does not reach the page."""
+    shown = card(
+        "failed", row(1, url="https://x/?sig=canary", error={"type": "E", "url": "canary"})
+    )
+    assert "canary" not in script_json(shown)
+    assert shown["error"] == {"type": "E"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"aspect_ratio": "9:16", "width": 10, "height": 10}, "9:16"),
+        ({"width": 1408, "height": 768}, "16:9"),
+        ({"width": 896, "height": 1280}, "3:4"),
+        ({"aspect_ratio": "wide", "width": 1024, "height": 1024}, "1:1"),
+        ({"width": 1000, "height": 100}, "other"),
+        ({"width": 0, "height": 0}, "other"),
+        ({"width": True, "height": True}, "other"),
+        ({}, "other"),
+    ],
+)
+def test_ratio(fields: dict[str, Any], expected: str) -> None:
+    """A row is filed under the ratio asked, else under the known one nearest to its pixels."""
+    assert ratio_of(fields) == expected
+
+
+def test_all_rows_are_written_in_pages(tmp_path: Path) -> None:
+    """Every row of every view comes, in the views' order, and the counts agree."""
+    done = [row(number) for number in range(1001)]
+    error = {"type": "RejectedError", "message": "no", "status": 400, "charge": "no"}
+    folder = fill(tmp_path / "shots", done, failed=[{"id": "f", "prompt": "p", "error": error}])
+    assert gallery.write_gallery(folder) == folder / "index.html"
+    rows = rows_of(folder)
+    assert [each["id"] for each in rows] == [*(f"row-{n}" for n in range(1001)), "f"]
+    assert rows[-1]["error"] == error
+    assert manifest_of(folder)["counts"] == {
+        "done": {"16:9": 1001},
+        "unknown": {},
+        "failed": {"other": 1},
+    }
+    assert len(manifest_of(folder)["pages"]) == 4
+
+
+def test_junk_lines_are_left_out(tmp_path: Path) -> None:
+    """Half a last line, another kind of value, bytes that are no text: the rows between remain."""
+    folder = fill(tmp_path / "shots")
+    lines = [
+        b"\xff\xfe",
+        b"[1]",
+        b"null",
+        b"[" * 100_000,
+        json.dumps(row(1)).encode(),
+        b"",
+        b'{"id": "ha',
+    ]
+    (folder / "metadata.jsonl").write_bytes(b"\n".join(lines))
+    (folder / "report.json").write_text('{"total": 1')
+    gallery.write_gallery(folder)
+    assert [each["id"] for each in rows_of(folder)] == ["row-1"]
+    assert list(read_rows(folder / "missing.jsonl")) == []
+
+
+def test_what_the_report_says_is_shown(tmp_path: Path) -> None:
+    """The page knows what is pending and what stopped the run."""
+    folder = fill(tmp_path / "shots")
+    (folder / "report.json").write_text('{"pending": 7, "stopped_by": "quota", "partial": true}')
+    gallery.write_gallery(folder)
+    assert manifest_of(folder)["report"] == {"pending": 7, "stopped_by": "quota"}
+
+
+def test_long_texts_are_cut_and_pages_bounded(tmp_path: Path) -> None:
+    """A prompt of megabytes is shown in part, and pages of long prompts hold fewer rows."""
+    prompts = ["x" * 3_000_000, *("y" * gallery.TEXT_LIMIT for _ in range(400))]
+    folder = fill(tmp_path / "shots", [row(n, prompt=p) for n, p in enumerate(prompts)])
+    gallery.write_gallery(folder)
+    rows = rows_of(folder)
+    assert rows[0]["prompt"].endswith("… (2,990,000 more characters in the batch's files)")
+    assert rows[1]["prompt"] == prompts[1]
+    sizes = [(folder / name).stat().st_size for name in manifest_of(folder)["pages"]]
+    assert len(sizes) > 1
+    assert max(sizes) < gallery.PAGE_CHARACTERS * 1.1
+
+
+def test_ratios_with_filters_are_few(tmp_path: Path) -> None:
+    """However many ratios a batch holds, the page gets a bounded number of filters."""
+    done = [row(n, aspect_ratio=f"{n}:7") for n in range(1, 60)]
+    folder = fill(tmp_path / "shots", done)
+    gallery.write_gallery(folder)
+    counts = manifest_of(folder)["counts"]["done"]
+    assert len(counts) == gallery.RATIO_LIMIT + 1
+    assert counts["other"] == 59 - gallery.RATIO_LIMIT
+
+
+def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
+    """Four times the rows take about the same memory."""
+    peaks = []
+    for count in (1500, 6000):
+        folder = fill(tmp_path / str(count), (row(n) for n in range(count)))
+        tracemalloc.start()
+        gallery.write_gallery(folder)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_stale_pages_are_removed(tmp_path: Path) -> None:
+    """A new gallery leaves none of the old one's pages, and files of others stay."""
+    folder = fill(tmp_path / "shots", [row(n) for n in range(600)])
+    gallery.write_gallery(folder)
+    old = manifest_of(folder)["pages"]
+    dead, alive = folder / "gallery/.part-dead", folder / "gallery/.part-alive"
+    for part in (dead, alive):
+        part.mkdir()
+    os.utime(dead, (0, 0))
+    (folder / "gallery/notes.txt").write_text("mine")
+    fill(folder, [row(1)])
+    gallery.write_gallery(folder)
+    kept = sorted(path.name for path in (folder / "gallery").iterdir())
+    assert kept == sorted(
+        [".part-alive", "notes.txt", manifest_of(folder)["pages"][0].split("/")[1]]
+    )
+    assert not any((folder / name).exists() for name in old)
+
+
+def test_the_same_rows_make_the_same_files(tmp_path: Path) -> None:
+    """Writing again changes nothing, and repairs a page that was lost."""
+    folder = fill(tmp_path / "shots", [row(n) for n in range(3)])
+    before = gallery.write_gallery(folder).read_bytes()
+    (folder / manifest_of(folder)["pages"][0]).unlink()
+    assert gallery.write_gallery(folder).read_bytes() == before
+    assert len(rows_of(folder)) == 3
+
+
+def test_a_failed_write_keeps_the_old_gallery(tmp_path: Path, monkeypatch: Any) -> None:
+    """Until index.html is replaced, the old one and its pages stay, and no temporary file does."""
+    folder = fill(tmp_path / "shots", [row(1)])
+    gallery.write_gallery(folder)
+    fill(folder, [row(1), row(2)])
+
+    def fail(*_: object) -> str:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(gallery, "_document", fail)
+    with pytest.raises(OSError, match="full"):
+        gallery.write_gallery(folder)
+    assert [each["id"] for each in rows_of(folder)] == ["row-1"]
+    assert not list((folder / "gallery").glob(".part-*"))
+
+
+def test_an_empty_batch_has_a_page(tmp_path: Path) -> None:
+    """A batch that settled nothing yet has a gallery that says so."""
+    folder = fill(tmp_path / "shots")
+    gallery.write_gallery(folder)
+    assert manifest_of(folder)["pages"] == []
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    """A folder without views is named in the error, and nothing is written into it."""
+    with pytest.raises(ConfigurationError, match="holds no batch"):
+        gallery.write_gallery(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_policy_fits_the_page(tmp_path: Path) -> None:
+    """The inline style and script are those the policy names, and nothing remote is named."""
+    folder = fill(tmp_path / "<img src=x onerror=alert(1)> & {{script}}", [row(1)])
+    page = gallery.write_gallery(folder).read_bytes().decode("utf-8")
+    found = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert found
+    policy = html.unescape(found[1])
+    for kind in ("style", "script"):
+        inline = re.search(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        assert inline
+        digest = base64.b64encode(hashlib.sha256(inline[1].encode("utf-8")).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; img-src 'self'; ")
+    assert "unsafe" not in policy
+    assert not re.search(r"https?:|innerHTML|\beval\b|\burl\(", page)
+    assert "<title>&lt;img src=x onerror=alert(1)&gt; &amp; {{script}} · gallery</title>" in page

@@ -1,0 +1,381 @@
+"""The gallery in a real Chromium, opened from disk as a reader opens it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from PIL import Image
+
+from imagen_async.batch.gallery import write_gallery
+from tests.batch.chromium import chromium, find_chromium
+from tests.batch.test_gallery import fill, row
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.batch.chromium import Page
+
+pytestmark = [
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium here: install chromium"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+SIZES = {"1:1": (64, 64), "16:9": (88, 48), "9:16": (48, 88)}
+TILES = "document.querySelectorAll('#grid > li').length"
+COUNT = "document.querySelector('#count').textContent"
+FOCUSED = "document.activeElement.ariaLabel"
+HOSTILE = (
+    "<script>window.hacked = 1</script>",
+    "</script><img src=x onerror='window.hacked = 1'>",
+    "--></script><!--<script>",
+    '" onload="window.hacked = 1" x="',
+    "' autofocus onfocus=window.hacked=1 '",
+    "javascript:window.hacked=1",
+    "\u202egnp.\u2066evil\u200b\u2028\u2029\0\ud800",
+    "${window.hacked = 1} {{script}} `",
+    "__proto__",
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Page]:
+    """One Chromium for all tests."""
+    async with chromium(tmp_path_factory.mktemp("profile")) as page:
+        await page.screen(1280, 800)
+        yield page
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a batch of twelve real pictures, two failures and one unknown."""
+    folder = tmp_path_factory.mktemp("batches") / "shots"
+    done = []
+    for number in range(12):
+        ratio = list(SIZES)[number % 3]
+        width, height = SIZES[ratio]
+        name = f"images/0{number % 3}/shot {number}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, height), (20 * number, 90, 160)).save(folder / name)
+        prompt = "A Café at night" if number == 5 else f"A lighthouse, view {number}"
+        shape = {"aspect_ratio": ratio, "width": width, "height": height}
+        done.append(row(number, file_name=name, prompt=prompt, **shape))
+    reset = {
+        "type": "OutcomeUnknownError",
+        "message": "The connection was reset.",
+        "charge": "maybe",
+    }
+    policy = {
+        "type": "RejectedError",
+        "message": "Against the policy.",
+        "status": 400,
+        "charge": "no",
+    }
+    fill(
+        folder,
+        done,
+        failed=[
+            {"id": f"no-{n}", "prompt": "A rally", "aspect_ratio": "1:1", "error": policy}
+            for n in (1, 2)
+        ],
+        unknown=[{"id": "who", "prompt": "A boat", "aspect_ratio": "1:1", "error": reset}],
+    )
+    return write_gallery(folder)
+
+
+async def open_all(tab: Page, index: Path) -> None:
+    """Open the batch of fifteen and wait for the pages of all three statuses."""
+    await tab.open(index)
+    await tab.until(f"{TILES} === 15")
+
+
+async def search(tab: Page, words: str) -> None:
+    """Type into the search as a reader does, from anywhere on the page."""
+    await tab.press("/", "/")
+    await tab.run("document.querySelector('#search').select()")
+    await tab.call("Input.insertText", text=words)
+
+
+async def test_opens_whole(tab: Page, shots: Path) -> None:
+    """The page opens from disk without a complaint, each tile in its picture's own ratio."""
+    await open_all(tab, shots)
+    await tab.until("document.querySelectorAll('.loaded').length === 12")
+    bent = await tab.run(
+        "[...document.querySelectorAll('.done img')].filter((image) => Math.abs("
+        "image.naturalWidth / image.naturalHeight - image.clientWidth / image.clientHeight) > 0.02"
+        ").length"
+    )
+    assert bent == 0
+    summary = await tab.run("document.querySelector('#summary').textContent")
+    assert summary == "12 pictures · 2 failed · 1 unknown"
+    assert tab.complaints == []
+
+
+async def test_problems_show_reason_and_charge(tab: Page, shots: Path) -> None:
+    """A failed and an unknown item are cards with their reasons, and say what was charged."""
+    await open_all(tab, shots)
+    failed = await tab.run("document.querySelector('#grid .failed').innerText")
+    unknown = await tab.run("document.querySelector('#grid .unknown').innerText")
+    assert all(
+        text in failed for text in ("Failed", "not charged", "A rally", "Against the policy.")
+    )
+    assert all(
+        text in unknown for text in ("Unknown", "maybe charged", "The connection was reset.")
+    )
+
+
+async def test_search(tab: Page, shots: Path) -> None:
+    """Words are sought in prompts and ids, whatever their case and accents; none found is said."""
+    await open_all(tab, shots)
+    await search(tab, "cafe NIGHT")
+    assert await tab.until(f"{COUNT} === '1 of 15' && {TILES}") == 1
+    await search(tab, "row-11")
+    await tab.until("document.querySelector('#grid button').ariaLabel.includes('view 11')")
+    assert await tab.run(COUNT) == "1 of 15"
+    await search(tab, "zebra")
+    await tab.until(f"{COUNT} === '0 of 15' && !document.querySelector('#empty').hidden")
+    assert (
+        await tab.run("document.querySelector('#empty-text').textContent") == "No picture matches."
+    )
+    await tab.click("#clear")
+    assert await tab.until(f"{COUNT} === '' && {TILES}") == 15
+    assert tab.complaints == []
+
+
+async def test_filters(tab: Page, shots: Path) -> None:
+    """Status and ratio narrow each other, and each filter says how many it would show."""
+    chips = "[...document.querySelectorAll('.chips button')].map((chip) => chip.textContent)"
+    await open_all(tab, shots)
+    assert await tab.run(chips) == ["Done12", "Unknown1", "Failed2", "1:17", "16:94", "9:164"]
+    await tab.click("#statuses button:nth-child(3)")
+    assert await tab.until(f"{COUNT} === '2 of 15' && {TILES}") == 2
+    assert await tab.run(chips) == ["Done12", "Unknown1", "Failed2", "1:12", "16:90", "9:160"]
+    await tab.click("#statuses button:nth-child(1)")
+    await tab.click("#ratios button:nth-child(2)")
+    assert await tab.until(f"{COUNT} === '4 of 15' && {TILES}") == 4
+    assert await tab.run("document.activeElement.ariaPressed") == "true"
+
+
+async def test_orders(tab: Page, shots: Path) -> None:
+    """The newest first turns the batch's order about; problems, without a time, come last."""
+    await open_all(tab, shots)
+    await tab.run(
+        "document.querySelector('#order').value = 'newest';"
+        "document.querySelector('#order').dispatchEvent(new Event('change'))"
+    )
+    first = "document.querySelector('#grid li:first-child button').ariaLabel"
+    assert (await tab.until(f"{first}.includes('view 11') && {first}")).endswith("48 \u00d7 88")
+
+
+async def test_lightbox_by_mouse(tab: Page, shots: Path) -> None:
+    """A click enlarges a picture with all that is known of it; Escape gives the focus back."""
+    await open_all(tab, shots)
+    await tab.click("#grid li:nth-child(2) button")
+    await tab.until("document.querySelector('#lightbox').open")
+    facts = await tab.run("document.querySelector('#lightbox aside').innerText")
+    for text in (
+        "2 of 15",
+        "view 1",
+        "row-1",
+        "imagen4",
+        "88 \u00d7 48",
+        "1.0 kB",
+        "req_1",
+        "2026",
+    ):
+        assert text in facts
+    await tab.until("document.querySelector('#picture').naturalWidth === 88")
+    assert await tab.run("document.activeElement.id") == "close"
+    await tab.press("Escape")
+    await tab.until("!document.querySelector('#lightbox').open")
+    assert "view 1," in await tab.run(FOCUSED)
+    assert tab.complaints == []
+
+
+async def test_lightbox_by_keyboard(tab: Page, shots: Path) -> None:
+    """Arrows move among tiles, Enter enlarges, arrows turn the pictures, to a problem's reason."""
+    await open_all(tab, shots)
+    await tab.run("document.querySelector('#grid button').focus()")
+    await tab.press("ArrowRight")
+    assert "view 1," in await tab.run(FOCUSED)
+    await tab.press("ArrowDown")
+    await tab.press("ArrowLeft")
+    await tab.run("document.querySelector('#grid li:nth-child(12) button').focus()")
+    await tab.press("Enter")
+    await tab.until("document.querySelector('#lightbox').open")
+    await tab.press("ArrowRight")
+    stage = await tab.run("document.querySelector('.stage').innerText")
+    assert stage.split("\n")[0] == "Unknown"
+    assert "The connection was reset." in stage
+    await tab.press("Escape")
+    assert "Unknown, OutcomeUnknownError" in await tab.until(
+        f"{FOCUSED}?.includes('boat') && {FOCUSED}"
+    )
+
+
+@pytest.mark.parametrize("clipboard", ["present", "missing"])
+async def test_copies_the_prompt(tab: Page, shots: Path, clipboard: str) -> None:
+    """The button copies the prompt and says so, with the clipboard's interface or without."""
+    await open_all(tab, shots)
+    if clipboard == "missing":
+        await tab.run("void Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    number = 3 if clipboard == "missing" else 2
+    await tab.click(f"#grid li:nth-child({number}) button")
+    await tab.click("#copy")
+    await tab.until("document.querySelector('#copy').textContent === 'Copied'")
+    assert await tab.run("document.activeElement.id") == "copy"
+    await tab.press("Escape")
+    await tab.press("/", "/")
+    await tab.call("Input.dispatchKeyEvent", type="keyDown", key="v", commands=["paste"])
+    pasted = await tab.until("document.querySelector('#search').value")
+    assert pasted == f"A lighthouse, view {number - 1}"
+
+
+async def test_hostile_rows_run_nothing(tab: Page, tmp_path: Path) -> None:
+    """Markup and code in any field is shown as the text it is."""
+    hostile = [
+        row(n, prompt=text, id=text, model=text, request_id=text) for n, text in enumerate(HOSTILE)
+    ]
+    hostile.append(row(98, file_name="javascript:window.hacked=1"))
+    hostile.append(row(99, file_name='../"><script>window.hacked=1</script>'))
+    error = dict.fromkeys(("type", "message", "code", "charge"), HOSTILE[1])
+    problem = {"prompt": HOSTILE[0], "aspect_ratio": "constructor", "error": error}
+    folder = fill(tmp_path / "<b onclick=x>", hostile, failed=[problem, {}], unknown=[problem])
+    await tab.open(write_gallery(folder))
+    for number in range(len(HOSTILE)):
+        await tab.click(f"#grid li:nth-child({number + 1}) button")
+        shown = await tab.run("document.querySelector('#prompt').textContent")
+        assert shown == HOSTILE[number]
+        await tab.press("Escape")
+        await tab.until("!document.querySelector('#lightbox').open")
+    await tab.run("scrollTo(0, 1e6)")
+    await tab.until("document.querySelector('#grid .failed')")
+    await tab.click("#grid .failed button")
+    assert HOSTILE[1] in await tab.run("document.querySelector('.stage').innerText")
+    assert await tab.run("window.hacked") is None
+    assert await tab.run("document.querySelectorAll('main script, main b[onclick]').length") == 0
+    missing = "Failed to load resource: net::ERR_FILE_NOT_FOUND"
+    assert [text for text in tab.complaints if text != missing] == []
+
+
+async def test_the_policy_stops_injected_code(tab: Page, shots: Path) -> None:
+    """Were markup ever to get in, it could run nothing and load nothing from elsewhere."""
+    (shots.parent / "evil.js").write_text("window.hacked = 1")
+    (shots.parent / "evil.html").write_text(
+        shots.read_text("utf-8").replace(
+            "<main>",
+            "<main><script>window.hacked = 1</script><script src=evil.js></script>"
+            '<img src="missing.png" onerror="window.hacked = 1">'
+            '<img src="http://127.0.0.1:9/x.png"><iframe src="evil.js"></iframe>',
+        ),
+        "utf-8",
+    )
+    await open_all(tab, shots.parent / "evil.html")
+    assert await tab.run("window.hacked") is None
+    refused = [text for text in tab.complaints if "Content Security Policy" in text]
+    assert len(refused) == 5
+    with pytest.raises(AssertionError, match="TrustedHTML"):
+        await tab.run("document.body.innerHTML = '<b>'")
+
+
+async def test_ten_thousand_rows(tab: Page, tmp_path: Path) -> None:
+    """A large batch shows its first tiles from one page, brings more on scrolling, searches all."""
+    folder = fill(tmp_path / "many", (row(n) for n in range(10_000)))
+    await tab.open(write_gallery(folder))
+    height = "document.querySelector('#grid').clientHeight"
+    before = await tab.run(height)
+    assert (
+        await tab.run(
+            "performance.getEntriesByType('resource').filter("
+            "(entry) => entry.name.endsWith('.js')).length"
+        )
+        <= 2
+    )
+    assert 0 < await tab.run(TILES) < 100
+    for _ in range(3):
+        await tab.run(f"scrollTo(0, {height})")
+        await tab.until(f"{height} > {before}")
+        before = await tab.run(height)
+    assert 0 < await tab.run(TILES) < 100
+    await search(tab, "9999")
+    assert await tab.until(f"{COUNT} === '1 of 10,000' && {TILES}") == 1
+    await search(tab, "shot")
+    await tab.until(f"{COUNT} === '10,000 of 10,000'")
+    await tab.run(f"scrollTo(0, {height})")
+    await tab.until(
+        "[...document.querySelectorAll('#grid button')].at(-1).ariaLabel.includes('9999')"
+    )
+    assert await tab.run(TILES) < 150
+
+
+async def test_the_place_is_kept(tab: Page, tmp_path: Path) -> None:
+    """Deep in a batch, leaving the lightbox or another window width leaves the tile in sight."""
+    in_sight = (
+        "(() => { const box = document.activeElement.getBoundingClientRect();"
+        "return document.activeElement.ariaLabel.startsWith('shot 31') && box.top >= 0"
+        " && box.bottom <= innerHeight; })()"
+    )
+    folder = fill(tmp_path / "many", (row(n) for n in range(500)))
+    await tab.open(write_gallery(folder))
+    await tab.run("scrollTo(0, document.querySelector('#grid').clientHeight * 0.62)")
+    tile = "document.querySelector('[aria-label^=\"shot 312,\"]')"
+    await tab.until(tile)
+    await tab.run(f"{tile}.click()")
+    await tab.press("ArrowRight")
+    await tab.press("Escape")
+    await tab.until(in_sight)
+    await tab.screen(900, 800)
+    await tab.until(f"innerWidth === 900 && {in_sight}")
+    await tab.screen(1280, 800)
+    await tab.until(f"innerWidth === 1280 && {in_sight}")
+
+
+async def test_light_and_dark(tab: Page, shots: Path) -> None:
+    """The reader's preference sets the colours, the button turns them, and the choice is kept."""
+    paper = "getComputedStyle(document.body).backgroundColor"
+    await open_all(tab, shots)
+    light = await tab.run(paper)
+    await tab.screen(1280, 800, dark=True)
+    await open_all(tab, shots)
+    dark = await tab.run(paper)
+    assert dark != light
+    await tab.click("#theme")
+    assert await tab.run(paper) == light
+    await open_all(tab, shots)
+    assert await tab.run(paper) == light
+    await tab.run("localStorage.clear()")
+    await tab.screen(1280, 800)
+
+
+async def test_a_phone_shows_it_whole(tab: Page, shots: Path) -> None:
+    """On a narrow window nothing is cut off at the side, in the grid and in the lightbox."""
+    await tab.screen(360, 740)
+    await tab.open(shots)
+    assert await tab.run("document.documentElement.scrollWidth") <= 360
+    await tab.click("#grid li button")
+    await tab.until("document.querySelector('#lightbox').open")
+    assert await tab.run("document.querySelector('#lightbox').scrollWidth") <= 360
+    await tab.screen(1280, 800)
+
+
+async def test_missing_files_are_said(tab: Page, tmp_path: Path) -> None:
+    """A picture that is gone says so on its tile, a page of rows that is gone above the grid."""
+    folder = fill(tmp_path / "shots", [row(n) for n in range(501)])
+    index = write_gallery(folder)
+    next(folder.glob("gallery/*/page-0002.js")).unlink()
+    await tab.open(index)
+    await tab.until("document.querySelectorAll('.lost').length")
+    await tab.run("scrollTo(0, 1e6)")
+    note = await tab.until("document.querySelector('#note').textContent")
+    assert note.startswith("1 data file of this gallery cannot be read.")
+
+
+async def test_an_empty_batch_says_so(tab: Page, tmp_path: Path) -> None:
+    """A batch that settled nothing shows words instead of an empty window."""
+    await tab.open(write_gallery(fill(tmp_path / "shots")))
+    text: Any = await tab.run("document.querySelector('#empty').innerText")
+    assert text.strip() == "Nothing is here yet: the batch has settled no item."
+    assert json.dumps(tab.complaints) == "[]"
