@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from imagen_async.errors import ImagenError, InvalidRequestError
-from imagen_async.session.config import configure
+from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
 from imagen_async.session.files import FolderShelf, MemoryShelf, write_file
 from imagen_async.session.many import Outcome, Stream
@@ -132,7 +131,9 @@ class AsyncImagen:
         Raises:
             ImagenError: How it ended without an image; see its ``charge`` and ``verdict``.
         """
-        request = _request(prompt, model, response_format, aspect_ratio, n, extra)
+        request = self._request(
+            prompt, model, response_format, aspect_ratio, n, extra
+        )
         return await self._core.run(
             request, shelf=MemoryShelf(), idempotency_key=idempotency_key, timeout=timeout
         )
@@ -166,8 +167,10 @@ class AsyncImagen:
         Raises:
             ImagenError: How it ended; images that were saved all the same are on its ``images``.
         """
-        request = _request(prompt, model, response_format, aspect_ratio, n, extra)
-        key = idempotency_key or str(uuid.uuid4())
+        request = self._request(
+            prompt, model, response_format, aspect_ratio, n, extra
+        )
+        key = idempotency_key or new_key()
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return await self._core.run(
             request,
@@ -196,7 +199,7 @@ class AsyncImagen:
         async def work(index: int, item: str | GenerationRequest) -> Outcome:
             request: GenerationRequest | None = None
             try:
-                request = self._core.resolve(_request(item))
+                request = self._request(item)
                 generation = await self._core.run(request, shelf=MemoryShelf(), waits=True)
             except ImagenError as error:
                 return Outcome(index, request, error=error)
@@ -249,18 +252,24 @@ class AsyncImagen:
         """Refuse new calls, wait for those in flight at most 30 seconds, close all sockets."""
         await self._core.aclose()
 
-
-def _request(prompt: str | GenerationRequest, *fields: Any) -> GenerationRequest:
-    if isinstance(prompt, GenerationRequest):
-        if any(field is not None for field in fields):
-            raise InvalidRequestError("Pass a GenerationRequest alone, without further fields.")
-        return prompt
-    model, response_format, aspect_ratio, n, extra = fields or (None,) * 5
-    return GenerationRequest(
-        prompt,
-        model=model,
-        response_format=response_format,
-        aspect_ratio=aspect_ratio,
-        n=n,
-        extra=extra or {},
-    )
+    def _request(
+        self,
+        prompt: str | GenerationRequest,
+        model: str | None = None,
+        response_format: ResponseFormat | str | None = None,
+        aspect_ratio: AspectRatio | str | None = None,
+        n: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> GenerationRequest:
+        if isinstance(prompt, GenerationRequest):
+            if (model, response_format, aspect_ratio, n, extra) != (None,) * 5:
+                raise InvalidRequestError("Pass a GenerationRequest alone, without further fields.")
+            return self._core.resolve(prompt)
+        return GenerationRequest(
+            prompt,
+            model=self._core.config.model if model is None else model,
+            response_format=response_format,
+            aspect_ratio=aspect_ratio,
+            n=n,
+            extra=extra,
+        )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from imagen_async.policy.config import Timeouts
-    from imagen_async.session.transport import Outgoing, Transport
+    from imagen_async.session.transport import ClientTimeout, Outgoing, Transport
     from imagen_async.wire.decoder import Sink
 
 ERROR_LIMIT = 64 * 1024
@@ -129,6 +129,11 @@ class Attempt:
     times: Timeouts
     limits: AnswerLimits
     server_errors_charged: bool
+    _timer: ClientTimeout = attrs.field(init=False)
+
+    @_timer.default
+    def _usual_timer(self) -> ClientTimeout:
+        return timeouts(self.times.answer, connect=min(self.times.connect, self.times.answer))
 
     async def make(
         self,
@@ -159,7 +164,9 @@ class Attempt:
             return receiver
 
         limit = min(self.times.answer, left)
-        timer = timeouts(limit, connect=min(self.times.connect, limit))
+        timer = self._timer
+        if limit < self.times.answer:
+            timer = timeouts(limit, connect=min(self.times.connect, limit))
         broken: ExchangeError | None = None
         head: Head | None = None
         try:
@@ -198,6 +205,13 @@ class Attempt:
     def _read(self, head: Head, receiver: _AnswerText) -> Reply | Setback:
         try:
             document = receiver.document()
+            answer = structure_answer(document)
+        except AnswerError as error:
+            return _salvaged(head, receiver, error.reason, error.text)
+        if receiver.decoder.strays:
+            note = "images came that no item names"
+            answer = _with_images(answer, receiver.decoder.strays, note)
+        if not answer.items:
             judgement = judge_error_document(
                 document,
                 head.headers,
@@ -206,13 +220,6 @@ class Attempt:
             )
             if judgement is not None:
                 return Setback(judgement, retry_after(head.headers, time.time()))
-            answer = structure_answer(document)
-        except AnswerError as error:
-            return _salvaged(head, receiver, error.reason, error.text)
-        if receiver.decoder.strays:
-            note = "images came that no item names"
-            answer = _with_images(answer, receiver.decoder.strays, note)
-        if not answer.items:
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
             return Setback(judge_spoiled(reason, b"", head.headers, head.status))
         return Reply(answer, head, request_id(head.headers, None))

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import random
-import uuid
 from typing import TYPE_CHECKING
 
 import anyio
@@ -26,7 +25,7 @@ from imagen_async.errors import (
 from imagen_async.policy.deadline import Deadline
 from imagen_async.session import events
 from imagen_async.session.attempt import Attempt
-from imagen_async.session.config import checked_key
+from imagen_async.session.config import checked_key, new_key
 from imagen_async.session.fetch import Fetcher
 from imagen_async.session.gate import Gate
 from imagen_async.session.record import NO_RECORD
@@ -147,7 +146,7 @@ class Core:
         """
         transport = self._bound()
         request = self.resolve(request)
-        key = checked_key(idempotency_key) or str(uuid.uuid4())
+        key = checked_key(idempotency_key) or new_key()
         call = Call(
             request=request,
             body=request.encode(),

@@ -192,7 +192,8 @@ class FolderShelf:
         sink.close()
         if sink.problem is not None:
             return Lost(sink.problem, disk=True)
-        if sink.part is None:
+        if sink.part is None or sink.size == 0:
+            sink.discard()
             return Lost("it is empty")
         try:
             sealed = self._inspected(sink, sink.part)

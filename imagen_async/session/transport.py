@@ -16,6 +16,7 @@ from urllib.request import getproxies_environment, proxy_bypass_environment
 
 import aiohttp
 import attrs
+from aiohttp import ClientTimeout
 from aiohttp.payload import BytesPayload, Payload
 from multidict import CIMultiDict
 from yarl import URL
@@ -192,7 +193,7 @@ class Transport:
         url: URL,
         outgoing: Outgoing,
         headers: CIMultiDict[str],
-        timeout: aiohttp.ClientTimeout,
+        timeout: ClientTimeout,
         on_head: Callable[[Head], Receiver],
     ) -> Head:
         """Send one POST and feed its answer to the receiver that ``on_head`` gives.
@@ -226,7 +227,7 @@ class Transport:
     async def get(
         self,
         url: URL,
-        timeout: aiohttp.ClientTimeout,
+        timeout: ClientTimeout,
         on_head: Callable[[Head], Receiver],
     ) -> Head:
         """Send one bare GET, without key, cookies or hidden retry; redirects are not followed.
@@ -258,9 +259,9 @@ class Transport:
         return self._files
 
 
-def timeouts(total: float, *, connect: float, stall: float | None = None) -> aiohttp.ClientTimeout:
+def timeouts(total: float, *, connect: float, stall: float | None = None) -> ClientTimeout:
     """Return aiohttp's timer for one exchange, exact to the tick; all in seconds."""
-    return aiohttp.ClientTimeout(
+    return ClientTimeout(
         total=total, connect=connect, sock_read=stall, ceil_threshold=float("inf")
     )
 
