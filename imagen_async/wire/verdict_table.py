@@ -29,7 +29,7 @@ class Row:
         verdict: What an answer that fits means.
         statuses: The HTTP statuses it is about.
         codes: The error's code, type or reason is one of these, in lower case.
-        words: A pattern found in its code, type, reasons or message.
+        words: A pattern, in lower case, found in its code, type, reasons or message.
         retry_after: The answer carries a Retry-After header.
         authentication: The key is at fault.
     """
@@ -41,15 +41,20 @@ class Row:
     retry_after: bool = False
     authentication: bool = False
 
-    def fits(self, status: int, envelope: Envelope, headers: Mapping[str, str]) -> bool:
-        """Return whether an answer is one that this row is about."""
-        named = [name for name in (envelope.code, envelope.type, *envelope.reasons) if name]
-        heard = "\n".join([*named, envelope.message or ""])
+    def fits(self, status: int, names: list[str], heard: str, later: bool) -> bool:
+        """Return whether an answer is one that this row is about.
+
+        Args:
+            status: Its HTTP status.
+            names: Its code, type and reasons, in lower case.
+            heard: These and its message, in lower case.
+            later: Whether it carries a Retry-After header.
+        """
         return (
             status in self.statuses
-            and (self.codes is None or not self.codes.isdisjoint(map(str.lower, named)))
+            and (self.codes is None or not self.codes.isdisjoint(names))
             and (self.words is None or self.words.search(heard) is not None)
-            and (not self.retry_after or bool(headers.get("Retry-After")))
+            and (later or not self.retry_after)
         )
 
 
@@ -58,7 +63,7 @@ def _codes(names: str) -> frozenset[str]:
 
 
 def _words(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(patterns), re.IGNORECASE)
+    return re.compile("|".join(patterns))
 
 
 _SUCCESS = frozenset(range(200, 300))
@@ -77,7 +82,7 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(
         Verdict.QUOTA,
         _SPOKEN,
-        words=_words("PerDayPer", "requests_per_day", "dailyLimitExceeded", r"quota.*limit: 0\b"),
+        words=_words("perdayper", "requests_per_day", "dailylimitexceeded", r"quota.*limit: 0\b"),
     ),
     Row(
         Verdict.REFUSED,
@@ -109,7 +114,7 @@ ROWS: Final[tuple[Row, ...]] = (
         words=_words(
             r"quota (?:is |was )?(?:not enough|exhausted|insufficient|used up)",
             "insufficient (?:user |token |account )?(?:quota|balance|credits?|funds)",
-            "TokenStatusExhausted",
+            "tokenstatusexhausted",
             "pre-?consumed? (?:token )?quota failed",
             "exceeded your current quota",
             "billing (?:hard )?limit",
@@ -180,7 +185,7 @@ ROWS: Final[tuple[Row, ...]] = (
         words=_words(
             r"time[ds]?[ -]?out",
             "deadline exceeded",
-            r"\bEOF\b",
+            r"\beof\b",
             "connection (?:was )?(?:reset|closed|aborted)",
             "socket hang up",
             "disconnected",
@@ -227,7 +232,11 @@ def look_up(
         headers: The answer's headers, a case-insensitive mapping.
         server_errors_charged: Whether to take FAILED as UNKNOWN.
     """
-    row = next((row for row in ROWS if row.fits(status, envelope, headers)), None)
+    named = (envelope.code, envelope.type, *envelope.reasons)
+    names = [name.lower() for name in named if name]
+    heard = "\n".join([*names, (envelope.message or "").lower()])
+    later = bool(headers.get("Retry-After"))
+    row = next((row for row in ROWS if row.fits(status, names, heard, later)), None)
     if row is not None:
         return row.verdict, row.authentication
     verdict = STATUSES.get(status)

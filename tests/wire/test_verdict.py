@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,6 @@ def test_every_known_answer_has_its_verdict(status: int, body: bytes, verdict: V
     assert judgement.charge is CHARGES[verdict]
     assert judgement.again is (verdict in {REFUSED, FAILED, UNKNOWN})
     assert judgement.status == status
-    assert not judgement.conflict
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,11 @@ def test_every_status_alone_has_its_verdict() -> None:
 
 
 def test_every_code_stands_in_one_row() -> None:
-    """A code in two rows would be read by the first alone, and one in capitals never matches."""
+    """A code in two rows is read by the first alone; capitals, in a code or a word, never match."""
     codes = [code for row in ROWS for code in row.codes or ()]
     assert len(codes) == len(set(codes))
-    assert codes == [code.lower() for code in codes]
+    patterns = [row.words.pattern for row in ROWS if row.words]
+    assert not re.search("[A-Z]", " ".join([*codes, *patterns]).replace(r"\S", ""))
 
 
 def test_503_with_retry_after_is_a_refusal() -> None:
@@ -199,7 +200,6 @@ def test_x_should_retry_can_only_stop() -> None:
     """The header's false forbids another attempt; its true does not allow one."""
     stop, go = CIMultiDict({"X-Should-Retry": "False"}), CIMultiDict({"X-Should-Retry": "true"})
     assert not judge_status(429, stop, b"").again
-    assert judge_status(429, go, b"").again
     assert not judge_status(400, go, b"").again
 
 
