@@ -1,0 +1,44 @@
+"""The two streams: results on standard output, all else on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import TextIO
+
+
+def prepare() -> None:
+    """Let no character that a stream's encoding lacks stop the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def result(line: str) -> None:
+    """Write a line of results.
+
+    A reader that went away, such as ``head``, stops the writing and nothing else: what is in
+    flight is paid for.
+    """
+    _write(sys.stdout, line)
+
+
+def note(line: str) -> None:
+    """Write a line that is not a result."""
+    _write(sys.stderr, line)
+
+
+def _write(stream: TextIO | None, line: str) -> None:
+    if stream is None:  # closed by the parent before we began
+        return
+    try:
+        stream.write(f"{line}\n")
+        stream.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end and would complain.
+        with contextlib.suppress(OSError, ValueError):
+            sink = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(sink, stream.fileno())
+            os.close(sink)

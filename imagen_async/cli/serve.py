@@ -1,0 +1,148 @@
+"""``imagen-async serve``: the emulator as a program."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from imagen_async.cli.console import note, result
+from imagen_async.cli.exits import DONE, INTERRUPTED
+from imagen_async.cli.running import on_signals, run_loop
+from imagen_async.emulator import Emulator, FaultRule
+from imagen_async.errors import ConfigurationError, ImagenError
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CONDITIONS = {
+    "prompt": str,
+    "pattern": str,
+    "key": str,
+    "number": int,
+    "probability": float,
+    "times": int,
+}
+
+
+@attrs.frozen(kw_only=True)
+class ServeFlags:
+    """The flags of ``serve``, as ``commands`` names them."""
+
+    port: int
+    dialect: str
+    profile: str
+    latency: float | None
+    time_scale: float
+    front_timeout: float | None
+    rpm: int | None
+    concurrency: int | None
+    keys: tuple[str, ...]
+    faults: tuple[str, ...]
+    seed: int
+    ready_file: str | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The emulator's settings.
+
+        Raises:
+            ValueError: If a rule cannot be read.
+        """
+        flags = attrs.asdict(self)
+        del flags["ready_file"]
+        flags["keys"] = self.keys or None
+        flags["faults"] = tuple(fault_rule(text) for text in self.faults)
+        return flags
+
+
+def serve(flags: ServeFlags) -> int:
+    """Serve until a signal comes.
+
+    Raises:
+        ConfigurationError: If a flag makes no emulator.
+        ImagenError: If the port cannot be taken.
+    """
+    try:
+        emulator = Emulator(**flags.settings)
+    except ValueError as error:
+        raise ConfigurationError(printable(str(error))) from None
+    return run_loop(_serve(emulator, flags))
+
+
+def fault_rule(text: str) -> FaultRule:
+    """Read ``fault``, ``fault,condition=value,...`` or a JSON object of a rule's fields.
+
+    Raises:
+        ValueError: If it makes no rule.
+    """
+    fields: dict[str, Any]
+    if text.lstrip().startswith("{"):
+        fields = json.loads(text)
+    else:
+        fault, *conditions = text.split(",")
+        fields = {"fault": fault}
+        for condition in conditions:
+            name, _, value = condition.partition("=")
+            kind = _CONDITIONS.get(name.strip())
+            if kind is None:
+                raise ValueError(
+                    f"{name!r} is no condition of a fault; they are {', '.join(_CONDITIONS)}."
+                )
+            fields[name.strip()] = kind(value)
+    try:
+        return FaultRule(**fields)
+    except TypeError:
+        names = ", ".join(("fault", *_CONDITIONS))
+        raise ValueError(f"A fault rule has the fields {names}, each of its own kind.") from None
+
+
+async def _serve(emulator: Emulator, flags: ServeFlags) -> int:
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def end(number: int) -> None:
+        if not ended.done():
+            ended.set_result(INTERRUPTED if number == signal.SIGINT else DONE)
+
+    with on_signals(end):
+        try:
+            await emulator.start()
+        except OSError as error:
+            raise ImagenError(
+                f"Port {flags.port} cannot be taken ({os.strerror(error.errno or 0)}); "
+                "choose another with --port, or 0 for a free one."
+            ) from None
+        try:
+            with _ready(flags.ready_file, emulator.base_url):
+                result(emulator.base_url)
+                note("emulator: pictures are drawn here, nothing is bought; Ctrl-C ends it")
+                return await ended
+        finally:
+            await emulator.stop()
+
+
+@contextlib.contextmanager
+def _ready(path: str | None, base_url: str) -> Iterator[None]:
+    """Keep a file that says where the emulator listens, while it does."""
+    if path is None:
+        yield
+        return
+    part = Path(f"{path}.part")
+    try:
+        part.write_text(f"{base_url}\n")
+        part.replace(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--ready-file {printable(path)} cannot be written: {error.strerror}."
+        ) from None
+    try:
+        yield
+    finally:
+        Path(path).unlink(missing_ok=True)
