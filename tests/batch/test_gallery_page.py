@@ -244,7 +244,9 @@ async def test_hostile_rows_run_nothing(tab: Page, tmp_path: Path) -> None:
     error = dict.fromkeys(("type", "message", "code", "charge"), HOSTILE[1])
     problem = {"prompt": HOSTILE[0], "aspect_ratio": "constructor", "error": error}
     folder = fill(tmp_path / "<b onclick=x>", hostile, failed=[problem, {}], unknown=[problem])
+    (folder / "report.json").write_text(json.dumps({"stopped_by": HOSTILE[1]}))
     await tab.open(write_gallery(folder))
+    assert HOSTILE[1] in await tab.run("document.querySelector('#summary').textContent")
     for number in range(len(HOSTILE)):
         await tab.click(f"#grid li:nth-child({number + 1}) button")
         shown = await tab.run("document.querySelector('#prompt').textContent")
