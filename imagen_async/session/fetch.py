@@ -266,7 +266,10 @@ class Fetcher:
             outcome = await self._get(job, link)
             if not isinstance(outcome, _Moved):
                 return outcome
-            target = urljoin(link, outcome.location)
+            try:
+                target = urljoin(link, outcome.location)
+            except ValueError:
+                return _Failure("it redirects to what is not a URL")
             if link.startswith("https:") and target.startswith("http:"):
                 return _Failure("it redirects from https to http")
             link = target
