@@ -133,7 +133,6 @@ class Valve:
             self._closed = False
             self._refusals = 0
             self._until = -math.inf
-            self._free_probe()
             self._next_grant, self._spread_end = now, now + SPREAD
 
     def abandon(self, grant: Grant) -> None:

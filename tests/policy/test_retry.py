@@ -4,6 +4,7 @@ import math
 import random
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +76,28 @@ def decided(
         waits=waits,
         closings=closings,
     )
+
+
+def test_the_defaults_are_the_promise() -> None:
+    """Unless told otherwise a call may be charged once, and begins with nothing counted."""
+    assert attrs.astuple(RetryPolicy()) == (4, "auto", 1, False, 0.5, 20.0, 60.0)
+    assert History() == History(failures=0, refusals=0, charges=0)
+    unknown = decided(Verdict.UNKNOWN, History(failures=1, charges=1))
+    assert unknown == GiveUp("the charge cap of 1")
+
+
+def test_one_attempt_is_named_in_the_singular() -> None:
+    """The reason reads well where a single attempt or refusal was allowed."""
+    policy = RetryPolicy(max_attempts=1, max_refusals=1)
+    once = History(failures=1, refusals=1)
+    assert decided(Verdict.FAILED, once, policy=policy) == GiveUp("1 attempt")
+    assert decided(Verdict.REFUSED, once, policy=policy) == GiveUp("1 refusal", 0.25, True)
+
+
+def test_a_silent_server_asks_for_no_wait() -> None:
+    """However little is allowed to be asked for, an answer without Retry-After is within it."""
+    policy = RetryPolicy(retry_after_max=0.1)
+    assert decided(Verdict.FAILED, History(failures=1), policy=policy) == Retry(0.25)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.NOT_SENT])
