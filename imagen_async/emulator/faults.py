@@ -146,6 +146,8 @@ class Fault:
         Raises:
             ValueError: If there is no such fault, or its argument is not the number it takes.
         """
+        if not isinstance(text, str):
+            raise ValueError(f"A fault is a text, not {type(text).__name__}.")  # noqa: TRY004
         name, colon, argument = text.strip().partition(":")
         kind = KINDS.get(name)
         if kind is None:
@@ -153,12 +155,28 @@ class Fault:
         if colon and not kind.argument:
             raise ValueError(f"{name} takes no argument.")
         argument = argument.strip() or kind.argument
+        if not (argument.isascii() and argument.isprintable()):
+            raise ValueError(f"{name} takes printable ASCII.")  # it may end up in a header
         counted = kind.argument.isdecimal() and name != "retry_after"
-        if counted and not (argument.isascii() and argument.isdecimal()):
+        if counted and not argument.isdecimal():
             raise ValueError(f"{name} takes a whole number, not {argument!r}.")
         if name == "status" and not 300 <= int(argument) <= 999:
             raise ValueError(f"status takes a code from 300 to 999, not {argument}.")
         return cls(name, argument)
+
+
+def _check_fault(_: object, __: object, text: str) -> None:
+    Fault.parse(text)
+
+
+def _check_pattern(_: object, __: object, pattern: str | None) -> None:
+    try:
+        re.compile(pattern or "")
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}.") from None
+
+
+_text = attrs.validators.optional(attrs.validators.instance_of(str))
 
 
 @attrs.frozen(kw_only=True)
@@ -178,12 +196,10 @@ class FaultRule:
         ValueError: If a value is out of range, or there is no such fault.
     """
 
-    fault: str = attrs.field(validator=lambda _, __, text: Fault.parse(text) and None)
-    prompt: str | None = None
-    pattern: str | None = attrs.field(
-        default=None, validator=lambda _, __, p: p and re.compile(p) and None
-    )
-    key: str | None = None
+    fault: str = attrs.field(validator=_check_fault)
+    prompt: str | None = attrs.field(default=None, validator=_text)
+    pattern: str | None = attrs.field(default=None, validator=_check_pattern)
+    key: str | None = attrs.field(default=None, validator=_text)
     number: int | None = None
     probability: float = attrs.field(
         default=1.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)]

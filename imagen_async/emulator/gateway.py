@@ -85,7 +85,7 @@ class Gateway:
         self.plan = FaultPlan(settings.faults, settings.seed)
         self.gallery = Gallery(settings.seed)
         self._started = time.monotonic()
-        self._rate = RateWindow(settings.rpm, 60 / settings.time_scale)
+        self._rate = RateWindow(settings.rpm)
         self._slots = Slots(settings.concurrency, settings.queue)
         self._balances = Balances(settings.balance)
         self._replays: OrderedDict[tuple[str, str], Answer | None] = OrderedDict()
@@ -93,8 +93,8 @@ class Gateway:
 
     @property
     def now(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._started
+        """Seconds since the start, on a clock that runs ``time_scale`` times as fast."""
+        return (time.monotonic() - self._started) * self.settings.time_scale
 
     def reset(self) -> None:
         """Forget everything but the settings; the settings' faults are in force again."""
@@ -216,7 +216,7 @@ class Gateway:
     ) -> RefusedError:
         headers = {}
         if wait is not None and self.dialect.name == "openai":  # the other two never send it
-            headers["Retry-After"] = str(max(1, round(wait)))
+            headers["Retry-After"] = str(max(1, round(wait / self.settings.time_scale)))
         return RefusedError(self._error(exchange, self.dialect.trouble(name, about), headers))
 
     def _error(
@@ -337,7 +337,7 @@ class Gateway:
         self, order: Order, account: Account, fault: Fault | None, recipe: Recipe
     ) -> dict[str, Any]:
         ttl = self.settings.url_ttl
-        expires = None if ttl is None else self.now + ttl / self.settings.time_scale
+        expires = None if ttl is None else self.now + ttl
         picture = self.gallery.hang(recipe, account, expires, fault)
         url = f"{self.origin}/files/{picture.name}"
         return self.dialect.item(url=url, b64_json=None, prompt=order.prompt)

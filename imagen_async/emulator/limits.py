@@ -11,31 +11,36 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+MINUTE = 60.0
+
+
 class RateWindow:
     """At most so many requests of a key in any one minute.
 
     Args:
         limit: Requests in a minute; None for no limit.
-        minute: How long the minute is, in seconds of the caller's clock.
     """
 
-    def __init__(self, limit: int | None, minute: float) -> None:
+    def __init__(self, limit: int | None) -> None:
         self._limit = limit
-        self._minute = minute
         self._taken: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def take(self, key: str, now: float) -> float | None:
         """Count a request; return None, or the seconds until there is room if there is none.
 
         A request turned away is not counted.
+
+        Args:
+            key: Whose request.
+            now: The caller's clock, in seconds.
         """
         if self._limit is None:
             return None
         taken = self._taken[key]
-        while taken and taken[0] <= now - self._minute:
+        while taken and taken[0] <= now - MINUTE:
             taken.popleft()
         if len(taken) >= self._limit:
-            return taken[0] + self._minute - now
+            return taken[0] + MINUTE - now
         taken.append(now)
         return None
 

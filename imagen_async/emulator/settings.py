@@ -45,7 +45,8 @@ class Settings:
         language: ``en`` or ``zh``: of those errors that have Chinese words.
         profile: One of ``PROFILES``: how long a generation takes.
         latency: Seconds of every generation, in place of the profile.
-        time_scale: Divides latencies, ``front_timeout``, ``url_ttl`` and the minute of ``rpm``.
+        time_scale: How fast the emulator's time runs: it divides latencies, ``front_timeout``,
+            ``url_ttl`` and the minute of ``rpm``.
         seed: Decides pictures, latencies and faults with a probability.
         draw: One of ``DRAWINGS``.
         image_format: One of ``FORMATS``; without Pillow it is always png.
