@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Throttled,
     )
     from imagen_async.session.many import Outcome
+    from imagen_async.sync import Imagen
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import AspectRatio, GenerationRequest, ResponseFormat
 
@@ -63,6 +64,7 @@ __all__ = [
     "Generation",
     "GenerationRequest",
     "Image",
+    "Imagen",
     "ImagenError",
     "InvalidRequestError",
     "Limits",
@@ -121,6 +123,7 @@ _ROOMS = {
         "Throttled",
     ),
     "session.many": ("Outcome",),
+    "sync": ("Imagen",),
     "wire.generation": ("Generation", "Image"),
     "wire.request": ("AspectRatio", "GenerationRequest", "ResponseFormat"),
 }

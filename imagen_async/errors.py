@@ -103,11 +103,18 @@ class ImagenError(Exception):
 
     def __str__(self) -> str:
         parts = [self.message]
-        if self.advice and self.advice not in parts[0]:
-            parts.append(self.advice)
+        if self.advice:
+            parts.append(f"{_COST[self.charge]}; {self.advice}")
         if self.request_id:
             parts.append(f"(request id {self.request_id})")
-        return " ".join(part for part in parts if part)
+        return " ".join(parts)
+
+
+_COST = {
+    Charge.NO: "Nothing was charged",
+    Charge.MAYBE: "It may have been charged",
+    Charge.YES: "It was charged",
+}
 
 
 class ConfigurationError(ImagenError):
@@ -117,8 +124,6 @@ class ConfigurationError(ImagenError):
 class ForkedClientError(ConfigurationError):
     """The client was made before a fork; its sockets belong to the parent."""
 
-    advice = "Make a new client in the child process."
-
 
 class InvalidRequestError(ImagenError):
     """The request is wrong; no byte was sent."""
@@ -127,61 +132,58 @@ class InvalidRequestError(ImagenError):
 class NotSentError(ImagenError):
     """Every attempt ended before the request was sent; nothing was charged."""
 
-    advice = "Nothing was charged; check the base URL and the network, then run it again."
+    advice = "check the base URL and the network, then run it again."
 
 
 class RefusedError(ImagenError):
     """The server turned the request away before doing any work."""
 
-    advice = "Nothing was charged; wait, or lower concurrency or requests_per_minute."
+    advice = "wait, or lower concurrency or requests_per_minute."
 
 
 class QuotaError(ImagenError):
     """The account has no money or quota left."""
 
-    advice = "Nothing was charged; top up the account or use another key."
+    advice = "top up the account or use another key."
 
 
 class RejectedError(ImagenError):
     """The server will not take this request as it is."""
 
-    advice = "Nothing was charged; change the request, the key or the base URL."
+    advice = "change the request, the key or the base URL."
 
 
 class ServerFailedError(ImagenError):
     """The server failed, by convention before it charged."""
 
-    advice = "By convention nothing was charged; run it again later."
+    advice = "run it again later."
 
 
 class OutcomeUnknownError(ImagenError):
     """The request was sent and its outcome cannot be known."""
 
-    advice = (
-        "The image may have been made and charged, so it was not sent again; check the gateway's "
-        "log, or run it again and accept that it may be paid for twice."
-    )
+    advice = "look into the gateway's log, or run it again and accept that it may be paid for twice."
 
 
 class SpoiledAnswerError(ImagenError):
     """The server answered with success, and the answer cannot be used."""
 
-    advice = "The image was charged; show the request id to the gateway's support."
+    advice = "show the request id to the gateway's support."
 
 
 class SaveError(ImagenError):
     """The image was paid for and could not be written."""
 
-    advice = "The image was charged; make room or choose another folder."
+    advice = "make room or choose another folder."
 
 
 class DownloadError(ImagenError):
     """The image was paid for and could not be downloaded; no new image is ordered for it."""
 
-    advice = "The image was charged; its link is on the error's images: try the download again."
+    advice = "its link is on the error's images: try the download again."
 
 
 class ExpiredUrlError(DownloadError):
     """The link to the image is dead."""
 
-    advice = "The image was charged; ask the gateway for it by the request id."
+    advice = "ask the gateway for it by the request id."

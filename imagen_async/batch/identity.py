@@ -84,5 +84,11 @@ class IdSet:
         place = bisect_left(self._sorted, number)
         return place < len(self._sorted) and self._sorted[place] == number
 
+    def has_name(self, digits: str) -> bool:
+        """Return whether an id begins with these 12 hexadecimal digits, as files' names do."""
+        begins = int(digits, 16)
+        place = bisect_left(self._sorted, begins << 16)
+        return place < len(self._sorted) and self._sorted[place] >> 16 == begins
+
     def __len__(self) -> int:
         return len(self._sorted)

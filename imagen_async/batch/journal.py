@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _T = TypeVar("_T")
+_unclosed: list[sqlite3.Connection] = []
 
 
 class State(enum.StrEnum):
@@ -60,6 +61,7 @@ class Item:
         attempts: How many HTTP exchanges were begun for it.
         spent: How many images may have been charged for it.
         resends: How often it was sent again although it may have been charged.
+        images: How many files of it are here.
         idempotency_key: What its last attempts carried.
         error: JSON of the last error.
         answer: JSON of what came: request id, time, links or files.
@@ -73,6 +75,7 @@ class Item:
     attempts: int = 0
     spent: int = 0
     resends: int = 0
+    images: int = 0
     idempotency_key: str | None = None
     error: str | None = None
     answer: str | None = None
@@ -112,12 +115,19 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.broken: ConfigurationError | None = None
+        self._views = False
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    async def open(self) -> None:
+    async def open(self, *, begin: bool = True) -> bool:
         """Take the lock, check the file and make it ready.
+
+        Args:
+            begin: Whether something will be written; False to look only.
+
+        Returns:
+            Whether the views beside it hold all that it does.
 
         Raises:
             ConfigurationError: If another process has it, or it cannot be trusted: a batch that
@@ -127,20 +137,19 @@ class Journal:
         self._thread = threading.Thread(target=self._serve, name="imagen-journal", daemon=True)
         self._thread.start()
         try:
-            await self.call(lambda _: None)
+            return await self.call(schema.begin if begin else _look)
         except BaseException:
             await self._end()
             raise
 
-    async def aclose(self) -> None:
-        """Commit what waits, mark the journal as whole and release the lock."""
-        if self._thread is None:
-            return
-        try:
-            if self.broken is None:
-                await self.call(schema.close)
-        finally:
-            await self._end()
+    async def aclose(self, *, views: bool) -> None:
+        """Commit what waits, mark the journal as whole and release the lock.
+
+        Args:
+            views: Whether the views hold all that it does.
+        """
+        self._views = views
+        await self._end()
 
     async def _end(self) -> None:
         thread, self._thread = self._thread, None
@@ -171,10 +180,6 @@ class Journal:
 
         return await self.call(read)
 
-    async def ids(self, *states: State) -> list[bytes]:
-        """Return the ids of the items in these states."""
-        return await self.call(lambda connection: _ids(connection, states))
-
     async def counts(self) -> list[Count]:
         """Return how many items are in which state."""
         return await self.call(
@@ -192,21 +197,27 @@ class Journal:
 
     def _serve(self) -> None:
         connection: sqlite3.Connection | None = None
+        while (group := self._next()) is not None:
+            try:
+                if connection is None:
+                    connection = schema.connect(self.folder)
+                self._tell(group, _run(connection, group))
+            except ConfigurationError as error:
+                self.broken = error
+            except sqlite3.Error as error:
+                self.broken = schema.explain(error, self.folder)
+            except Exception as error:  # noqa: BLE001 - callers of a dead thread wait for ever
+                self.broken = ConfigurationError(f"The journal failed: {type(error).__name__}.")
+            if self.broken is not None:
+                self._tell(group, self.broken)
+        if connection is None:
+            return
         try:
-            while (group := self._next()) is not None:
-                try:
-                    if connection is None:
-                        connection = schema.connect(self.folder)
-                    self._tell(group, _run(connection, group))
-                except ConfigurationError as error:
-                    self.broken = error
-                except sqlite3.Error as error:
-                    self.broken = schema.explain(error, self.folder)
-                if self.broken is not None:
-                    self._tell(group, self.broken)
-        finally:
-            if connection is not None:
-                connection.close()
+            schema.close(connection, views=self._views)
+        except sqlite3.Error as error:
+            self.broken = self.broken or schema.explain(error, self.folder)
+            # Closing would delete the log, and the file does not say that nothing is missing.
+            _unclosed.append(connection)
 
     def _next(self) -> list[_Job] | None:
         """Return all that waits, at least one job; None at the end."""
@@ -227,6 +238,11 @@ class Journal:
         """Settle the futures of a whole group in one call to the loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_settle, group, results)
+
+
+def _look(connection: sqlite3.Connection) -> bool:
+    (views,) = connection.execute("SELECT views FROM closed").fetchone()
+    return bool(views)
 
 
 def _settle(group: list[_Job], results: list[Any] | ConfigurationError) -> None:
@@ -269,8 +285,10 @@ def items(connection: sqlite3.Connection, states: Iterable[State]) -> Iterator[I
         yield Item(*row)
 
 
-def _ids(connection: sqlite3.Connection, states: Iterable[State]) -> list[bytes]:
-    return [row[0] for row in connection.execute(*_among(schema.IDS, states))]
+def ids(connection: sqlite3.Connection, states: Iterable[State]) -> Iterator[bytes]:
+    """Yield the ids of the items in these states."""
+    for row in connection.execute(*_among(schema.IDS, states)):
+        yield row[0]
 
 
 def _among(statement: str, states: Iterable[State]) -> tuple[str, tuple[str, ...]]:

@@ -7,6 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from imagen_async.errors import ConfigurationError
+from imagen_async.session import disk
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
@@ -35,11 +36,17 @@ CREATE TABLE item (
     answer TEXT
 );
 CREATE TABLE invalid (row TEXT NOT NULL);
-CREATE TABLE whole (yes INTEGER NOT NULL CHECK (yes IN (0, 1)));
-INSERT INTO whole VALUES (1);
+CREATE TABLE closed (
+    whole INTEGER NOT NULL CHECK (whole IN (0, 1)),
+    views INTEGER NOT NULL CHECK (views IN (0, 1))
+);
+INSERT INTO closed VALUES (1, 1);
 """
 
-_ITEM = "id, position, row, state, charge, attempts, spent, resends, idempotency_key, error, answer"
+_ITEM = (
+    "id, position, row, state, charge, attempts, spent, resends, images, "
+    "idempotency_key, error, answer"
+)
 FIND = f"SELECT {_ITEM} FROM item WHERE id = ?"  # noqa: S608 - a constant
 ITEMS = f"SELECT {_ITEM} FROM item WHERE state IN ({{}}) ORDER BY number"  # noqa: S608
 IDS = "SELECT id FROM item WHERE state IN ({})"
@@ -57,7 +64,10 @@ ON CONFLICT (id) DO UPDATE SET
     idempotency_key = ?7, error = NULL
 """
 RETURNED = """
-UPDATE item SET state = 'new', charge = max(charge, ?2), spent = max(0, spent - ?3) WHERE id = ?1
+UPDATE item SET
+    state = CASE WHEN max(charge, ?2) = 0 THEN 'new' ELSE 'unknown' END,
+    charge = max(charge, ?2), spent = max(0, spent - ?3)
+WHERE id = ?1
 """
 RECEIVED = """
 UPDATE item SET state = 'received', charge = 2, spent = spent + ?2, answer = ?3 WHERE id = ?1
@@ -71,7 +81,7 @@ ON CONFLICT (id) DO UPDATE SET
     spent = CASE WHEN max(charge, ?5) = 0 THEN 0 ELSE spent + ?6 END,
     images = ?7, error = ?8, answer = coalesce(?9, answer)
 """
-MOVED = "UPDATE item SET state = ?2 WHERE id = ?1"
+DROP = "UPDATE item SET state = 'dropped' WHERE state = 'unknown'"
 INVALID = "INSERT INTO invalid VALUES (?)"
 FORGET_INVALID = "DELETE FROM invalid"
 ALL_INVALID = "SELECT row FROM invalid ORDER BY rowid"
@@ -110,19 +120,32 @@ def connect(folder: Path) -> sqlite3.Connection:
         if fresh or not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
             _create(connection, folder)
         _check(connection, logged=logged)
-        # In the file itself, not only in its log: a log that is then lost is missed.
-        connection.execute("UPDATE whole SET yes = 0")
-        connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def close(connection: sqlite3.Connection) -> None:
-    """Note that nothing is missing, and fold the log into the file."""
-    connection.execute("UPDATE whole SET yes = 1")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+def begin(connection: sqlite3.Connection) -> bool:
+    """Note that commits will come; return whether the views hold all that came before."""
+    (views,) = connection.execute("SELECT views FROM closed").fetchone()
+    # In the file itself, not only in its log: a log that is then lost is missed.
+    connection.execute("UPDATE closed SET whole = 0, views = 0")
+    connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+    return bool(views)
+
+
+def close(connection: sqlite3.Connection, *, views: bool) -> None:
+    """Note that nothing is missing, fold the log into the file and release the lock.
+
+    Args:
+        connection: Without an open transaction.
+        views: Whether the lists beside the journal hold all that it does.
+    """
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    connection.execute("UPDATE closed SET whole = 1, views = ?", (views,))
+    connection.close()
 
 
 def explain(error: sqlite3.Error, folder: Path) -> ConfigurationError:
@@ -146,19 +169,8 @@ def _make(folder: Path, path: Path) -> bool:
         raise ConfigurationError(
             f"{printable(str(folder))} cannot hold a batch: {reason}; choose another folder."
         ) from None
-    sync_folder(folder)
+    disk.sync_folder(folder)
     return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where folders can be synced."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock(connection: sqlite3.Connection) -> None:
@@ -195,7 +207,7 @@ def _check(connection: sqlite3.Connection, *, logged: bool) -> None:
         raise ConfigurationError(f"{NAME} is not a journal of this package; choose another folder.")
     if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
         raise ConfigurationError(f"The journal cannot be used: {_DAMAGED}")
-    whole = connection.execute("SELECT yes FROM whole").fetchall()
+    (whole,) = connection.execute("SELECT whole FROM closed").fetchone()
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-    if whole != [(1,)] and mode == "wal" and not logged:
+    if not whole and mode == "wal" and not logged:
         raise ConfigurationError(f"{NAME}-wal is missing and with it the last commits: {_DAMAGED}")

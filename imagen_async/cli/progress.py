@@ -52,17 +52,14 @@ class Snapshot:
     @property
     def line(self) -> str:
         """The moment in words."""
-        of = "" if self.total is None else f"/{self.total:,}"
+        of = "" if self.total is None else f" of {self.total:,}"
         parts = [
-            f"{self.settled:,}{of} settled: {self.done:,} done, {self.failed:,} failed, "
-            f"{self.unknown:,} unknown",
+            f"{self.done:,}{of} done, {self.failed:,} failed, {self.unknown:,} unknown",
             f"{self.images:,} images",
-            f"{self.rate * 60:,.0f} items/min",
+            f"{self.rate * 60:,.0f}/min",
         ]
         if self.total is not None and self.rate > 0 and self.total > self.settled:
             parts.append(f"{duration((self.total - self.settled) / self.rate)} left")
-        if self.waits:
-            parts.append(self.waits)
         return "; ".join(parts)
 
 
@@ -119,7 +116,7 @@ class Lines:
 
     def show(self, snapshot: Snapshot) -> None:
         """Write a moment as a line."""
-        note(snapshot.line)
+        note(f"{snapshot.line}; {snapshot.waits}" if snapshot.waits else snapshot.line)
 
     def note(self, line: str) -> None:
         """Write a line."""
@@ -139,7 +136,7 @@ class Bar:
         self.every = BAR_EVERY
         self._bar = Progress(
             SpinnerColumn(),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             # Not markup: reasons come from servers.
             TextColumn("{task.description}", markup=False),
             console=Console(stderr=True, highlight=False),
@@ -155,7 +152,7 @@ class Bar:
             self._task,
             completed=snapshot.settled,
             total=snapshot.total,
-            description=snapshot.line,
+            description=f"{snapshot.line}\n{snapshot.waits}".rstrip(),
             refresh=True,
         )
 

@@ -243,15 +243,19 @@ class Core:
             dropped=self._dropped,
         )
 
-    async def aclose(self) -> None:
-        """Refuse new calls, wait for those in flight, at most 30 seconds, then close all sockets."""
+    async def aclose(self, grace: float = GRACE) -> None:
+        """Refuse new calls, wait for those in flight, then cancel them and close all sockets.
+
+        Args:
+            grace: Seconds to wait for calls in flight.
+        """
         self._closed = True
         if self._loop is not asyncio.get_running_loop() or self._transport is None:
             self._forget()
             return
         active = self._active - {asyncio.current_task()}
         if active:
-            await asyncio.wait(active, timeout=GRACE)
+            await asyncio.wait(active, timeout=grace)
             for task in self._active & active:
                 self._stopped.add(task)
                 task.cancel()
@@ -267,7 +271,7 @@ class Core:
     def _bound(self) -> Transport:
         """Return the sessions of the running loop; make them if the last loop has ended."""
         if os.getpid() != self._pid:
-            raise ForkedClientError("This client was made in another process, before a fork.")
+            raise ForkedClientError("This client was made before a fork, in another process; make a new one here.")
         loop = asyncio.get_running_loop()
         if loop is self._loop and self._transport is not None:
             return self._transport

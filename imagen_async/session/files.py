@@ -83,6 +83,7 @@ class Shelf(Protocol):
 
     def open(self) -> Sink:
         """Return a sink for the next image."""
+        ...
 
     async def keep(self, sinks: Sequence[Sink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
         """Make closed sinks' images durable and visible.
@@ -94,6 +95,7 @@ class Shelf(Protocol):
         Returns:
             What became of each, in the same order.
         """
+        ...
 
 
 class MemoryShelf:

@@ -16,6 +16,7 @@ PREFIX_LIMIT = 512
 """Characters of a value that decide whether it begins with ``data:...;base64,``."""
 
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+_PAD = 0x3D
 _SPACE = b" \t\r\n"
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _PREFIX = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
@@ -89,19 +90,15 @@ class Base64Decoder:
             return False
         try:
             decoded = pybase64.b64decode(memoryview(piece)[needed:end], None, True)
-            if needed:
-                first = pybase64.b64decode(self._carry + piece[:needed], None, True)
-                if len(first) < 3:  # padding, and yet more letters
-                    return False
-                decoded = first + decoded
+            first = pybase64.b64decode(self._carry + piece[:needed], None, True)
         except ValueError:
             return False
-        self._padded = piece[end - 1] == 0x3D
-        if self._padded and tail:
-            self._padded = False
+        padded = piece[end - 1] == _PAD
+        if (padded and tail) or 0 < len(first) < 3:  # padding, and yet more letters
             return False
+        self._padded = padded
         self._carry = tail
-        self._emit(decoded)
+        self._emit(first + decoded if first else decoded)
         return True
 
     def write(self, piece: bytes) -> None:
@@ -195,7 +192,7 @@ class ImageString:
         Raises:
             ValueError: The string is not JSON.
         """
-        if not self._held and self._offer(piece):
+        if not self._fresh and not self._held and self._base64.offer(piece):
             return None
         piece = self._held + piece
         end = _string_end(piece)

@@ -16,7 +16,7 @@ __all__ = ["AnswerDecoder", "AnswerError", "AnswerLimits", "Embedded", "Sink"]
 
 _DEFAULT = AnswerLimits()
 _BOM = b"\xef\xbb\xbf"
-_BLANK = re.compile(rb"(?:[ \t\r\n]|%s)*+" % _BOM)
+_BLANK = re.compile(rb"(?:[ \t\r\n]++|%s)*+" % _BOM)
 
 
 class AnswerDecoder:

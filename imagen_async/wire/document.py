@@ -26,7 +26,7 @@ LONG = 4096
 EXCERPT = 65_536
 """Bytes of the text that an error keeps."""
 
-_GATHER = 32_768
+_GATHER = 16_384
 _SLICE = 65_536
 _LONGEST_START = 32
 LISTS = ("data", "images")
@@ -235,7 +235,7 @@ class DocumentDecoder:
 
     def _take(self, chunk: bytes) -> None:
         try:
-            for piece in _slices(chunk):
+            for piece in (chunk,) if len(chunk) <= _SLICE else _slices(chunk):
                 self._process(piece)
         except BaseException:
             self._dead = True
@@ -328,10 +328,14 @@ class DocumentDecoder:
                     item[name] = self._decode(text)
 
     def _short_images(self, stub: bytes, text: bytes) -> Iterator[Embedded]:
+        """Yield the images that a text of a broken document holds unharmed."""
+        start = 0
         for found in _SHORT_STRING.finditer(text):
-            if self._vain > self._limits.max_text_bytes:
+            if self._vain > self._limits.max_text_bytes or self._count >= self._limits.max_images:
                 return
-            if self._judge(stub, text[: found.start(1) - 1]) is not None:
+            place = self._judge(stub, text[start : found.start(1) - 1])
+            if place is not None:
+                stub, start = place.stub, found.end()
                 yield self._decode(found[1].decode("latin-1"))
 
     def _too_large(self) -> AnswerError:
@@ -343,11 +347,7 @@ class DocumentDecoder:
 
 def _slices(chunk: bytes) -> Iterator[bytes]:
     """Cut a chunk into even pieces that stay in the processor's cache."""
-    count = -(-len(chunk) // _SLICE)
-    if count <= 1:
-        yield chunk
-        return
-    size = -(-len(chunk) // count)
+    size = -(-len(chunk) // -(-len(chunk) // _SLICE))
     for start in range(0, len(chunk), size):
         yield chunk[start : start + size]
 
