@@ -1,0 +1,225 @@
+"""``imagen-async batch``: a file of prompts, a folder of images."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import attrs
+
+from imagen_async.batch.source import read_source
+from imagen_async.cli.console import note, result
+from imagen_async.cli.count import count_rows
+from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL, error_line
+from imagen_async.cli.progress import Rate, Snapshot, open_progress
+from imagen_async.cli.running import RequestFlags, on_signals, open_client, run_loop
+from imagen_async.cli.summary import plan_lines, summary_lines
+from imagen_async.errors import ConfigurationError
+from imagen_async.policy.config import Limits
+from imagen_async.session.events import Throttled
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from imagen_async.batch.run import Run
+    from imagen_async.batch.source import Row
+    from imagen_async.cli.progress import Progress
+    from imagen_async.client import AsyncImagen
+    from imagen_async.errors import ImagenError
+    from imagen_async.session.events import Event
+    from imagen_async.session.many import Outcome
+
+SIGTERM_GRACE: Final = 30.0
+"""Seconds that what is in flight gets after a SIGTERM; supervisors kill soon after that."""
+SHOWN_ERRORS: Final = 5
+"""Errors that are shown while a batch runs; all are in its lists."""
+_TAKEN: Final = 64
+
+
+@attrs.frozen(kw_only=True)
+class BatchFlags(RequestFlags):
+    """The flags of ``batch``."""
+
+    source: str
+    out: str
+    concurrency: int = 8
+    rpm: float | None = None
+    prompt_column: str = "prompt"
+    id_column: str = "id"
+    limit: int | None = None
+    ordered: bool = False
+    on_unknown: str = "hold"
+    retry_failed: bool = False
+    price_per_image: float | None = None
+    budget: float | None = None
+    max_failures: int | None = None
+    dry_run: bool = False
+
+
+def batch(flags: BatchFlags) -> int:
+    """Run a batch, or plan it, and return the exit code.
+
+    Raises:
+        ImagenError: If it cannot begin.
+    """
+    if flags.budget is not None and flags.price_per_image is None:
+        raise ConfigurationError("--budget needs --price-per-image, in the same currency.")
+    rows = read_source(
+        flags.source,
+        prompt_column=flags.prompt_column,
+        id_column=flags.id_column,
+        defaults=flags.fields,
+    )
+    return run_loop(_batch(flags, rows))
+
+
+async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
+    limits = Limits(concurrency=flags.concurrency, requests_per_minute=flags.rpm)
+    gate = _GateWatch()
+    async with open_client(flags, limits=limits, on_event=gate.hear) as imagen:
+        run = imagen.batch(
+            rows,
+            out=flags.out,
+            ordered=flags.ordered,
+            on_unknown=flags.on_unknown,
+            retry_failed=flags.retry_failed,
+            limit=flags.limit,
+            price_per_image=flags.price_per_image,
+            budget=flags.budget,
+            max_failures=flags.max_failures,
+            emulator=flags.emulator,
+        )
+        if flags.dry_run:
+            plan = await run.plan()
+            lines = [json.dumps(attrs.asdict(plan))] if flags.as_json else plan_lines(plan)
+            for line in lines:
+                result(line)
+            return DONE
+        return await _Drive(flags, imagen, run, gate).drive()
+
+
+class _GateWatch:
+    """Remembers what the gate waits for."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._reason = ""
+
+    def hear(self, event: Event) -> None:
+        """Take note of a closing."""
+        if isinstance(event, Throttled):
+            self._until = time.monotonic() + event.wait
+            self._reason = printable(event.reason, 80)
+
+    @property
+    def waits(self) -> str:
+        """What is waited for now; empty if nothing."""
+        left = self._until - time.monotonic()
+        return f"waits {left:.0f} s: {self._reason}" if left > 0 else ""
+
+
+class _Drive:
+    """Drives one run: shows how it goes, and hears signals."""
+
+    def __init__(self, flags: BatchFlags, imagen: AsyncImagen, run: Run, gate: _GateWatch) -> None:
+        self._flags = flags
+        self._imagen = imagen
+        self._run = run
+        self._gate = gate
+        self._total = count_rows(flags.source, flags.limit)
+        self._rate = Rate()
+        self._errors = 0
+        self._signals = 0
+        self._cancel: Callable[[], None] = lambda: None
+        self._progress: Progress | None = None
+
+    async def drive(self) -> int:
+        """Run to the end, or to where a signal ends it, and return the exit code."""
+        with anyio.CancelScope() as scope, on_signals(self._signalled):
+            self._cancel = scope.cancel
+            async with self._run as run:
+                self._progress = open_progress(os.environ.get)
+                ticker = asyncio.create_task(self._tick())
+                try:
+                    while outcomes := await run.take(_TAKEN):
+                        self._tell(outcomes)
+                finally:
+                    ticker.cancel()
+                    self._progress.close()
+        return self._end()
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            if outcome.error is None:
+                continue
+            self._errors += 1
+            if self._errors <= SHOWN_ERRORS:
+                self._say(_failure(outcome, outcome.error))
+            elif self._errors == SHOWN_ERRORS + 1:
+                self._say("Further errors are listed in failed.jsonl and unknown.jsonl.")
+
+    def _say(self, line: str) -> None:
+        (note if self._progress is None else self._progress.note)(line)
+
+    async def _tick(self) -> None:
+        progress = self._progress
+        while progress is not None:
+            progress.show(self._snapshot())
+            await asyncio.sleep(progress.every)
+
+    def _snapshot(self) -> Snapshot:
+        report = self._run.report
+        ended = report.done + report.failed + report.unknown + report.dropped
+        return Snapshot(
+            total=self._total,
+            done=report.done,
+            failed=report.failed,
+            unknown=report.unknown + report.dropped,
+            images=report.images,
+            rate=self._rate(time.monotonic(), ended),
+            waits=self._gate.waits,
+        )
+
+    def _signalled(self, number: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            self._cancel()
+            return
+        self._run.stop("interrupted")
+        flying = self._imagen.stats().in_flight
+        self._say(
+            f"Interrupted: what is in flight ({flying}) is paid for and will be finished; "
+            "Ctrl-C again cancels it."
+        )
+        if number == signal.SIGTERM:
+            asyncio.get_running_loop().call_later(SIGTERM_GRACE, self._cancel)
+
+    def _end(self) -> int:
+        report = self._run.report
+        folder = Path(self._flags.out)
+        page = folder / "index.html"
+        with contextlib.suppress(OSError):
+            for line in summary_lines(report, folder, page if page.exists() else None):
+                note(line)
+        if self._flags.as_json:
+            result(json.dumps({**report.as_json(), "out": str(folder), "gallery": str(page)}))
+        else:
+            result(str(page))
+        if self._signals:
+            return INTERRUPTED
+        return DONE if report.ok else PARTIAL
+
+
+def _failure(outcome: Outcome, error: ImagenError) -> str:
+    if outcome.request is None:  # the error names the line
+        return error_line(error)
+    which = f"row {outcome.index + 1}" if outcome.id is None else f"id {outcome.id}"
+    return f"{printable(which, 100)}: {error_line(error)}"

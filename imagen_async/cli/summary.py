@@ -1,0 +1,84 @@
+"""What a batch came to, in lines that say what to do next; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imagen_async.cli.progress import duration
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imagen_async.batch.report import Report
+    from imagen_async.batch.plan import Plan
+
+
+def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[str]:
+    """Return the end of a batch in lines.
+
+    Args:
+        report: Of the run.
+        folder: Of the batch.
+        gallery: Its page, if it was written.
+    """
+    shown = printable(str(folder), 300)
+    lines = [_what_is_left(report, shown)] if report.stopped_by or report.partial else []
+    tried = report.failed - report.invalid
+    if report.invalid:
+        lines.append(
+            f"{report.invalid:,} rows cannot be sent as they are: correct them "
+            f"({shown}/failed.jsonl says why) and run the same command again."
+        )
+    if tried:
+        lines.append(
+            f"{tried:,} failed and cost nothing: {shown}/failed.jsonl says why; "
+            "--retry-failed tries them again."
+        )
+    if report.unknown:
+        lines.append(
+            f"{report.unknown:,} were or may have been charged and are not done: see "
+            f"{shown}/unknown.jsonl; running again fetches links that came, --on-unknown resend "
+            "buys the others again, --on-unknown drop closes them."
+        )
+    if report.problem and not report.stopped_by:
+        lines.append(f"Note: {printable(report.problem)}")
+    page = "" if gallery is None else f"; gallery: {printable(str(gallery), 300)}"
+    dropped = f", {report.dropped:,} dropped" if report.dropped else ""
+    cost = "" if report.cost is None else f"; at most {report.cost:,.2f} spent"
+    lines.append(
+        f"{shown}: {report.done:,} of {report.total:,} done ({report.images:,} images), "
+        f"{report.failed:,} failed, {report.unknown:,} unknown{dropped}, in "
+        f"{duration(report.seconds)}{cost}{page}"
+    )
+    return lines
+
+
+def _what_is_left(report: Report, shown: str) -> str:
+    why = report.stopped_by or "cancelled"
+    told = f" ({printable(report.problem)})" if report.problem else ""
+    return (
+        f"Stopped early: {printable(why, 100)}{told}; the rest was not sent: "
+        f"run the same command again to go on in {shown}."
+    )
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """Return what a run would do, in lines."""
+    facts = (
+        (plan.rows, "rows in the input"),
+        (plan.done, "done already"),
+        (plan.to_send, f"to send, {plan.images:,} images at least"),
+        (plan.resend, "of them sent again although they may have been charged"),
+        (plan.downloads, "paid answers whose images would be downloaded"),
+        (plan.failed, "failed earlier and left alone; --retry-failed sends them"),
+        (plan.unknown, "may have been charged and left alone; see --on-unknown"),
+        (plan.invalid, "cannot be sent as they are"),
+    )
+    lines = [f"{number:>9,}  {text}" for number, text in facts if number or text == facts[0][1]]
+    if plan.cost is not None:
+        lines.append(f"{plan.cost:>9,.2f}  is what they cost at least")
+    if plan.seconds is not None:
+        lines.append(f"At this rate it takes {duration(plan.seconds)} at least.")
+    lines.append("Nothing was sent.")
+    return lines
