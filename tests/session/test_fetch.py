@@ -594,7 +594,7 @@ async def test_a_link_that_only_the_http_client_refuses_is_our_error(
     monkeypatch.setattr(module, "url_problem", lambda url, api_scheme: None)
     async with bench("http://127.0.0.1:9") as made:
         for url in ("http://[::1/x", "gopher://a.example/x"):
-            with pytest.raises(DownloadError, match="the link is not a URL|the URL is bad"):
+            with pytest.raises(DownloadError, match=r"the link is not a URL|the URL is bad"):
                 await made.get(url)
     assert made.waits == []
 

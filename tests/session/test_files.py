@@ -526,7 +526,7 @@ async def test_a_file_that_cannot_be_saved_says_where_and_why(
     """SaveError names the path and the reason, counts as charged, and leaves nothing torn."""
     with monkeypatch.context() as patched:
         patched.setattr(os, step, failing(errno.ENOSPC))
-        with pytest.raises(SaveError, match="forest.*ENOSPC") as caught:
+        with pytest.raises(SaveError, match=r"forest.*ENOSPC") as caught:
             await write_file(PNG, tmp_path / "forest", overwrite=False)
     assert caught.value.charge is Charge.YES
     assert caught.value.__cause__ is None
