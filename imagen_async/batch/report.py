@@ -1,0 +1,146 @@
+"""What a run came to: counts that move while it runs, and the report made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from imagen_async.batch.journal import State
+from imagen_async.errors import Charge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from imagen_async.batch.journal import Count
+
+_UNKNOWN = (State.UNKNOWN, State.RECEIVED)
+"""States that cost or may have cost, with no image yet."""
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What a batch came to, over all its runs.
+
+    Args:
+        total: Items: done, failed, unknown, dropped and pending.
+        done: Items with at least one image.
+        failed: Items that cost nothing and brought nothing; malformed rows are among them.
+        unknown: Items that were or may have been charged and are not done.
+        dropped: Unknown items that ``on_unknown="drop"`` gave up.
+        pending: Items that were read and not sent, or are under way.
+        invalid: Rows that are no request, or that may not be sent; counted as failed.
+        images: Image files that are here.
+        attempts: HTTP exchanges begun.
+        charged_maybe: Unknown and dropped items that may have been charged.
+        charged_yes: Unknown and dropped items that were charged.
+        resent: How often an item was sent again although it may have been charged.
+        spent: Images that were or may have been charged.
+        cost: Their price, if one was given, in its currency.
+        seconds: How long this run took.
+        partial: Whether the input was not read to its end: there may be more items.
+        stopped_by: What stopped the intake: ``quota``, ``authentication``, ``budget``,
+            ``max_failures``, ``disk``, ``journal``, ``client``, or the reason given to ``stop``.
+        problem: What stopped it, or went wrong with a view, as a sentence.
+    """
+
+    total: int
+    done: int
+    failed: int
+    unknown: int
+    dropped: int
+    pending: int
+    invalid: int
+    images: int
+    attempts: int
+    charged_maybe: int
+    charged_yes: int
+    resent: int
+    spent: int
+    cost: float | None
+    seconds: float
+    partial: bool
+    stopped_by: str | None
+    problem: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row of the input is done, or was dropped on purpose."""
+        return self.done + self.dropped == self.total and not self.partial
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return attrs.asdict(self)
+
+
+class Tally:
+    """The counts of a run, from the journal's at its start and moved as items move.
+
+    Args:
+        counts: Of the journal.
+    """
+
+    __slots__ = ("attempts", "images", "invalid", "items", "resent", "spent")
+
+    def __init__(self, counts: Iterable[Count] = ()) -> None:
+        self.items: Counter[tuple[State, Charge]] = Counter()
+        self.attempts = self.images = self.invalid = self.resent = self.spent = 0
+        for count in counts:
+            self.items[count.state, count.charge] += count.items
+            self.attempts += count.attempts
+            self.images += count.images
+            self.resent += count.resends
+            self.spent += count.spent
+
+    def enter(self) -> None:
+        """Count an item that the journal does not know yet."""
+        self.items[State.NEW, Charge.NO] += 1
+
+    def move(self, before: tuple[State, Charge], after: tuple[State, Charge]) -> None:
+        """Count an item in another state."""
+        self.items[before] -= 1
+        self.items[after] += 1
+
+    def of(self, *states: State, charge: Charge | None = None) -> int:
+        """Return how many items are in these states, with this charge if one is given."""
+        return sum(
+            number
+            for (state, charged), number in self.items.items()
+            if state in states and charge in (None, charged)
+        )
+
+    def report(
+        self,
+        *,
+        price: float | None,
+        seconds: float,
+        partial: bool,
+        stopped_by: str | None,
+        problem: str | None,
+    ) -> Report:
+        """Return the counts as a report."""
+        doubtful = (*_UNKNOWN, State.DROPPED)
+        done, failed = self.of(State.DONE), self.of(State.FAILED) + self.invalid
+        unknown, dropped = self.of(*_UNKNOWN), self.of(State.DROPPED)
+        pending = self.of(State.NEW, State.SENDING)
+        return Report(
+            total=done + failed + unknown + dropped + pending,
+            done=done,
+            failed=failed,
+            unknown=unknown,
+            dropped=dropped,
+            pending=pending,
+            invalid=self.invalid,
+            images=self.images,
+            attempts=self.attempts,
+            charged_maybe=self.of(*doubtful, charge=Charge.MAYBE),
+            charged_yes=self.of(*doubtful, charge=Charge.YES),
+            resent=self.resent,
+            spent=self.spent,
+            cost=None if price is None else round(self.spent * price, 6),
+            seconds=round(seconds, 3),
+            partial=partial,
+            stopped_by=stopped_by,
+            problem=problem,
+        )

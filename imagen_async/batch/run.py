@@ -1,0 +1,324 @@
+"""A durable batch: rows in, images and a journal in one folder, outcomes out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import attrs
+
+from imagen_async.batch import home, schema, views
+from imagen_async.batch.entry import Desk, Entry, StoppedError, error_json, row_json
+from imagen_async.batch.gallery import write_gallery
+from imagen_async.batch.home import Book
+from imagen_async.batch.intake import Intake, RunOptions, Seen, sort_out
+from imagen_async.batch.journal import Journal, State
+from imagen_async.batch.plan import make_plan
+from imagen_async.batch.report import Tally
+from imagen_async.errors import ConfigurationError, ImagenError
+from imagen_async.session import disk
+from imagen_async.session.many import Outcome, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+    from types import TracebackType
+    from typing import Self
+
+    from imagen_async.batch.plan import Plan
+    from imagen_async.batch.report import Report
+    from imagen_async.batch.source import Requests
+    from imagen_async.session.core import Core
+    from imagen_async.wire.generation import Generation
+
+GRACE = 5.0
+"""Seconds that a cancelled call has to put on record that it was cut."""
+
+
+@attrs.frozen
+class _Parts:
+    """What exists only inside the block."""
+
+    journal: Journal
+    desk: Desk
+    intake: Intake
+    stream: Stream[Entry | Seen]
+
+
+class Run:
+    """One run of a batch; an async context manager over the outcomes that it brings.
+
+    Leaving the block ends the intake and waits for what is in flight: it may be paid for. A
+    cancellation does not wait, and what was sent is then listed as unknown.
+
+    Args:
+        core: Of the client.
+        requests: The input: prompts, requests or rows.
+        out: The folder; one that holds a batch is gone on with.
+        options: How to go about it.
+    """
+
+    def __init__(
+        self, core: Core, requests: Requests, out: Path, options: RunOptions | None = None
+    ) -> None:
+        self._core = core
+        self._requests = requests
+        self._options = options or RunOptions()
+        self._folder = Path(out).absolute()
+        self._active: set[Entry] = set()
+        self._failures = 0
+        self._problem: str | None = None
+        self._stopped: str | None = None
+        self._began = time.monotonic()
+        self._seconds: float | None = None
+        self._tally = Tally()
+        self._views = views.Appender(self._folder)
+        self._parts: _Parts | None = None
+        self._read_out = False
+
+    async def __aenter__(self) -> Self:
+        self._began = time.monotonic()
+        await anyio.to_thread.run_sync(home.claim, self._folder)
+        journal = Journal(self._folder)
+        current = await journal.open()
+        try:
+            await self._resume(journal, current=current)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await journal.aclose(views=False)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stream, whole = self._inside.stream, False
+        try:
+            if error is None or isinstance(error, Exception):
+                if not self._read_out:
+                    self.stop("left", "The block was left before the end.")
+                async for _ in stream:
+                    pass
+                whole = True
+        finally:
+            try:
+                await stream.__aexit__(None, None, None)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._finish(whole=whole)
+
+    def __aiter__(self) -> AsyncIterator[Outcome]:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        try:
+            return await self._inside.stream.__anext__()
+        except StopAsyncIteration:
+            self._read_out = True
+            raise
+
+    async def take(self, most: int) -> list[Outcome]:
+        """Return the outcomes that are ready, at least one, at most ``most``; [] at the end."""
+        taken = await self._inside.stream.take(most)
+        self._read_out = not taken
+        return taken
+
+    @property
+    def _inside(self) -> _Parts:
+        if self._parts is None:
+            raise ConfigurationError("A batch runs inside its block: use async with.")
+        return self._parts
+
+    @property
+    def folder(self) -> Path:
+        """Where images, journal and lists are."""
+        return self._folder
+
+    @property
+    def report(self) -> Report:
+        """What the batch came to so far; final after the block."""
+        seconds = self._seconds
+        return self._tally.report(
+            price=self._options.price_per_image,
+            seconds=time.monotonic() - self._began if seconds is None else seconds,
+            partial=self._parts is None or not self._parts.intake.exhausted,
+            stopped_by=self._stopped,
+            problem=self._problem or self._views.problem,
+        )
+
+    def stop(self, reason: str = "stopped", problem: str | None = None) -> None:
+        """Send nothing more; what is in flight goes on and is yielded.
+
+        Args:
+            reason: A word for the report; the first one counts.
+            problem: A sentence for the report.
+        """
+        if self._stopped is not None:
+            return
+        self._stopped, self._problem = reason, problem
+        if self._parts is not None:
+            self._parts.desk.stopped = True
+            self._parts.stream.stop()
+        for entry in tuple(self._active):
+            if entry.idle and entry.scope is not None:
+                entry.scope.cancel()
+
+    async def plan(self) -> Plan:
+        """Read the whole input and return what a run would do; nothing is sent or made.
+
+        An input that can be read only once is then used up.
+
+        Raises:
+            ConfigurationError: If the folder's journal cannot be used, or another process has it.
+        """
+        book = Book()
+        if await anyio.Path(self._folder / schema.NAME).exists():
+            journal = Journal(self._folder)
+            current = await journal.open(begin=False)
+            try:
+                book = await journal.call(home.read_book)
+            finally:
+                await journal.aclose(views=current)
+        seen = sort_out(self._requests, book, self._options, self._core.resolve)
+        return await make_plan(seen, self._options, self._core.config.limits.requests_per_minute)
+
+    async def _resume(self, journal: Journal, *, current: bool) -> None:
+        """Take up what the journal knows and begin to read the input."""
+        options, folder = self._options, self._folder
+        endpoint = "emulator" if options.emulator else self._core.config.base_url
+        await anyio.to_thread.run_sync(home.bind, folder, endpoint)
+        await journal.call(partial(home.recover, folder=folder))
+        await journal.write(schema.FORGET_INVALID)
+        if options.on_unknown == "drop":
+            await journal.write(schema.DROP)
+        if not current:
+            await journal.call(partial(views.rewrite, folder=folder))
+        self._tally = Tally(await journal.counts())
+        book = await journal.call(home.read_book)
+        desk = Desk(
+            folder=folder,
+            journal=journal,
+            tally=self._tally,
+            stop=self.stop,
+            allowance=options.allowance,
+            stopped=self._stopped is not None,
+        )
+        intake = Intake(desk, book, options, self._core.resolve)
+        stream = Stream(
+            intake.work(self._requests),
+            self._work,
+            concurrency=self._core.config.limits.concurrency,
+            ordered=options.ordered,
+        )
+        self._parts = _Parts(journal, desk, intake, stream)
+        await stream.__aenter__()
+
+    async def _work(self, _: int, task: Entry | Seen) -> Outcome | None:
+        if isinstance(task, Seen):
+            return await self._refuse(task)
+        if self._stopped is not None:
+            return None
+        self._active.add(task)
+        try:
+            with anyio.CancelScope() as task.scope:
+                return await self._carry(task)
+            return None
+        finally:
+            self._active.discard(task)
+
+    async def _carry(self, entry: Entry) -> Outcome | None:
+        """Carry one item to its end; None if it goes back to be sent another day."""
+        generation: Generation | None = None
+        failure: ImagenError | None = None
+        try:
+            generation = await self._call(entry)
+        except StoppedError:
+            return None
+        except ImagenError as error:
+            failure = error
+            if not entry.ended:
+                await entry.settled(error)
+        except asyncio.CancelledError:
+            with anyio.move_on_after(GRACE, shield=True):
+                await entry.cut()
+            raise
+        if entry.state is State.NEW:
+            return None
+        self._views.add(views.rows(entry.as_item()))
+        if failure is not None:
+            self._failed()
+        return Outcome(entry.item.position, entry.request, generation, failure, entry.name)
+
+    async def _call(self, entry: Entry) -> Generation:
+        key = entry.item.idempotency_key
+        if entry.state is State.RECEIVED:
+            return await self._core.download(
+                entry.generation(), shelf=entry.shelf, record=entry, idempotency_key=key or ""
+            )
+        return await self._core.run(
+            entry.request,
+            shelf=entry.shelf,
+            record=entry,
+            idempotency_key=key,
+            waits=True,
+            fetches=True,
+            charge=entry.charge,
+        )
+
+    async def _refuse(self, seen: Seen) -> Outcome:
+        """List a row that is no request, or that may not be sent."""
+        error = seen.row.error or ImagenError("The row is no request.")
+        named = {"line": seen.row.line, "id": seen.row.id}
+        asked = {} if seen.request is None else json.loads(row_json(seen.request, seen.row.id))
+        text = json.dumps({**named, **asked, "error": json.loads(error_json(error))})
+        try:
+            await self._inside.journal.write(schema.INVALID, text)
+        except ConfigurationError as broken:
+            self.stop("journal", str(broken))
+        self._tally.invalid += 1
+        self._views.add([views.invalid(text)])
+        self._failed()
+        return Outcome(seen.position, seen.request, error=error, id=seen.row.id)
+
+    def _failed(self) -> None:
+        self._failures += 1
+        most = self._options.max_failures
+        if most is not None and self._failures >= most:
+            self.stop("max_failures", f"{self._failures} items ended without an image.")
+
+    async def _finish(self, *, whole: bool) -> None:
+        """Write the lists, the report and the gallery, then let go of the journal."""
+        journal = self._inside.journal
+        self._views.close()
+        written = False
+        if whole and journal.broken is None:
+            written = await self._try(journal.call(partial(views.rewrite, folder=self._folder)))
+        self._seconds = time.monotonic() - self._began
+        text = json.dumps(self.report.as_json(), indent=1) + "\n"
+        path = self._folder / views.REPORT
+        await self._try(anyio.to_thread.run_sync(views.write_whole, path, text))
+        if written and self._options.gallery:
+            await self._try(anyio.to_thread.run_sync(write_gallery, self._folder))
+        await journal.aclose(views=written)
+
+    async def _try(self, work: Awaitable[object]) -> bool:
+        """Do what no promise hangs on; note in the report that it failed."""
+        try:
+            await work
+        except (OSError, ConfigurationError) as error:
+            self._problem = self._problem or disk_problem(self._folder, error)
+            return False
+        return True
+
+
+def disk_problem(folder: Path, error: OSError | ConfigurationError) -> str:
+    """Return one line about what went wrong with the lists."""
+    return disk.cannot_write(folder, error) if isinstance(error, OSError) else str(error)
