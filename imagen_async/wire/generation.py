@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from imagen_async.errors import ConfigurationError, InvalidRequestError
+from imagen_async.wire import display
+
 if TYPE_CHECKING:
+    import PIL.Image
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -37,6 +42,32 @@ class Image:
     height: int | None = None
     revised_prompt: str | None = None
 
+    def to_pil(self) -> PIL.Image.Image:
+        """Return the image decoded by Pillow, from its bytes or its file.
+
+        Raises:
+            ConfigurationError: If Pillow is not installed.
+            InvalidRequestError: If the image is a link; read or save it first.
+        """
+        try:
+            import PIL.Image
+        except ImportError:
+            raise ConfigurationError(
+                "to_pil() needs Pillow: pip install 'imagen-async[cli]'."
+            ) from None
+        if self.data is None and self.path is None:
+            raise InvalidRequestError("This image is a link; fetch it with read() or save() first.")
+        source = self.path if self.data is None else io.BytesIO(self.data)
+        assert source is not None
+        with PIL.Image.open(source) as opened:
+            opened.load()
+            return opened
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        return display.filtered(display.image_bundle(self), include, exclude)
+
 
 @attrs.frozen
 class Generation:
@@ -61,3 +92,9 @@ class Generation:
     idempotency_key: str | None = None
     problems: tuple[str, ...] = ()
     extras: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle = display.grid_bundle(self.images, self.request.prompt, repr(self))
+        return display.filtered(bundle, include, exclude)

@@ -1,0 +1,105 @@
+"""How images look in a notebook: MIME bundles made of their bytes."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from imagen_async.wire.generation import Image
+
+RAW = frozenset({"image/png", "image/jpeg", "image/gif"})
+"""Types that every notebook front end shows as such; the others are shown through HTML."""
+HEAVY = 1024 * 1024
+"""Bytes above which a picture is shown smaller: a notebook file keeps what it shows."""
+SHOWN_SIDE = 768
+"""Pixels of the longer side of a picture that is shown smaller."""
+
+Bundle = tuple[dict[str, Any], dict[str, Any]]
+
+
+def image_bundle(image: Image) -> Bundle:
+    """Return one image's MIME bundle and its metadata."""
+    plain = {"text/plain": repr(image)}
+    data, media_type = _shown(image)
+    if data is None or media_type is None:
+        return plain, {}
+    if media_type in RAW:
+        return {**plain, media_type: data}, {}
+    return {**plain, "text/html": _picture(data, media_type, "")}, {}
+
+
+def grid_bundle(images: Iterable[Image], caption: str, plain: str) -> Bundle:
+    """Return several images' MIME bundle: a grid under a caption.
+
+    Args:
+        images: Those without bytes and file are named as links, which are not shown.
+        caption: Any text.
+        plain: For front ends that show text alone.
+    """
+    cells = []
+    for image in images:
+        data, media_type = _shown(image)
+        if data is None or media_type is None:
+            cells.append("<em>a link: fetch it with read() or save()</em>")
+        else:
+            cells.append(_picture(data, media_type, caption))
+    html = (
+        f'<figure style="margin:0"><figcaption>{escape(caption)}</figcaption>'
+        '<div style="display:grid;gap:8px;'
+        'grid-template-columns:repeat(auto-fill,minmax(220px,1fr))">'
+        f"{''.join(cells)}</div></figure>"
+    )
+    return {"text/plain": plain, "text/html": html}, {}
+
+
+def _shown(image: Image) -> tuple[bytes | None, str | None]:
+    data = image.data
+    if data is None and image.path is not None:
+        try:
+            data = image.path.read_bytes()
+        except OSError:
+            return None, None
+    if data is not None and len(data) > HEAVY:
+        return _smaller(data, image.media_type)
+    return data, image.media_type
+
+
+def _smaller(data: bytes, media_type: str | None) -> tuple[bytes, str | None]:
+    try:
+        from PIL import Image as Pictures
+    except ImportError:
+        return data, media_type
+    try:
+        with Pictures.open(io.BytesIO(data)) as picture:
+            picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+            small = io.BytesIO()
+            picture.convert("RGB").save(small, "JPEG", quality=85)
+    except (OSError, ValueError, Pictures.DecompressionBombError):
+        return data, media_type
+    return small.getvalue(), "image/jpeg"
+
+
+def _picture(data: bytes, media_type: str, label: str) -> str:
+    source = f"data:{media_type};base64,{b64encode(data).decode()}"
+    return f'<img alt="{escape(label)}" src="{source}" style="max-width:100%;border-radius:6px">'
+
+
+def filtered(bundle: Bundle, include: object, exclude: object) -> Bundle:
+    """Return the part of a bundle that IPython's display protocol asks for.
+
+    Args:
+        bundle: Data and metadata.
+        include: MIME types to keep; None for all.
+        exclude: MIME types to leave out.
+    """
+    data, metadata = bundle
+    wanted = include if isinstance(include, (set, frozenset, list, tuple)) else data
+    unwanted = exclude if isinstance(exclude, (set, frozenset, list, tuple)) else ()
+    return {
+        kind: value for kind, value in data.items() if kind in wanted and kind not in unwanted
+    }, metadata
