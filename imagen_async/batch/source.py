@@ -163,7 +163,6 @@ def _wrong(line: int, message: str, what: str = "line") -> Row:
 
 def _read(path: str, names: _Names) -> Iterator[Row]:
     if path == "-":
-        yield Row(0)
         yield from _texts(_lines(sys.stdin.buffer), names, path)
         return
     kind = _KINDS.get(Path(path.removesuffix(".gz")).suffix.lower())
