@@ -104,11 +104,11 @@ function openGrid(list, open, onEnd) {
   function arrange(fresh) {
     const above = -list.getBoundingClientRect().top;
     const index = fresh ? undefined : anchor(above);
-    const before = layout.tiles[index]?.top;
+    const offset = scrollY - layout.tiles[index]?.top; // read now: a shorter list clamps it
     layout = justify(rows.map(shape), list.clientWidth, wanted);
     list.style.height = `${layout.height}px`;
     for (const shown of tiles.keys()) place(shown);
-    if (layout.tiles[index]) scrollBy(0, layout.tiles[index].top - before);
+    if (layout.tiles[index]) scrollTo(0, offset + layout.tiles[index].top);
     queue();
   }
 
