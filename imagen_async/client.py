@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from imagen_async.batch.intake import RunOptions
+from imagen_async.batch.run import Run
 from imagen_async.errors import ImagenError, InvalidRequestError
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping
     from types import TracebackType
 
+    from imagen_async.batch.intake import OnUnknown
+    from imagen_async.batch.source import Requests
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
     from imagen_async.session.core import Stats
@@ -212,6 +216,56 @@ class AsyncImagen:
             ordered=ordered,
             dropped=self._core.drop,
         )
+
+    def batch(
+        self,
+        prompts: Requests,
+        *,
+        out: str | os.PathLike[str],
+        ordered: bool = False,
+        on_unknown: OnUnknown = "hold",
+        retry_failed: bool = False,
+        limit: int | None = None,
+        price_per_image: float | None = None,
+        budget: float | None = None,
+        max_failures: int | None = None,
+        emulator: bool = False,
+        gallery: bool = True,
+    ) -> Run:
+        """Generate images from many prompts into a folder, journalled; an async context manager.
+
+        A folder that holds a batch is gone on with: what is done is skipped, what may have been
+        charged is not sent again unless told so. Leaving the block waits for what is in flight.
+
+        Args:
+            prompts: Prompts, requests, or rows of ``imagen_async.batch.source``; pulled lazily.
+            out: The folder; made if it is not there.
+            ordered: Whether outcomes come in input order.
+            on_unknown: What to do with items of earlier runs that may have been charged: ``hold``
+                leaves and lists them, ``resend`` sends each once more, ``drop`` gives them up.
+            retry_failed: Whether items that failed in earlier runs, uncharged, are sent again.
+            limit: How many prompts to take; None for all.
+            price_per_image: In any currency; for the report and the budget.
+            budget: The most that may be spent on this folder, in the same currency.
+            max_failures: How many items may end without an image before the run stops.
+            emulator: Whether the endpoint is an emulator of your own, new at every run.
+            gallery: Whether to write ``index.html`` at the end.
+
+        Raises:
+            ConfigurationError: If an option or the folder cannot be used; it says what to do.
+        """
+        options = RunOptions(
+            ordered=ordered,
+            on_unknown=on_unknown,
+            retry_failed=retry_failed,
+            limit=limit,
+            price_per_image=price_per_image,
+            budget=budget,
+            max_failures=max_failures,
+            emulator=emulator,
+            gallery=gallery,
+        )
+        return Run(self._core, prompts, Path(out), options)
 
     async def read(self, image: Image) -> bytes:
         """Return an image's bytes: those it holds, its file's, or those of its link.

@@ -6,16 +6,22 @@ import functools
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from imagen_async.batch.run import Run
 from imagen_async.blocking import BlockingStream, Feed, Portal
 from imagen_async.client import AsyncImagen
 from imagen_async.session.core import GRACE
 from imagen_async.session.many import AHEAD
 
 if TYPE_CHECKING:
+    import os
     import ssl
     from collections.abc import Mapping
     from types import TracebackType
 
+    from imagen_async.batch.intake import OnUnknown
+    from imagen_async.batch.plan import Plan
+    from imagen_async.batch.report import Report
+    from imagen_async.batch.source import Requests
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
     from imagen_async.session.core import Stats
@@ -25,6 +31,28 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+B = TypeVar("B", bound=BlockingStream[Any, Any])
+
+
+class BlockingRun(BlockingStream[Any, Run]):
+    """A batch in blocking code: a context manager over outcomes, with a report."""
+
+    @property
+    def report(self) -> Report:
+        """What the batch came to so far; final after the block."""
+        return self.stream.report
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Send nothing more; what is in flight goes on and is yielded."""
+        self._portal.soon(functools.partial(self.stream.stop, reason))
+
+    def plan(self) -> Plan:
+        """Read the whole input and return what a run would do; nothing is sent or made."""
+        return self._portal.call(self._planned)
+
+    async def _planned(self) -> Plan:
+        self._feed.put(list(self._source or ()), ended=True)
+        return await self.stream.plan()
 
 
 def _blocking(
@@ -112,7 +140,44 @@ class Imagen:
     ) -> BlockingStream[str | GenerationRequest, Stream[str | GenerationRequest]]:
         """Generate images from many prompts; a context manager over outcomes."""
         return self._stream(
-            prompts, functools.partial(self._client.generate_many, ordered=ordered)
+            prompts,
+            functools.partial(self._client.generate_many, ordered=ordered),
+            BlockingStream,
+        )
+
+    @functools.wraps(AsyncImagen.batch)
+    def batch(
+        self,
+        prompts: Requests,
+        *,
+        out: str | os.PathLike[str],
+        ordered: bool = False,
+        on_unknown: OnUnknown = "hold",
+        retry_failed: bool = False,
+        limit: int | None = None,
+        price_per_image: float | None = None,
+        budget: float | None = None,
+        max_failures: int | None = None,
+        emulator: bool = False,
+        gallery: bool = True,
+    ) -> BlockingRun:
+        """Generate images from many prompts into a folder; a context manager over outcomes."""
+        return self._stream(
+            prompts,
+            functools.partial(
+                self._client.batch,
+                out=out,
+                ordered=ordered,
+                on_unknown=on_unknown,
+                retry_failed=retry_failed,
+                limit=limit,
+                price_per_image=price_per_image,
+                budget=budget,
+                max_failures=max_failures,
+                emulator=emulator,
+                gallery=gallery,
+            ),
+            BlockingRun,
         )
 
     def stats(self) -> Stats:
@@ -123,9 +188,11 @@ class Imagen:
         """Refuse new calls, wait for those in flight at most 30 seconds, close all sockets."""
         self._portal.close(GRACE)
 
-    def _stream(self, items: Any, open_stream: Callable[[Any], Any]) -> BlockingStream[Any, Any]:
+    def _stream(
+        self, items: Any, open_stream: Callable[[Any], Any], kind: type[B]
+    ) -> B:
         bound = self._client._core.config.limits.concurrency + AHEAD  # noqa: SLF001
         feed: Feed[Any] = Feed()
         if isinstance(items, AsyncIterable):
-            return BlockingStream(self._portal, None, feed, open_stream(items), bound)
-        return BlockingStream(self._portal, iter(items), feed, open_stream(feed), bound)
+            return kind(self._portal, None, feed, open_stream(items), bound)
+        return kind(self._portal, iter(items), feed, open_stream(feed), bound)
