@@ -10,7 +10,13 @@ from typing import TextIO
 
 
 def prepare() -> None:
-    """Let no character that a stream's encoding lacks stop the program."""
+    """Let neither closed streams nor characters that their encoding lacks stop the program."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # A socket that took the free number would end libuv, and with it the program.
+            os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

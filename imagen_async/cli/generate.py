@@ -48,8 +48,12 @@ def generate(flags: GenerateFlags) -> int:
     if not requests:
         raise InvalidRequestError("There is no prompt on standard input; write one a line.")
     output = Path(flags.output)
-    to_folder = _is_folder(flags.output, several=len(requests) > 1)
-    _check_writable(output if to_folder else output.parent)
+    try:
+        to_folder = _is_folder(flags.output, several=len(requests) > 1)
+        _check_writable(output if to_folder else output.parent)
+    except OSError as error:
+        shown = printable(flags.output, 300)
+        raise ConfigurationError(f"-o {shown} cannot be used: {error.strerror}.") from None
     return run_loop(_Run(flags, requests, output, to_folder=to_folder).run())
 
 

@@ -1,0 +1,337 @@
+"""``imagen-async generate``, against an emulated gateway."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import KEY, until  # type: ignore[import-not-found]
+
+from imagen_async.emulator import Emulator
+from imagen_async.wire.media import inspect
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Return a function that sets standard input."""
+
+    def give(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return give
+
+
+def test_prints_the_path_of_each_image_and_nothing_else(cli, gateway):
+    """Standard output is the paths of whole images, in the current folder by default."""
+    ended = cli("generate", "a red fox", "-n", "2")
+    assert ended.code == 0
+    assert ended.err == ""
+    assert len(ended.lines) == 2
+    assert all(inspect(Path(line).read_bytes()).complete for line in ended.lines)
+    assert {Path(line).parent for line in ended.lines} == {Path()}
+    gateway.assert_charged_once("a red fox")
+
+
+def test_sends_what_the_flags_say(cli, gateway):
+    """Every request flag reaches the wire, and the key comes from the environment."""
+    ended = cli(
+        *("generate", "a fox", "--model", "imagen4", "--aspect-ratio", "16:9", "-n", "1"),
+        *("--response-format", "b64_json", "--header", "X-Team: art ", "--timeout", "30"),
+    )
+    assert ended.code == 0
+    (exchange,) = gateway.requests
+    sent = json.dumps(exchange.as_json())
+    assert all(word in sent for word in ("imagen4", "16:9", "b64_json"))
+
+
+def test_json_is_an_object_of_each_image(cli, gateway):
+    """With --json each line tells of one image what its file and the answer say."""
+    ended = cli("generate", "a fox", "--model", "imagen4", "--aspect-ratio", "1:1", "--json")
+    row = json.loads(ended.out)
+    data = Path(row["path"]).read_bytes()
+    assert (row["prompt"], row["model"], row["aspect_ratio"]) == ("a fox", "imagen4", "1:1")
+    assert row["bytes"] == len(data)
+    assert (row["width"], row["height"]) == (inspect(data).width, inspect(data).height)
+    assert row["media_type"] == "image/png"
+    assert row["attempts"] == 1
+    assert set(row) >= {"created", "request_id", "revised_prompt"}
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json"])
+def test_writes_one_image_to_the_file_named(cli, gateway, form):
+    """-o FILE is that file; without a suffix it gets that of the bytes."""
+    ended = cli("generate", "a fox", "-o", "shots/fox", "--response-format", form, "--json")
+    row = json.loads(ended.out)
+    assert row["path"] == "shots/fox.png"
+    assert (row["media_type"], row["bytes"]) == ("image/png", Path(row["path"]).stat().st_size)
+
+
+def test_numbers_further_images_and_never_overwrites(cli, gateway):
+    """Several images for one FILE are numbered, and what was there stays."""
+    Path("fox.png").write_text("mine")
+    ended = cli("generate", "a fox", "-n", "2", "-o", "fox.png")
+    assert ended.lines == ["fox-2.png", "fox-3.png"]
+    assert Path("fox.png").read_text() == "mine"
+
+
+def test_keeps_a_wrong_suffix_and_says_so(cli, gateway):
+    """A suffix that is not that of the bytes is kept, with a note on standard error."""
+    ended = cli("generate", "a fox", "-o", "fox.jpg")
+    assert (ended.code, ended.lines) == (0, ["fox.jpg"])
+    assert "image/png" in ended.err
+
+
+@pytest.mark.parametrize("output", ["shots/", "there"])
+def test_writes_into_a_folder(cli, gateway, output):
+    """A target that exists as a folder, or ends with a slash, takes files with names of ours."""
+    Path("there").mkdir()
+    ended = cli("generate", "a fox", "-o", output)
+    assert Path(ended.out.strip()).parent == Path(output)
+
+
+def test_runs_several_prompts_at_once_and_prints_in_order(cli, gateway):
+    """Each PROMPT is a call of its own; the paths come in the order of the prompts."""
+    prompts = [f"fox {number}" for number in range(12)]
+    ended = cli("generate", *prompts, "-o", "shots")
+    assert ended.code == 0
+    assert [Path(line).name.rsplit("-", 1)[0] for line in ended.lines] == [
+        prompt.replace(" ", "-") for prompt in prompts
+    ]
+
+
+def test_reads_prompts_from_standard_input(cli, gateway, stdin):
+    """A dash stands for the lines of standard input; blank ones are skipped."""
+    stdin("a fox\n\n  \n一只狐狸\n".encode())
+    ended = cli("generate", "-", "a hare", "-o", "shots/")
+    assert [json.loads(line) for line in ended.lines if line.startswith("{")] == []
+    assert len(ended.lines) == 3
+    assert sorted(exchange.prompt for exchange in gateway.requests) == sorted(
+        ["a fox", "一只狐狸", "a hare"]
+    )
+
+
+def test_a_wrong_line_of_standard_input_stops_before_anything_is_sent(cli, gateway, stdin):
+    """A line that is no text is named, and no other line is paid for."""
+    stdin(b"a fox\n\xff\xfe\n")
+    ended = cli("generate", "-")
+    assert ended.code == 2
+    assert "line 2" in ended.err
+    assert gateway.requests == []
+
+
+def test_empty_standard_input_is_an_error(cli, gateway, stdin):
+    """No prompt at all is a usage error."""
+    stdin(b"\n")
+    assert cli("generate", "-").code == 2
+
+
+def test_emulator_needs_no_key_and_says_what_it_is(cli, monkeypatch):
+    """--emulator runs with no configuration and says plainly that nothing is bought."""
+    monkeypatch.setenv("IMAGEN_API_KEY", "bad\nkey")
+    ended = cli("generate", "a fox", "--emulator", "-o", "fox.png")
+    assert (ended.code, ended.lines) == (0, ["fox.png"])
+    assert "nothing is bought" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("400", 4),
+        ("401", 4),
+        ("402", 4),
+        ("403_quota", 4),
+        ("504", 5),
+        ("data_empty", 5),
+        ("not_an_image", 5),
+        ("file_expired", 5),
+        ("drop", 6),
+        ("cut_chunked", 5),
+    ],
+)
+def test_exit_code_of_each_ending(cli, gateway, fault, code):
+    """A refusal is 4, a server's failure 5, the network's 6; each says one line of what to do."""
+    gateway.fail(fault)
+    ended = cli("generate", "a fox")
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.startswith("Error: ")
+
+
+def test_a_server_that_is_not_there_is_the_network(cli, monkeypatch):
+    """A refused connection ends as 6 and says that nothing was charged."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("IMAGEN_BASE_URL", f"http://127.0.0.1:{held.getsockname()[1]}/v1")
+        ended = cli("generate", "a fox", "--timeout", "0.2")
+    assert ended.code == 6
+    assert "othing was charged" in ended.err
+
+
+def test_a_busy_server_to_the_end_is_the_network(cli, gateway):
+    """A 429 until the time is up ends as 6."""
+    gateway.fail("retry_after:30")
+    assert cli("generate", "a fox", "--timeout", "0.3").code == 6
+
+
+def test_a_disk_that_does_not_take_the_image_is_1(cli, gateway, monkeypatch):
+    """An image that cannot be written is an error of this machine, and says it was charged."""
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("imagen_async.session.disk.write_all", full)
+    ended = cli("generate", "a fox", "--response-format", "b64_json", "-o", "fox.png")
+    assert (ended.code, ended.out, os.listdir()) == (1, "", [])
+    assert "was charged" in ended.err
+
+
+def test_links_of_images_that_could_not_be_fetched_are_kept(cli, gateway):
+    """A paid link is not lost with the process: it is in a file that others cannot read."""
+    gateway.fail("file_expired")
+    ended = cli("generate", "a fox", "-o", "shots/")
+    (kept,) = Path("shots").glob("links-*.txt")
+    assert str(kept) in ended.err
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert kept.read_text().startswith("http://127.0.0.1")
+    assert "/files/" not in ended.err.replace(str(kept), "") or "?" not in ended.err
+
+
+def test_one_failure_costs_no_other_prompt_its_image(cli, gateway):
+    """The others are saved and printed; the code is that of the failure, which is named."""
+    gateway.fail_next("400", prompt="bad")
+    ended = cli("generate", "a fox", "a bad hare", "an owl")
+    assert ended.code == 4
+    assert len(ended.lines) == 2
+    assert "prompt 2" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate", ""], "prompt is empty"),
+        (["generate", "   "], "prompt is empty"),
+        (["generate"], "PROMPT"),
+        (["generate", "fox", "--aspect-ratio", "2:1"], "16:9"),
+        (["generate", "fox", "--response-format", "png"], "b64_json"),
+        (["generate", "fox", "-n", "0"], "-n"),
+        (["generate", "fox", "--timeout", "0"], "--timeout"),
+        (["generate", "fox", "--timeout", "nan"], "total"),
+        (["generate", "fox", "--header", f"{KEY}"], "NAME:VALUE"),
+        (["generate", "fox", "--header", ": x"], "NAME:VALUE"),
+        (["generate", "fox", "--header", "X-A:\x1b[31m"], "X-A"),
+        (["generate", "fox", "--proxy", "nonsense"], "proxy"),
+        (["generate", "fox", "--emulator", "--base-url", "http://a/v1"], "exclude"),
+        (["generate", "fox", "--base-url", "ftp://a/v1"], "https://"),
+        (["generate", "fox", "--base-url", f"http://u:{KEY}@a/v1"], "api_key"),
+        (["generate", "fox", "hare", "-o", "a-file"], "several prompts"),
+        (["generate", "fox", "-o", "a-file/fox.png"], "a-file"),
+        (["generate", "fox", "-o", "a-file/"], "a-file"),
+        (["generate", "fox", "-o", "x" * 300], "too long"),
+        (["generate", "fox", "--nope\x1b]0;x\x07"], "No such option"),
+        (["paint\x9b2J"], "No such command"),
+        ([], "Usage"),
+    ],
+)
+def test_wrong_usage_says_what_to_do_and_sends_nothing(cli, gateway, arguments, says):
+    """Bad input is a line on standard error and 2, before anything is sent or written."""
+    Path("a-file").write_text("mine")
+    ended = cli(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert says in ended.err
+    assert gateway.requests == []
+    assert os.listdir() == ["a-file"]
+
+
+def test_no_base_url_names_both_ways(cli):
+    """Without a base URL the error names the flag's argument and the variable."""
+    ended = cli("generate", "fox")
+    assert ended.code == 2
+    assert "IMAGEN_BASE_URL" in ended.err
+
+
+def test_a_key_with_a_line_break_is_refused_unseen(cli, gateway, monkeypatch):
+    """A key that no header can carry is a usage error that does not show it."""
+    monkeypatch.setenv("IMAGEN_API_KEY", f"{KEY}\n{KEY}")
+    ended = cli("generate", "fox")
+    assert ended.code == 2
+    assert "API key" in ended.err
+
+
+def test_a_base_url_without_its_path_is_explained(cli, gateway, monkeypatch):
+    """A web page instead of an answer is rejected with the hint at the base URL."""
+    monkeypatch.setenv("IMAGEN_BASE_URL", gateway.origin)
+    gateway.fail("html")
+    ended = cli("generate", "fox")
+    assert ended.code == 4
+    assert "base URL" in ended.err or "base_url" in ended.err
+
+
+def test_debug_shows_where_an_error_came_from(capfd, gateway, monkeypatch):
+    """IMAGEN_DEBUG=1 adds the traceback, and only then."""
+    from imagen_async.cli import main
+
+    monkeypatch.setenv("IMAGEN_DEBUG", "1")
+    assert main(["generate", ""]) == 2
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_an_unexpected_error_is_one_line(cli, monkeypatch):
+    """A bug of ours is an error line with the way to see more, not a traceback."""
+
+    def broken(flags: object) -> int:
+        raise RuntimeError("\x1b[31moops")
+
+    monkeypatch.setattr("imagen_async.cli.generate.generate", broken)
+    ended = cli("generate", "fox")
+    assert ended.code == 1
+    assert "IMAGEN_DEBUG=1" in ended.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_says_what_may_have_been_charged(spawn, monkeypatch, number):
+    """A signal cancels the calls, ends with 130 and says how many may be paid for."""
+    with Emulator(latency=60, draw="tiny") as gateway:
+        monkeypatch.setenv("IMAGEN_BASE_URL", gateway.base_url)
+        child = spawn("generate", "a fox", "a hare", "-o", "shots/")
+        until(lambda: len(gateway.requests) == 2)
+        child.signal(number)
+        ended = child.end()
+    assert (ended.code, ended.out) == (130, "")
+    assert "2 calls in flight may have been charged" in ended.err
+    assert not Path("shots").exists() or not os.listdir("shots")
+
+
+def test_a_reader_that_went_away_stops_nothing_that_is_paid_for(spawn, gateway):
+    """With the pipe of standard output closed, all images are still saved, quietly."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    child = spawn("generate", "a fox", "a hare", "-o", "shots/", stdout=writing)
+    os.close(writing)
+    _, err = child.process.communicate(timeout=20)
+    assert (child.process.returncode, err) == (0, "")
+    assert len(os.listdir("shots")) == 2
+
+
+def test_an_encoding_without_the_letters_stops_nothing(spawn, gateway, monkeypatch):
+    """A path that the terminal's encoding cannot write is shown with escapes."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    child = spawn("generate", "一只狐狸")
+    ended = child.end()
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("\\u4e00")
+    assert len(os.listdir()) == 1
+
+
+def test_closed_streams_stop_nothing(gateway):
+    """With both streams closed from the start the image is saved all the same."""
+    words = f"{sys.executable} -m imagen_async generate fox >&- 2>&-"
+    assert subprocess.run(["sh", "-c", words], check=False).returncode == 0
+    assert len(os.listdir()) == 1
