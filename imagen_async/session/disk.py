@@ -147,10 +147,14 @@ def _link(part: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # FAT and some network disks know no links. A crash between these two lines leaves an
+        # FAT and some network disks know no links. A crash between these two steps leaves an
         # empty file, which is why this is not the usual way.
         os.close(os.open(target, _NEW, 0o666))
-        part.replace(target)
+        try:
+            part.replace(target)
+        except OSError:
+            remove(target)
+            raise
     else:
         remove(part)
 

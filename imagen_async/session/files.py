@@ -111,7 +111,7 @@ class MemoryShelf:
         numbers: Sequence[int | None],  # noqa: ARG002 - memory knows no names
     ) -> list[Kept | Lost]:
         """Return each image with its bytes."""
-        return [_in_memory(cast("MemorySink", sink).getvalue()) for sink in sinks]
+        return [_in_memory(cast("MemorySink", sink).taken()) for sink in sinks]
 
 
 @attrs.frozen

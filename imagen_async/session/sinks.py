@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import TYPE_CHECKING
 
@@ -12,15 +11,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class MemorySink(io.BytesIO):
-    """One image in memory; ``getvalue`` gives its bytes without a copy."""
+class MemorySink:
+    """One image in memory, in pieces: joining them once costs half of a buffer that grows."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        """Append bytes; a view is copied, since its buffer may be used again."""
+        self._pieces.append(bytes(data))
 
     def close(self) -> None:
-        """Keep the bytes: to BytesIO itself closing means to drop them."""
+        """Keep the pieces."""
 
     def discard(self) -> None:
-        """Drop the bytes."""
-        super().close()
+        """Drop the pieces."""
+        self._pieces.clear()
+
+    def taken(self) -> bytes:
+        """Return the image's bytes."""
+        return b"".join(self._pieces)
 
 
 class FileSink:

@@ -201,6 +201,18 @@ async def test_a_disk_without_links_still_never_overwrites(
     assert (tmp_path / f"forest-{DIGEST}-2.png").read_bytes() == PNG
 
 
+async def test_a_disk_without_links_that_fails_leaves_no_empty_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name that was taken for the image is given back if the image cannot have it."""
+    monkeypatch.setattr(os, "link", failing(errno.EPERM))
+    monkeypatch.setattr(os, "replace", failing(errno.EIO))
+    (result,) = await kept(shelf(tmp_path), PNG)
+    assert isinstance(result, Lost)
+    assert result.disk
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("data", "problem", "cut"),
     [
@@ -244,10 +256,21 @@ async def test_memory_keeps_the_bytes_as_they_came() -> None:
     assert isinstance(result, Kept)
     assert result.image.data == PNG
     assert (result.image.width, result.image.height, result.size) == (3, 2, len(PNG))
-    sink = MemoryShelf().open()
-    sink.write(b"x")
-    sink.discard()
-    sink.discard()
+
+
+async def test_memory_keeps_a_copy_of_a_view_and_drops_what_is_discarded() -> None:
+    """A decoder may use its buffer again, and a discarded image is nobody's."""
+    memory = MemoryShelf()
+    sink, unwanted = memory.open(), memory.open()
+    buffer = bytearray(PNG)
+    sink.write(memoryview(buffer))
+    unwanted.write(PNG)
+    buffer[:] = bytes(len(PNG))
+    unwanted.discard()
+    first, second = await memory.keep([sink, unwanted], [1, 2])
+    assert isinstance(first, Kept)
+    assert first.image.data == PNG
+    assert isinstance(second, Lost)
 
 
 async def test_a_discarded_sink_leaves_no_file(tmp_path: Path) -> None:
