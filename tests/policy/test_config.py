@@ -3,7 +3,9 @@
 import copy
 import math
 import pickle
+import sys
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,17 @@ from imagen_async.policy.config import Limits, Secret, Timeouts
 
 NOT_COUNTS = [0, -1, 1.0, True, "8", None, math.nan]
 NOT_POSITIVE = [0, -1, 0.0, math.nan, math.inf, -math.inf, 10**400, True, "8", b"8", [1]]
+
+
+def test_the_defaults() -> None:
+    """Eight requests at once, no rate, 64 MiB an image; ten minutes for a call."""
+    assert attrs.astuple(Limits()) == (8, None, 1, 67_108_864)
+    assert attrs.astuple(Timeouts()) == (600.0, 10.0, 300.0, 30.0)
+
+
+def test_the_largest_float_is_still_a_time() -> None:
+    """The bound is what a float can hold, itself included."""
+    assert Timeouts(total=sys.float_info.max).total == sys.float_info.max
 
 
 @pytest.mark.parametrize("value", NOT_COUNTS)
