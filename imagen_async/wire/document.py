@@ -293,8 +293,7 @@ class DocumentDecoder:
 
     def _open_string(self) -> ImageString:
         self._count += 1
-        most = self._limits.max_images
-        problem = f"more than {most} images" if self._count > most else None
+        problem = "over the number of images" if self._count > self._limits.max_images else None
         return ImageString(self._open_sink, self._limits.max_image_bytes, problem)
 
     def _decode(self, text: str) -> Embedded:
