@@ -477,8 +477,7 @@ def test_any_bytes_end_in_a_document_or_an_answer_error(body: bytes) -> None:
 def test_a_string_fed_in_pieces_equals_the_whole(parts: list[str], size: int) -> None:
     """The string layer unescapes and decodes the same at any cut, half characters included."""
     inside = "".join(["QUJD" * 128, *parts]).encode()
-    sinks: list[MemorySink] = []
-    string = ImageString(lambda: sinks.append(MemorySink()) or sinks[-1], 10**6)  # type: ignore[func-returns-value]
+    string = ImageString(MemorySink, 10**6)
     assert string.feed(inside[:512]) is None
     for start in range(512, len(inside), size):
         assert string.feed(inside[start : start + size]) is None
@@ -492,16 +491,11 @@ def test_a_string_fed_in_pieces_equals_the_whole(parts: list[str], size: int) ->
 )
 def test_letters_after_padding_are_bad_base64(pieces: tuple[str, ...]) -> None:
     """Padding ends a value even where a cut hides that it stands inside."""
-    sinks: list[MemorySink] = []
-
-    def open_sink() -> MemorySink:
-        sinks.append(MemorySink())
-        return sinks[-1]
-
-    string = ImageString(open_sink, 10**6)
+    run = Run()
+    string = ImageString(run.open, 10**6)
     assert string.feed(b"QUJD" * 128) is None
     for piece in pieces:
         assert string.feed(piece.encode()) is None
     assert string.feed(b'"') == b""
     assert string.finish().problem == "bad base64"
-    assert [sink.state for sink in sinks] == ["discarded"]
+    assert run.states == ["discarded"]
