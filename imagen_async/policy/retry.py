@@ -7,7 +7,8 @@ What ``decide`` does, first row that fits::
     never to be sent again            gives up                      as below
     charges at max_charges            gives up                      as below
     REFUSED, refusals at the limit    gives up                      closes for the wait
-    other, failures at max_attempts   gives up                      as below
+    other, failures at max_attempts   gives up, but not in a batch  as below
+                                      whose retry budget is empty
     asked for > retry_after_max       generate: gives up            as below
                                       else waits, at most 1 hour
     the wait does not fit in left     gives up                      as below
@@ -215,7 +216,7 @@ def decide(
         (history.charges >= policy.max_charges, f"the charge cap of {policy.max_charges}"),
         (refused and history.refusals >= limit, _plural(history.refusals, "refusal")),
         (
-            not refused and history.failures >= policy.max_attempts,
+            not closes_gate and history.failures >= policy.max_attempts,
             _plural(history.failures, "attempt"),
         ),
         (

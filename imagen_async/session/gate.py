@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from imagen_async.policy.config import Limits
 
 
+EARLY = 0.05
+"""Seconds before its moment that a place in the pace is booked."""
+
+
 class Gate:
     """Let at most ``concurrency`` calls in, at the configured pace, first come, first served.
 
@@ -52,13 +56,12 @@ class Gate:
         if self.queued or self._slots.value == 0:
             return None
         now = asyncio.get_running_loop().time()
+        if self.pacing.ahead(now) > 0:
+            return None
         answer = self.valve.ask(now)
         if not isinstance(answer, Grant):
             return None
-        if self.pacing.reserve(now) > 0:
-            self.pacing.cancel(self.pacing.booked)
-            self.valve.abandon(answer)
-            return None
+        self.pacing.reserve(now)
         self._slots.acquire_nowait()
         return answer
 
@@ -108,10 +111,15 @@ class Gate:
     async def _granted(self) -> Grant:
         clock = asyncio.get_running_loop().time
         while True:
-            # Only the head of the queue asks and books, so that order is kept and no booking
-            # is wasted; it waits for its booked moment outside, or lateness would add up.
+            # Only the head of the queue asks and books, so that order is kept. It books shortly
+            # before its moment, so that a cancelled call wastes little, and waits for the rest
+            # outside, or the lateness of each would add up.
             async with self._turn:
                 grant = await self._valve_opens()
+                while (ahead := self.pacing.ahead(clock())) > EARLY:
+                    self.abandon(grant)
+                    await anyio.sleep(ahead - EARLY)
+                    grant = await self._valve_opens()
                 pause = self.pacing.reserve(clock())
             if pause <= 0:
                 return grant
