@@ -418,6 +418,22 @@ async def test_a_folder_that_vanishes_is_a_disk_that_failed(tmp_path: Path) -> N
     assert result.disk
 
 
+async def test_a_link_put_in_the_place_of_a_hidden_file_is_not_followed(tmp_path: Path) -> None:
+    """Whoever swaps the hidden file for a link gets neither the name nor the other file."""
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(PNG)
+    target = shelf(tmp_path / "shots")
+    sink = fed(target, PNG)
+    (part,) = names(tmp_path / "shots")
+    (tmp_path / "shots" / part).unlink()
+    (tmp_path / "shots" / part).symlink_to(outside)
+    (result,) = await target.keep([sink], [None])
+    assert isinstance(result, Lost)
+    assert result.disk
+    assert names(tmp_path / "shots") == []
+    assert outside.read_bytes() == PNG
+
+
 @pytest.mark.parametrize("how", ["task", "scope"])
 async def test_a_thread_that_began_ends_its_work_when_the_caller_is_cancelled(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
