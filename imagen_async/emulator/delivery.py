@@ -69,10 +69,7 @@ def head_of(answer: Answer, *framing: str) -> bytes:
         answer: The answer.
         framing: Header lines that say where the body ends.
     """
-    try:
-        phrase = HTTPStatus(answer.status).phrase
-    except ValueError:
-        phrase = ""
+    phrase = HTTPStatus(answer.status).phrase
     lines = [f"HTTP/1.1 {answer.status} {phrase}", f"Content-Type: {answer.content_type}"]
     lines += [f"{name}: {text}" for name, text in answer.headers.items()]
     return "\r\n".join([*lines, *framing, "", ""]).encode("latin-1")

@@ -112,11 +112,6 @@ class Balances:
         self._held[key] = left
         return True
 
-    def refund(self, key: str, images: int) -> None:
-        """Give back the price of what was not made."""
-        if self._start is not None:
-            self._held[key] = self._held.get(key, self._start) + images
-
     def clear(self) -> None:
         """Let every key start again."""
         self._held.clear()

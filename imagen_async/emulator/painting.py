@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from imagen_async.emulator import png
 from imagen_async.emulator.lettering import letter
 from imagen_async.emulator.palettes import PALETTES, Palette, mixed
 
@@ -37,11 +38,15 @@ def paint(recipe: Recipe) -> bytes:
 
 
 def _encoded(picture: Image.Image, image_format: str) -> bytes:
-    out = io.BytesIO()
     if image_format == "png":
-        # Level 2 of zlib-ng is both faster and smaller than level 1; run lengths suit flat areas.
-        picture.save(out, "PNG", compress_level=2)
-    elif image_format == "jpeg":
+        # Pillow tries each of PNG's filters on each row; "up" alone suits skies, in half the time.
+        above = Image.new("RGB", picture.size)
+        above.paste(picture, (0, 1))
+        return png.from_differences(
+            picture.size, ImageChops.subtract_modulo(picture, above).tobytes()
+        )
+    out = io.BytesIO()
+    if image_format == "jpeg":
         picture.save(out, "JPEG", quality=88)
     else:
         picture.save(out, "WEBP", quality=85, method=0)
@@ -53,7 +58,8 @@ def _gradient(size: tuple[int, int], stops: Sequence[Colour]) -> Image.Image:
     ramp.putdata(list(stops))
     # Bilinear enlarging holds the outer half of the end colours flat: cut that away.
     box = (0, 0.5, 1, len(stops) - 0.5)
-    return ramp.resize(size, Image.Resampling.BILINEAR, box)
+    column = ramp.resize((1, size[1]), Image.Resampling.BILINEAR, box)
+    return column.resize(size, Image.Resampling.NEAREST)
 
 
 Box = tuple[int, int, int, int]

@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -28,13 +28,26 @@ def gradient(size: tuple[int, int], stops: Sequence[Colour]) -> bytes:
         stops: Two colours or more, red, green and blue from 0 to 255.
     """
     width, height = size
-    packer = zlib.compressobj(1)
-    parts = [
-        packer.compress(b"\x00" + bytes(_at(stops, row, height)) * width) for row in range(height)
-    ]
-    parts.append(packer.flush())
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"".join(parts)) + _END
+    rows = (b"\x00" + bytes(_at(stops, row, height)) * width for row in range(height))
+    return _file(size, rows)
+
+
+def from_differences(size: tuple[int, int], differences: bytes) -> bytes:
+    """Return a PNG from what each pixel adds to the one above it (filter type 2, RFC 2083).
+
+    Args:
+        size: Width and height in pixels.
+        differences: Three bytes a pixel, row by row, modulo 256.
+    """
+    stride = 3 * size[0]
+    starts = range(0, stride * size[1], stride)
+    return _file(size, (b"\x02" + differences[start : start + stride] for start in starts))
+
+
+def _file(size: tuple[int, int], rows: Iterable[bytes]) -> bytes:
+    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+    data = zlib.compress(b"".join(rows), 1)
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _END
 
 
 def _at(stops: Sequence[Colour], row: int, height: int) -> Colour:

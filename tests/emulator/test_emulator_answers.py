@@ -77,6 +77,25 @@ async def test_body_that_is_no_object_is_a_400(raw, data):
     assert reply.json["error"]["code"] == "invalid_json"
 
 
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        ({}, (1024, 1024)),
+        ({"size": "auto"}, (1024, 1024)),
+        ({"size": "16:9"}, (1408, 768)),
+        ({"size": "33x21"}, (33, 21)),
+        ({"size": "33x21", "aspect_ratio": "3:4"}, (896, 1280)),
+        ({"size": "", "aspect_ratio": ""}, (1024, 1024)),
+    ],
+)
+async def test_image_has_the_pixels_that_were_asked(run, body, size):
+    """The ratio decides, then the size, then a square."""
+    async with run(draw="plain") as (_, raw):
+        (item,) = (await raw.post(**body)).json["data"]
+        data = (await raw.get(item["url"])).body
+        assert (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) == size
+
+
 async def test_unknown_fields_are_ignored(raw):
     """A gateway drops what it does not know."""
     reply = await raw.post("A cat", quality="hd", user="me", watermark=False, nonsense={"a": [1]})
@@ -89,6 +108,13 @@ async def test_body_over_the_limit_gets_the_fronts_413(raw):
     reply = await raw.send("POST", "/v1/images/generations", data=body)
     assert reply.status == 413
     assert len(reply.body) == 183
+
+    async def pieces():
+        for _ in range(17):
+            yield b"x" * (1024 * 1024)
+
+    chunked = await raw.send("POST", "/v1/images/generations", data=pieces())
+    assert chunked.status == 413
     assert raw.emulator.requests == []
 
 

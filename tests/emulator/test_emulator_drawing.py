@@ -214,3 +214,38 @@ def test_mixed_colour_lies_between(one, other, share):
     for low, high, value in zip(one, other, mixed(one, other, share), strict=True):
         assert min(low, high) <= value <= max(low, high)
     assert (mixed(one, other, 0), mixed(one, other, 1)) == (one, other)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_differences_are_a_png_of_their_sums(width, height, dice):
+    """Each pixel is the sum of the differences above it, modulo 256."""
+    differences = dice.randbytes(3 * width * height)
+    image = opened(png.from_differences((width, height), differences))
+    rows, above = [], bytes(3 * width)
+    for start in range(0, len(differences), 3 * width):
+        row = differences[start : start + 3 * width]
+        above = bytes((one + other) % 256 for one, other in zip(above, row, strict=True))
+        rows.append(above)
+    assert image.tobytes() == b"".join(rows)
+
+
+def test_picture_leaves_the_painter_without_loss():
+    """The PNG's pixels are those that were painted."""
+    picture = Image.effect_noise((33, 21), 80).convert("RGB")
+    assert opened(painting._encoded(picture, "png")).tobytes() == picture.tobytes()
+
+
+def test_without_shaping_a_line_from_the_right_is_written_backwards(monkeypatch):
+    """Where Pillow has no raqm, Hebrew still begins at the right."""
+    seen = []
+
+    class Brush:
+        def text(self, _corner, text, _colour, _font, direction):
+            seen.append((text, direction))
+
+    face = fonts.Face(None, 16)
+    for shapes in (False, True):
+        monkeypatch.setattr(fonts, "_SHAPES", shapes)
+        face.write(Brush(), (0, 0), "אב", (0, 0, 0), right=True)
+        face.write(Brush(), (0, 0), "ab", (0, 0, 0), right=False)
+    assert seen == [("בא", None), ("ab", None), ("אב", "rtl"), ("ab", "ltr")]

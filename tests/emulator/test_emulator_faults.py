@@ -276,8 +276,25 @@ async def test_settings_faults_stand_until_the_plan_is_cleared(run):
         assert (await raw.post("A cat")).status == 500
 
 
+async def test_added_rules_stand_until_reset(raw):
+    """A rule without times goes on striking; reset takes it away."""
+    raw.emulator.fail("500", FaultRule(fault="504", prompt="dog", times=1))
+    assert [(await raw.post("A dog")).status for _ in range(3)] == [504, 500, 500]
+    raw.emulator.reset()
+    assert (await raw.post("A dog")).status == 200
+
+
+@pytest.mark.parametrize("prompt", [f"prompt {number}" for number in range(6)])
+async def test_unpadded_base64_really_lacks_padding(raw, prompt):
+    """Also an image whose base64 would need no padding comes without some."""
+    text = item_of(await raw.post(prompt, fault="b64_unpadded"))["b64_json"]
+    assert len(text) % 4 in (2, 3)
+    assert base64.b64decode(text + "==").startswith(PNG)
+
+
 @pytest.mark.parametrize(
-    "text", ["", "nonsense", "drop:1", "cut:x", "cut:-1", "status:12", "partial:1.5"]
+    "text",
+    ["", "nonsense", "drop:1", "cut:x", "cut:-1", "status:12", "partial:1.5", "retry_after:é"],
 )
 def test_fault_text_that_makes_no_sense_is_refused(text):
     """A wrong name or argument is an error where it is written, not a fault that never strikes."""
