@@ -238,7 +238,7 @@ def _wait(policy: RetryPolicy, retry_after: float | None, steps: int, draw: floa
     own = backoff(policy, steps, draw)
     # A server that refuses and says "retry at once" would be asked without a pause, for ever.
     if retry_after is None or retry_after < policy.backoff_base:
-        return max(own, retry_after or 0.0)
+        return max(own, min(LONGEST_WAIT, retry_after or 0.0))
     return min(LONGEST_WAIT, retry_after + draw * min(1.0, retry_after / 10))
 
 
