@@ -1,0 +1,195 @@
+"""What a durable batch costs: items a second, CPU of journal and files, memory, resume.
+
+Run it with ``python benchmarks/batch.py [items]``. The server is another process that answers
+at once with one small image as base64, so that everything measured is ours. Files go to the folder
+of ``--out``, which should be on a real disk: every image is synced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import gc
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagen_async import AsyncImagen, GenerationRequest, Limits
+from imagen_async.batch.run import Run, RunOptions
+from imagen_async.batch.source import read_source
+
+CONCURRENCY = 32
+RESUMED = 200_000
+
+
+def png(side: int = 8) -> bytes:
+    """Return a small whole PNG."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    rows = b"".join(b"\0" + os.urandom(3 * side) for _ in range(side))
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+class Bare(asyncio.Protocol):
+    """Answers every request on a connection with the same bytes."""
+
+    def __init__(self) -> None:
+        body = json.dumps(
+            {"created": 1, "data": [{"b64_json": base64.b64encode(png()).decode()}]}
+        ).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._answer = head.encode() + body
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[:end].lower()
+            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            if len(self._buffer) < end + 4 + length:
+                return
+            self._buffer = self._buffer[end + 4 + length :]
+            self._transport.write(self._answer)
+
+
+async def serve() -> None:
+    server = await asyncio.get_running_loop().create_server(Bare, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+def client(port: int) -> AsyncImagen:
+    return AsyncImagen(
+        base_url=f"http://127.0.0.1:{port}/v1",
+        model="imagen4",
+        limits=Limits(concurrency=CONCURRENCY),
+    )
+
+
+def prompts(count: int) -> Iterator[GenerationRequest]:
+    for number in range(count):
+        yield GenerationRequest(f"a small house, number {number}", response_format="b64_json")
+
+
+def rss() -> float:
+    """Return the resident memory of this process in MiB."""
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+async def many(port: int, count: int) -> tuple[float, float]:
+    """Return seconds and CPU seconds of generate_many."""
+    async with client(port) as imagen:
+        began, cpu = time.perf_counter(), time.process_time()
+        async with imagen.generate_many(prompts(count)) as outcomes:
+            async for outcome in outcomes:
+                assert outcome.ok, outcome.error
+        return time.perf_counter() - began, time.process_time() - cpu
+
+
+async def batch(
+    port: int, count: int, out: Path, marks: tuple[int, ...] = ()
+) -> tuple[float, float, list[float]]:
+    """Return seconds, CPU seconds, and MiB at the marks of a batch without its final lists."""
+    memory: list[float] = []
+    async with client(port) as imagen:
+        run = Run(imagen._core, prompts(count), out, RunOptions(gallery=False))
+        began, cpu, done = time.perf_counter(), time.process_time(), 0
+        async with run:
+            async for outcome in run:
+                assert outcome.ok, outcome.error
+                done += 1
+                if done in marks:
+                    memory.append(rss())
+            seconds, used = time.perf_counter() - began, time.process_time() - cpu
+        assert run.report.ok, run.report
+        return seconds, used, memory
+
+
+async def resume(port: int, count: int, out: Path) -> float:
+    """Return the seconds until the first item after ``count`` done ones comes back."""
+    source = out.with_suffix(".jsonl")
+    with source.open("w") as file:
+        for request in prompts(count + 1):
+            file.write(json.dumps({"prompt": request.prompt, "response_format": "b64_json"}) + "\n")
+    async with client(port) as imagen:
+        began = time.perf_counter()
+        run = Run(imagen._core, read_source(source), out, RunOptions(gallery=False))
+        async with run:
+            async for outcome in run:
+                assert outcome.ok and outcome.index == count
+                seconds = time.perf_counter() - began
+        print(f"  end of the resumed run, its lists made anew: {time.perf_counter() - began:.2f} s")
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("items", nargs="?", type=int, default=5000)
+    parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--long", action="store_true", help="200,000 items: memory and resume")
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve())
+        return
+    folder = Path(tempfile.mkdtemp(prefix="imagen-batch-", dir=options.out))
+    server = subprocess.Popen(
+        [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        count = options.items
+        asyncio.run(many(port, 500))
+        plain, plain_cpu = asyncio.run(many(port, count))
+        durable, durable_cpu, _ = asyncio.run(batch(port, count, folder / "short"))
+        print(f"{count} items, concurrency {CONCURRENCY}")
+        print(
+            f"  generate_many {count / plain:7.0f} items/s  {plain_cpu / count * 1e3:.3f} ms CPU an item"
+        )
+        print(
+            f"  batch         {count / durable:7.0f} items/s  {durable_cpu / count * 1e3:.3f} ms CPU an item"
+        )
+        print(f"  journal and files: {(durable_cpu - plain_cpu) / count * 1e3:.3f} ms CPU an item")
+        if options.long:
+            seconds, _, memory = asyncio.run(batch(port, RESUMED, folder / "long", (5000, RESUMED)))
+            print(f"{RESUMED} items: {RESUMED / seconds:.0f} items/s")
+            print(
+                f"  memory after 5,000: {memory[0]:.1f} MiB, after {RESUMED}: {memory[1]:.1f} MiB"
+            )
+            took = asyncio.run(resume(port, RESUMED, folder / "long"))
+            print(f"  resume of {RESUMED} done items: first new item back after {took:.2f} s")
+    finally:
+        if server.stdin is not None:
+            server.stdin.close()
+        server.wait()
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
