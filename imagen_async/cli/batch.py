@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -29,6 +28,7 @@ from imagen_async.wire.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from imagen_async.batch.intake import OnUnknown
     from imagen_async.batch.run import Run
     from imagen_async.batch.source import Row
     from imagen_async.cli.progress import Progress
@@ -56,7 +56,7 @@ class BatchFlags(RequestFlags):
     id_column: str = "id"
     limit: int | None = None
     ordered: bool = False
-    on_unknown: str = "hold"
+    on_unknown: OnUnknown = "hold"
     retry_failed: bool = False
     price_per_image: float | None = None
     budget: float | None = None
@@ -206,13 +206,14 @@ class _Drive:
         report = self._run.report
         folder = Path(self._flags.out)
         page = folder / "index.html"
-        with contextlib.suppress(OSError):
-            for line in summary_lines(report, folder, page if page.exists() else None):
-                note(line)
+        gallery = page if page.exists() else None  # a run that was cancelled writes none
+        for line in summary_lines(report, folder, gallery):
+            note(line)
         if self._flags.as_json:
-            result(json.dumps({**report.as_json(), "out": str(folder), "gallery": str(page)}))
-        else:
-            result(str(page))
+            shown = None if gallery is None else str(gallery)
+            result(json.dumps({**report.as_json(), "out": str(folder), "gallery": shown}))
+        elif gallery is not None:
+            result(str(gallery))
         if self._signals:
             return INTERRUPTED
         return DONE if report.ok else PARTIAL

@@ -56,15 +56,18 @@ class Snapshot:
         parts = [
             f"{self.done:,}{of} done, {self.failed:,} failed, {self.unknown:,} unknown",
             f"{self.images:,} images",
-            f"{self.rate * 60:,.0f}/min",
         ]
-        if self.total is not None and self.rate > 0 and self.total > self.settled:
-            parts.append(f"{duration((self.total - self.settled) / self.rate)} left")
+        if self.rate > 0:
+            parts.append(f"{self.rate * 60:,.0f}/min")
+            if self.total is not None and self.total > self.settled:
+                parts.append(f"{duration((self.total - self.settled) / self.rate)} left")
         return "; ".join(parts)
 
 
 def duration(seconds: float) -> str:
     """Return seconds in words, with two units at most."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,25 +84,24 @@ def fault_rule(text: str) -> FaultRule:
     Raises:
         ValueError: If it makes no rule.
     """
-    fields: dict[str, Any]
-    if text.lstrip().startswith("{"):
-        fields = json.loads(text)
-    else:
-        fault, *conditions = text.split(",")
-        fields = {"fault": fault}
-        for condition in conditions:
-            name, _, value = condition.partition("=")
-            kind = _CONDITIONS.get(name.strip())
-            if kind is None:
-                raise ValueError(
-                    f"{name!r} is no condition of a fault; they are {', '.join(_CONDITIONS)}."
-                )
-            fields[name.strip()] = kind(value)
     try:
-        return FaultRule(**fields)
-    except TypeError:
+        return FaultRule(**_fields(text))
+    except (AttributeError, TypeError, ValueError, re.error) as error:
         names = ", ".join(("fault", *_CONDITIONS))
-        raise ValueError(f"A fault rule has the fields {names}, each of its own kind.") from None
+        raise ValueError(
+            f"--fault {text} is no rule: {error}; it has {names}, as fault,name=value or as JSON."
+        ) from None
+
+
+def _fields(text: str) -> dict[str, Any]:
+    if text.lstrip().startswith("{"):
+        fields: dict[str, Any] = json.loads(text)
+        return fields
+    fault, *conditions = text.split(",")
+    pairs = [condition.partition("=") for condition in conditions]
+    # A condition that is not known is one of the rule's errors.
+    values = {name.strip(): _CONDITIONS.get(name.strip(), str)(value) for name, _, value in pairs}
+    return {"fault": fault, **values}
 
 
 async def _serve(emulator: Emulator, flags: ServeFlags) -> int:

@@ -10,8 +10,8 @@ from imagen_async.wire.text import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imagen_async.batch.report import Report
     from imagen_async.batch.plan import Plan
+    from imagen_async.batch.report import Report
 
 
 def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[str]:
@@ -73,6 +73,7 @@ def plan_lines(plan: Plan) -> list[str]:
         (plan.downloads, "paid answers whose images would be downloaded"),
         (plan.failed, "failed earlier and left alone; --retry-failed sends them"),
         (plan.unknown, "may have been charged and left alone; see --on-unknown"),
+        (plan.dropped, "dropped"),
         (plan.invalid, "cannot be sent as they are"),
     )
     lines = [f"{number:>9,}  {text}" for number, text in facts if number or text == facts[0][1]]

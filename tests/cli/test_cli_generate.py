@@ -189,7 +189,7 @@ def test_a_disk_that_does_not_take_the_image_is_1(cli, gateway, monkeypatch):
 
     monkeypatch.setattr("imagen_async.session.disk.write_all", full)
     ended = cli("generate", "a fox", "--response-format", "b64_json", "-o", "fox.png")
-    assert (ended.code, ended.out, os.listdir()) == (1, "", [])
+    assert (ended.code, ended.out, list(Path().iterdir())) == (1, "", [])
     assert "was charged" in ended.err
 
 
@@ -247,7 +247,7 @@ def test_wrong_usage_says_what_to_do_and_sends_nothing(cli, gateway, arguments, 
     assert (ended.code, ended.out) == (2, "")
     assert says in ended.err
     assert gateway.requests == []
-    assert os.listdir() == ["a-file"]
+    assert list(Path().iterdir()) == [Path("a-file")]
 
 
 def test_no_base_url_names_both_ways(cli):
@@ -306,7 +306,7 @@ def test_interrupting_says_what_may_have_been_charged(spawn, monkeypatch, number
         ended = child.end()
     assert (ended.code, ended.out) == (130, "")
     assert "2 calls in flight may have been charged" in ended.err
-    assert not Path("shots").exists() or not os.listdir("shots")
+    assert list(Path().rglob("*.p*")) == []
 
 
 def test_a_reader_that_went_away_stops_nothing_that_is_paid_for(spawn, gateway):
@@ -317,7 +317,7 @@ def test_a_reader_that_went_away_stops_nothing_that_is_paid_for(spawn, gateway):
     os.close(writing)
     _, err = child.process.communicate(timeout=20)
     assert (child.process.returncode, err) == (0, "")
-    assert len(os.listdir("shots")) == 2
+    assert len(list(Path("shots").iterdir())) == 2
 
 
 def test_an_encoding_without_the_letters_stops_nothing(spawn, gateway, monkeypatch):
@@ -327,11 +327,11 @@ def test_an_encoding_without_the_letters_stops_nothing(spawn, gateway, monkeypat
     ended = child.end()
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("\\u4e00")
-    assert len(os.listdir()) == 1
+    assert len(list(Path().iterdir())) == 1
 
 
 def test_closed_streams_stop_nothing(gateway):
     """With both streams closed from the start the image is saved all the same."""
     words = f"{sys.executable} -m imagen_async generate fox >&- 2>&-"
     assert subprocess.run(["sh", "-c", words], check=False).returncode == 0
-    assert len(os.listdir()) == 1
+    assert len(list(Path().iterdir())) == 1
