@@ -1,0 +1,63 @@
+"""What the tests of batches share: a client's core on an emulator, and runs to their end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from imagen_async.batch.report import Report
+from imagen_async.batch.run import Run, RunOptions
+from imagen_async.emulator import Emulator
+from imagen_async.policy.config import Limits
+from imagen_async.policy.retry import RetryPolicy
+from imagen_async.session.config import configure
+from imagen_async.session.core import Core
+from imagen_async.session.many import Outcome
+from imagen_async.wire.request import GenerationRequest
+
+
+def core_on(emulator: Emulator, *, concurrency: int = 2, **policy: Any) -> Core:
+    """Return the core of a client of an emulator, with quick retries."""
+    return Core(
+        configure(
+            base_url=emulator.base_url,
+            api_key="sk-secret-canary",
+            model="imagen4",
+            limits=Limits(concurrency=concurrency),
+            retry=RetryPolicy(backoff_base=0.001, **policy),
+            timeouts=None,
+            headers=None,
+            proxy=None,
+            trust_env=False,
+            ssl=None,
+            allow_private=False,
+            idempotency=True,
+            on_event=None,
+        )
+    )
+
+
+def b64(*prompts: str, **fields: Any) -> list[GenerationRequest]:
+    """Return requests whose images come inside the answer."""
+    return [GenerationRequest(prompt, response_format="b64_json", **fields) for prompt in prompts]
+
+
+async def run_all(
+    core: Core, requests: Any, out: Path, **options: Any
+) -> tuple[list[Outcome], Report]:
+    """Run a batch to its end and close the client's sockets."""
+    run = Run(core, requests, out, RunOptions(**{"gallery": False, **options}))
+    async with run:
+        outcomes = [outcome async for outcome in run]
+    return outcomes, run.report
+
+
+def view(out: Path, name: str) -> list[dict[str, Any]]:
+    """Return the rows of one of a run's lists."""
+    return [json.loads(line) for line in (out / f"{name}.jsonl").read_bytes().splitlines()]
+
+
+def images(out: Path) -> list[Path]:
+    """Return the finished files of a run."""
+    return sorted(path for path in (out / "images").rglob("*") if path.suffix == ".png")
