@@ -228,7 +228,7 @@ def spoiled(body: Body, headers: Mapping[str, str], fault: Fault | None) -> Answ
 
 
 def _encoded(body: Body) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def base64_of(data: bytes) -> str:

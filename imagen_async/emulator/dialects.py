@@ -159,7 +159,7 @@ class Dialect:
         else:
             error["message"] += f" (request id: {request_id})"
             error |= {"param": trouble.param, "code": trouble.code}
-        return json.dumps({"error": error}, ensure_ascii=False).encode()
+        return json.dumps({"error": error}, ensure_ascii=False).encode(errors="replace")
 
     def headers(self, request_id: str) -> dict[str, str]:
         """Return the headers that every answer of the API carries."""

@@ -354,7 +354,7 @@ _ALPHABET = string.ascii_letters + string.digits
 
 def json_answer(value: Any, status: int = 200) -> Answer:
     """Return an answer that carries a JSON value."""
-    return Answer(status, json.dumps(value, ensure_ascii=False).encode())
+    return Answer(status, json.dumps(value, ensure_ascii=False).encode(errors="replace"))
 
 
 def too_large() -> Answer:

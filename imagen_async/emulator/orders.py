@@ -56,10 +56,14 @@ class OrderError(ValueError):
 def fields_of(raw: bytes) -> dict[str, Any] | None:
     """Return the JSON object of a request's body; None if it is no object."""
     try:
-        body = json.loads(raw)
+        body = json.loads(raw, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
     return body if isinstance(body, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}.")
 
 
 def read_order(body: Mapping[str, Any] | None) -> Order:

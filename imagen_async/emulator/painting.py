@@ -280,20 +280,27 @@ def bokeh(size: tuple[int, int], palette: Palette, dice: random.Random) -> Image
 
 def arcs(size: tuple[int, int], palette: Palette, dice: random.Random) -> Image.Image:
     """Paint paper arcs, one laid over another."""
-    width, height = size
-    picture = _gradient(size, [*palette.sky[-2:], palette.light])
+    width, height = size[0] * SMOOTH, size[1] * SMOOTH
+    ground = [*palette.sky[-2:], palette.light]
+    large = _gradient((width, height), ground)
+    brush = ImageDraw.Draw(large)
     tones = [palette.sky[0], *palette.sky[1:], palette.far, palette.near]
-    centre = (width * dice.uniform(0.25, 0.75), height * dice.uniform(0.72, 1.0))
-    reach = math.hypot(width, height) * 0.62
-    rings = dice.randint(6, 8)
-    for rank in range(rings):
-        radius = reach * (1 - rank / rings) * dice.uniform(0.94, 1.03)
-        _glow(picture, (centre[0], centre[1] + radius * 0.03), radius * 1.12, palette.near, 0.25)
-        _disc(picture, centre, radius, tones[rank % len(tones)], 1.0)
     for _ in range(3):
         spot = (width * dice.uniform(0.05, 0.95), height * dice.uniform(0.05, 0.4))
-        _disc(picture, spot, min(size) * dice.uniform(0.02, 0.07), dice.choice(tones), 0.85)
-    return picture
+        brush.circle(spot, min(width, height) * dice.uniform(0.02, 0.07), dice.choice(tones))
+    x, y = width * dice.uniform(0.25, 0.75), height * dice.uniform(0.72, 1.0)
+    reach = math.hypot(width, height) * 0.62
+    rings = dice.randint(6, 8)
+    below, edge = ground[0], reach / 260
+    for rank in range(rings):
+        radius = reach * (1 - rank / rings) * dice.uniform(0.94, 1.03)
+        colour = tones[rank % len(tones)]
+        for step in range(1, 6 * bool(rank)):  # the shadow that a sheet throws on the one below
+            shade = mixed(below, palette.near, 0.24 - 0.04 * step)
+            brush.circle((x, y), radius + step * edge, outline=shade, width=round(edge) + 2)
+        brush.circle((x, y), radius, colour)
+        below = colour
+    return large.reduce(SMOOTH)
 
 
 def aurora(size: tuple[int, int], palette: Palette, dice: random.Random) -> Image.Image:

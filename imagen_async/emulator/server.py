@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import attrs
 from aiohttp import web
 
-from imagen_async.emulator.answers import index_page
+from imagen_async.emulator.answers import front_page, index_page
 from imagen_async.emulator.control import PREFIX, control
 from imagen_async.emulator.delivery import deliver
 from imagen_async.emulator.dialects import model_list
@@ -202,7 +202,14 @@ class Emulator(Settings):
             thread.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        raw = await _body_of(request)
+        try:
+            raw = await _body_of(request)
+        except ConnectionError:
+            return web.Response()  # the client went away
+        except web.RequestPayloadError:
+            response, _ = await deliver(request, front_page(400))
+            request.protocol.force_close()
+            return response
         if raw is None:
             response, _ = await deliver(request, too_large())
             return response

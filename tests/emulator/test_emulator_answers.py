@@ -7,6 +7,10 @@ import io
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagen_async.emulator.orders import OrderError, read_order
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -69,7 +73,9 @@ async def test_wrong_field_is_a_400_that_names_it_and_costs_nothing(raw, body, p
     assert raw.emulator.ledger.total.charged == 0
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 5000])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"n": NaN}', b'"text"', b"\xff\xfe", b"[" * 5000]
+)
 async def test_body_that_is_no_object_is_a_400(raw, data):
     """Broken JSON, and JSON that is no object, are refused."""
     reply = await raw.send("POST", "/v1/images/generations", data=data)
@@ -94,6 +100,34 @@ async def test_image_has_the_pixels_that_were_asked(run, body, size):
         (item,) = (await raw.post(**body)).json["data"]
         data = (await raw.get(item["url"])).body
         assert (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) == size
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+    st.sampled_from(["1:1", "16:9", "url", "b64_json", "512x512", "auto", "imagen4"]),
+)
+FIELDS = ("prompt", "model", "response_format", "aspect_ratio", "size", "n", "seed", "other")
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES))
+def test_any_object_is_an_order_or_is_told_why_not(body):
+    """No mixture of types and values makes the gateway fail."""
+    try:
+        order = read_order(body)
+    except OrderError as error:
+        told = (error.trouble, bool(error.about))
+    else:
+        told = None
+        assert order.prompt == body["prompt"]
+        assert 1 <= order.n <= 10
+        assert all(1 <= side <= 4096 for side in order.size)
+    assert told in (None, ("invalid", True), ("prompt_missing", False))
 
 
 async def test_unknown_fields_are_ignored(raw):

@@ -230,6 +230,59 @@ def test_works_under_uvloop(run):
     uvloop.run(exercise())
 
 
+async def test_client_gone_in_the_middle_of_its_request_leaves_no_trace(raw, caplog):
+    """A body that never ends is no request, and no traceback."""
+    host, port = raw.emulator.origin.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+    await writer.drain()
+    await asyncio.sleep(0.02)
+    writer.close()
+    await writer.wait_closed()
+    assert (await raw.post()).status == 200
+    assert len(raw.emulator.requests) == 1
+    assert caplog.records == []
+
+
+async def test_body_that_cannot_be_decoded_is_a_400(raw, caplog):
+    """A lie about the encoding is answered once, and the connection closed without a traceback."""
+    host, port = raw.emulator.origin.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\n"
+    writer.write(f"{head}Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert raw.emulator.requests == []
+    assert caplog.records == []
+
+
+async def test_client_gone_before_a_broken_answer_leaves_no_trace(run, caplog):
+    """A cut that finds nobody to cut off is silent."""
+    async with run(latency=0.03) as (emulator, raw):
+        emulator.fail("cut")
+        with pytest.raises(TimeoutError):
+            await raw.send(
+                "POST",
+                "/v1/images/generations",
+                json={"prompt": "A cat"},
+                timeout=aiohttp.ClientTimeout(total=0.01),
+            )
+        while not emulator.ledger["A cat"].charged:
+            await asyncio.sleep(0.005)
+    assert caplog.records == []
+
+
+async def test_lone_surrogates_pass_through_every_answer(run):
+    """Text that UTF-8 cannot carry breaks neither an answer nor the books."""
+    async with run(dialect="openai", models=["imagen4"]) as (_, raw):
+        assert (await raw.post("half \ud800")).status == 200
+        assert (await raw.post("half \ud800", model="\ud800")).status == 404
+        for name in ("ledger", "requests"):
+            assert (await raw.get(f"/_emulator/{name}")).status == 200
+
+
 async def test_many_connections_at_once(run):
     """Three hundred requests at once are each answered and charged once."""
     async with run() as (emulator, _):
