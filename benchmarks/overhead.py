@@ -89,7 +89,8 @@ def main() -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert server.stdout is not None and server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdin is not None
     port = server.stdout.readline().strip()
     costs: dict[str, list[float]] = {side: [] for side in SIDES}
     try:

@@ -88,12 +88,16 @@ class Server(asyncio.Protocol):
         elif path.startswith(b"/link/"):
             port = self.transport.get_extra_info("sockname")[1]
             url = f"http://127.0.0.1:{port}/files/1500000.png"
-            self.transport.write(_answer(json.dumps({"created": 1, "data": [{"url": url}]}).encode()))
+            self.transport.write(
+                _answer(json.dumps({"created": 1, "data": [{"url": url}]}).encode())
+            )
         elif path.startswith(b"/slow/"):
             loop = asyncio.get_running_loop()
             loop.call_later(1.0, self.transport.write, ANSWERS[path])
         else:
-            self.transport.write(ANSWERS.get(path) or b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
+            self.transport.write(
+                ANSWERS.get(path) or b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
+            )
 
 
 async def main() -> None:

@@ -11,11 +11,11 @@ import anyio
 from imagen_async.batch.intake import RunOptions
 from imagen_async.batch.run import Run
 from imagen_async.errors import ImagenError, InvalidRequestError
+from imagen_async.policy.names import slug
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
 from imagen_async.session.files import FolderShelf, MemoryShelf, write_file
 from imagen_async.session.many import Outcome, Stream
-from imagen_async.policy.names import slug
 from imagen_async.wire.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping
     from types import TracebackType
+    from typing import Self
 
     from imagen_async.batch.intake import OnUnknown
     from imagen_async.batch.source import Requests
@@ -94,7 +95,7 @@ class AsyncImagen:
             )
         )
 
-    async def __aenter__(self) -> AsyncImagen:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -135,9 +136,7 @@ class AsyncImagen:
         Raises:
             ImagenError: How it ended without an image; see its ``charge`` and ``verdict``.
         """
-        request = self._request(
-            prompt, model, response_format, aspect_ratio, n, extra
-        )
+        request = self._request(prompt, model, response_format, aspect_ratio, n, extra)
         return await self._core.run(
             request, shelf=MemoryShelf(), idempotency_key=idempotency_key, timeout=timeout
         )
@@ -171,9 +170,7 @@ class AsyncImagen:
         Raises:
             ImagenError: How it ended; images that were saved all the same are on its ``images``.
         """
-        request = self._request(
-            prompt, model, response_format, aspect_ratio, n, extra
-        )
+        request = self._request(prompt, model, response_format, aspect_ratio, n, extra)
         key = idempotency_key or new_key()
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return await self._core.run(

@@ -162,7 +162,9 @@ class ServerFailedError(ImagenError):
 class OutcomeUnknownError(ImagenError):
     """The request was sent and its outcome cannot be known."""
 
-    advice = "look into the gateway's log, or run it again and accept that it may be paid for twice."
+    advice = (
+        "look into the gateway's log, or run it again and accept that it may be paid for twice."
+    )
 
 
 class SpoiledAnswerError(ImagenError):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from imagen_async.policy.config import Timeouts
-    from imagen_async.session.transport import ClientTimeout, Outgoing, Transport
+    from imagen_async.session.transport import Outgoing, Timer, Transport
     from imagen_async.wire.decoder import Sink
 
 ERROR_LIMIT = 64 * 1024
@@ -129,11 +129,11 @@ class Attempt:
     times: Timeouts
     limits: AnswerLimits
     server_errors_charged: bool
-    _timer: ClientTimeout = attrs.field(init=False)
+    _timer: Timer = attrs.field(init=False)
 
-    @_timer.default
-    def _usual_timer(self) -> ClientTimeout:
-        return timeouts(self.times.answer, connect=min(self.times.connect, self.times.answer))
+    def __attrs_post_init__(self) -> None:
+        usual = timeouts(self.times.answer, connect=min(self.times.connect, self.times.answer))
+        object.__setattr__(self, "_timer", usual)
 
     async def make(
         self,
@@ -225,9 +225,7 @@ class Attempt:
         return Reply(answer, head, request_id(head.headers, None))
 
 
-def _salvaged(
-    head: Head, receiver: _AnswerText, reason: str, text: bytes = b""
-) -> Reply | Setback:
+def _salvaged(head: Head, receiver: _AnswerText, reason: str, text: bytes = b"") -> Reply | Setback:
     """Keep the whole images of an answer that is not whole itself: they are paid for."""
     whole = [image for image in receiver.decoder.salvage() if image.problem is None]
     if not whole:

@@ -271,7 +271,9 @@ class Core:
     def _bound(self) -> Transport:
         """Return the sessions of the running loop; make them if the last loop has ended."""
         if os.getpid() != self._pid:
-            raise ForkedClientError("This client was made before a fork, in another process; make a new one here.")
+            raise ForkedClientError(
+                "This client was made before a fork, in another process; make a new one here."
+            )
         loop = asyncio.get_running_loop()
         if loop is self._loop and self._transport is not None:
             return self._transport

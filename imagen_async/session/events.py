@@ -109,7 +109,9 @@ class Listener:
     def tell(self, event: Event) -> None:
         """Log an event and pass it on."""
         if isinstance(event, Retrying):
-            log.info("retrying in %.2f s after attempt %d: %s", event.wait, event.attempt, event.reason)
+            log.info(
+                "retrying in %.2f s after attempt %d: %s", event.wait, event.attempt, event.reason
+            )
         elif isinstance(event, Throttled):
             log.info("all requests wait %.2f s: %s", event.wait, event.reason)
         elif isinstance(event, Failed):

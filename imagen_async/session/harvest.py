@@ -81,7 +81,5 @@ def size_problems(image: Image, request: GenerationRequest) -> tuple[str, ...]:
     width, height = request.aspect_ratio.size
     if abs(image.width - width) <= SLACK * width and abs(image.height - height) <= SLACK * height:
         return ()
-    return (
-        f"asked for {request.aspect_ratio.value} ({width} x {height} pixels), "
-        f"got {image.width} x {image.height}",
-    )
+    asked = f"{request.aspect_ratio.value} ({width} x {height} pixels)"
+    return (f"asked for {asked}, got {image.width} x {image.height}",)

@@ -11,6 +11,7 @@ import attrs
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Self
 
     from anyio.abc import TaskGroup
 
@@ -69,7 +70,7 @@ class Stream(Generic[_Item]):
         *,
         concurrency: int,
         ordered: bool = False,
-        dropped: Callable[[Outcome], None] = lambda outcome: None,
+        dropped: Callable[[Outcome], None] | None = None,
     ) -> None:
         self._source = _iterate(source)
         self._work = work
@@ -85,7 +86,7 @@ class Stream(Generic[_Item]):
         self._failure: Exception | None = None
         self._group: TaskGroup | None = None
 
-    async def __aenter__(self) -> Stream[_Item]:
+    async def __aenter__(self) -> Self:
         self._tickets = anyio.Semaphore(self._bound, fast_acquire=True)
         self._pulling = anyio.Lock(fast_acquire=True)
         self._pull: anyio.CancelScope | None = None
@@ -110,10 +111,10 @@ class Stream(Generic[_Item]):
         finally:
             await _close(self._source)
             for outcome in (*self._ready, *self._early.values()):
-                if outcome is not None:
+                if outcome is not None and self._dropped is not None:
                     self._dropped(outcome)
 
-    def __aiter__(self) -> AsyncIterator[Outcome]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Outcome:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from imagen_async.session.transport import Transport
     from imagen_async.wire.request import GenerationRequest
 
+
 @attrs.define(eq=False)
 class Call:
     """One logical request and what became of it so far.
@@ -104,9 +105,7 @@ class Sender:
             ImagenError: How it ended without an image; its charge is the worst of all attempts.
         """
         clock = asyncio.get_running_loop().time
-        call.deadline = Deadline(
-            float("inf") if call.waits else clock() + call.total, call.total
-        )
+        call.deadline = Deadline(float("inf") if call.waits else clock() + call.total, call.total)
         if self.listener.wants:
             self.listener.tell(events.Queued(call.request, call.idempotency_key))
         while True:
@@ -155,9 +154,7 @@ class Sender:
             await call.record.sending(call.idempotency_key)
             call.attempts += 1
             if self.listener.wants:
-                self.listener.tell(
-                    events.Sent(call.request, call.idempotency_key, call.attempts)
-                )
+                self.listener.tell(events.Sent(call.request, call.idempotency_key, call.attempts))
             return await self.attempt.make(
                 transport,
                 outgoing,
@@ -208,9 +205,7 @@ class Sender:
         if not found.images:
             reason = "; ".join((*found.problems, *reply.answer.problems)) or "no image in it"
             spoiled = judge_spoiled(reason, b"", reply.head.headers, reply.head.status)
-            return error_for(
-                spoiled, attempts=call.attempts, idempotency_key=call.idempotency_key
-            )
+            return error_for(spoiled, attempts=call.attempts, idempotency_key=call.idempotency_key)
         return Generation(
             call.request,
             found.images,
@@ -243,7 +238,9 @@ class Sender:
             closings=self.gate.valve.closings(grant),
         )
         self._steer(judgement, step, grant)
-        reason = f" Not sent again: {step.reason}." if isinstance(step, GiveUp) and step.reason else ""
+        reason = (
+            f" Not sent again: {step.reason}." if isinstance(step, GiveUp) and step.reason else ""
+        )
         call.last = error_for(
             attrs.evolve(judgement, message=judgement.message + reason),
             charge=call.charge,
@@ -319,9 +316,7 @@ class Sender:
             images[place] = fetched
             problems.extend(size_problems(fetched, generation.request))
             if self.listener.wants:
-                self.listener.tell(
-                    events.Downloaded(generation.request, idempotency_key, fetched)
-                )
+                self.listener.tell(events.Downloaded(generation.request, idempotency_key, fetched))
 
         async with anyio.create_task_group() as group:
             for place, image in enumerate(images):

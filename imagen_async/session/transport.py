@@ -8,26 +8,26 @@ carry request headers, and a malformed answer looks like a status 400 in them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
-import ssl
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 import attrs
-from aiohttp import ClientTimeout
 from aiohttp.payload import BytesPayload, Payload
-from multidict import CIMultiDict
 from yarl import URL
 
 from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
+    from multidict import CIMultiDict
 
 KEEPALIVE = 4.0
 """Seconds an idle socket is kept: uvicorn closes it after 5, and a lost race is a lost answer."""
@@ -36,6 +36,9 @@ SMALL = 64 * 1024
 PIECE = 64 * 1024
 """aiohttp's read buffer in bytes; it pauses the socket at twice this."""
 CERTIFICATES = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
+
+
+Timer: TypeAlias = aiohttp.ClientTimeout
 
 
 class Receiver(Protocol):
@@ -99,12 +102,16 @@ class Outgoing(BytesPayload):
         self.sent = False
 
     async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write the body; aiohttp calls this once it has a connection."""
         self.sent = True
         await writer.write(self._value)
 
     async def write_with_length(
-        self, writer: AbstractStreamWriter, content_length: int | None
+        self,
+        writer: AbstractStreamWriter,
+        content_length: int | None,  # noqa: ARG002 - aiohttp's signature
     ) -> None:
+        """Write the body; aiohttp calls this once it has a connection."""
         self.sent = True
         await writer.write(self._value)
 
@@ -147,7 +154,7 @@ class Network:
             return None
         proxies = getproxies_environment()
         found = proxies.get(url.scheme)
-        if not found or not url.host or proxy_bypass_environment(url.host, proxies):
+        if not found or not url.host or proxy_bypass(url.host):
             return None
         return URL(found)
 
@@ -161,10 +168,8 @@ class Transport:
         guard: Raises OSError for an address that a download must not reach.
     """
 
-    def __init__(
-        self, origin: URL, network: Network, guard: Callable[[str], None] | None
-    ) -> None:
-        self._origin = origin
+    def __init__(self, origin: URL, network: Network, guard: Callable[[str], None] | None) -> None:
+        self._origin_parts = (origin.scheme, origin.host, origin.port)
         self._network = network
         self._api_connector = _connector(network, None)
         self._api = _session(self._api_connector)
@@ -184,8 +189,9 @@ class Transport:
         """Close the sockets without a loop: theirs has ended, or belongs to another process."""
         for session in (self._api, self._own_files, self._files):
             if session is not None and session.connector is not None:
-                closing = session.connector.close()
-                closing.__await__().close() if hasattr(closing, "__await__") else None  # type: ignore[union-attr]
+                with contextlib.suppress(RuntimeError):
+                    # Closed by now; what it returns is for a loop that waits for TLS to end.
+                    session.connector.close().__await__().close()
                 session.detach()
 
     async def post(
@@ -193,7 +199,7 @@ class Transport:
         url: URL,
         outgoing: Outgoing,
         headers: CIMultiDict[str],
-        timeout: ClientTimeout,
+        timeout: Timer,
         on_head: Callable[[Head], Receiver],
     ) -> Head:
         """Send one POST and feed its answer to the receiver that ``on_head`` gives.
@@ -227,7 +233,7 @@ class Transport:
     async def get(
         self,
         url: URL,
-        timeout: ClientTimeout,
+        timeout: Timer,
         on_head: Callable[[Head], Receiver],
     ) -> Head:
         """Send one bare GET, without key, cookies or hidden retry; redirects are not followed.
@@ -252,18 +258,18 @@ class Transport:
         raise _mapped(failure, sent=True, head=head)
 
     def _session_for(self, url: URL) -> aiohttp.ClientSession:
-        if self._guard is None or url.origin() == self._origin:
+        own = (url.scheme, url.host, url.port) == self._origin_parts
+        # Through a proxy only the proxy's own address is seen here, and that one is trusted.
+        if own or self._guard is None or self._network.proxy_for(url) is not None:
             return self._own_files
         if self._files is None:
             self._files = _session(_connector(self._network, self._guard), download=True)
         return self._files
 
 
-def timeouts(total: float, *, connect: float, stall: float | None = None) -> ClientTimeout:
+def timeouts(total: float, *, connect: float, stall: float | None = None) -> Timer:
     """Return aiohttp's timer for one exchange, exact to the tick; all in seconds."""
-    return ClientTimeout(
-        total=total, connect=connect, sock_read=stall, ceil_threshold=float("inf")
-    )
+    return Timer(total=total, connect=connect, sock_read=stall, ceil_threshold=float("inf"))
 
 
 async def _receive(response: aiohttp.ClientResponse, receiver: Receiver) -> None:

@@ -11,9 +11,10 @@ from imagen_async.errors import ConfigurationError, InvalidRequestError
 from imagen_async.wire import display
 
 if TYPE_CHECKING:
-    import PIL.Image
     from collections.abc import Mapping
     from pathlib import Path
+
+    import PIL.Image
 
     from imagen_async.wire.request import GenerationRequest
 
@@ -55,10 +56,9 @@ class Image:
             raise ConfigurationError(
                 "to_pil() needs Pillow: pip install 'imagen-async[cli]'."
             ) from None
-        if self.data is None and self.path is None:
-            raise InvalidRequestError("This image is a link; fetch it with read() or save() first.")
         source = self.path if self.data is None else io.BytesIO(self.data)
-        assert source is not None
+        if source is None:
+            raise InvalidRequestError("This image is a link; fetch it with read() or save() first.")
         with PIL.Image.open(source) as opened:
             opened.load()
             return opened

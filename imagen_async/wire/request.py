@@ -12,7 +12,7 @@ from imagen_async.errors import InvalidRequestError
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 _E = TypeVar("_E", bound=enum.StrEnum)
 
@@ -48,47 +48,49 @@ class ResponseFormat(enum.StrEnum):
     B64_JSON = "b64_json"
 
 
-def _member_of(kind: type[_E]) -> Callable[[str | None], _E | None]:
-    allowed = {member.value: member for member in kind}
-    field = "aspect_ratio" if kind is AspectRatio else "response_format"
-
-    def convert(value: str | None) -> _E | None:
-        if value is None:
-            return None
-        try:
-            return allowed[value]
-        except (KeyError, TypeError):
-            raise InvalidRequestError(
-                f"{field} {printable(repr(value), 80)} is not one of {', '.join(allowed)}; "
-                f"to send another value, put it into extra={{{field!r}: ...}}."
-            ) from None
-
-    return convert
+def _ratio(value: AspectRatio | str | None) -> AspectRatio | None:
+    return _member(AspectRatio, "aspect_ratio", value)
 
 
-def _check_prompt(_: object, __: object, prompt: object) -> None:
+def _format(value: ResponseFormat | str | None) -> ResponseFormat | None:
+    return _member(ResponseFormat, "response_format", value)
+
+
+def _member(kind: type[_E], field: str, value: str | None) -> _E | None:
+    if value is None:
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidRequestError(
+            f"{field} {printable(repr(value), 80)} is not one of {', '.join(kind)}; "
+            f"to send another value, put it into extra={{{field!r}: ...}}."
+        ) from None
+
+
+def _check_prompt(_: object, __: object, prompt: Any) -> None:
     if not isinstance(prompt, str):
         raise InvalidRequestError(f"prompt must be a str, not {type(prompt).__name__}.")
     if not prompt.strip():
         raise InvalidRequestError("prompt is empty; say what the image shows.")
 
 
-def _check_model(_: object, __: object, model: object) -> None:
+def _check_model(_: object, __: object, model: Any) -> None:
     if model is not None and (not isinstance(model, str) or not model.strip()):
         raise InvalidRequestError("model must be a non-empty str, such as 'imagen4', or None.")
 
 
-def _check_n(_: object, __: object, n: object) -> None:
+def _check_n(_: object, __: object, n: Any) -> None:
     if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
         raise InvalidRequestError(f"n must be a whole number of images, 1 or more, not {n!r}.")
 
 
 def _mapping(value: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
-        copied = dict(value or {})
+        copied = dict(value) if value else {}
     except (TypeError, ValueError):
-        raise InvalidRequestError("extra must be a mapping of field names to JSON values.") from None
-    if not all(isinstance(key, str) for key in copied):
+        raise InvalidRequestError("extra must map field names to JSON values.") from None
+    if copied and not all(isinstance(key, str) for key in copied):
         raise InvalidRequestError("extra must have str keys: the names of the gateway's fields.")
     return copied
 
@@ -114,11 +116,9 @@ class GenerationRequest:
     prompt: str = attrs.field(validator=_check_prompt)
     model: str | None = attrs.field(default=None, kw_only=True, validator=_check_model)
     response_format: ResponseFormat | None = attrs.field(
-        default=None, kw_only=True, converter=_member_of(ResponseFormat)
+        default=None, kw_only=True, converter=_format
     )
-    aspect_ratio: AspectRatio | None = attrs.field(
-        default=None, kw_only=True, converter=_member_of(AspectRatio)
-    )
+    aspect_ratio: AspectRatio | None = attrs.field(default=None, kw_only=True, converter=_ratio)
     n: int | None = attrs.field(default=None, kw_only=True, validator=_check_n)
     extra: Mapping[str, Any] = attrs.field(
         factory=dict, kw_only=True, converter=_mapping, hash=False
@@ -126,7 +126,12 @@ class GenerationRequest:
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body as a mapping: what was set, then ``extra``."""
-        body = {name: value for name in _WIRE_FIELDS if (value := getattr(self, name)) is not None}
+        body: dict[str, Any] = {"model": self.model} if self.model is not None else {}
+        body["prompt"] = self.prompt
+        for name in ("response_format", "aspect_ratio", "n"):
+            value = getattr(self, name)
+            if value is not None:
+                body[name] = value
         body.update(self.extra)
         return body
 
@@ -142,5 +147,4 @@ class GenerationRequest:
             raise InvalidRequestError("extra holds a value that JSON cannot carry.") from None
 
 
-_WIRE_FIELDS = ("model", "prompt", "response_format", "aspect_ratio", "n")
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
