@@ -19,7 +19,10 @@ const kept = (name) => {
 
 const data = openRows(refresh);
 const grid = openGrid(byId("grid"), (index) => lightbox.open(index), more);
-const lightbox = openLightbox(() => shown, total, more, (index) => grid.focus(index));
+const lightbox = openLightbox(() => shown, total, more, (index) => {
+  // The dialog tells of its closing a moment late: a reader who already types keeps the focus.
+  if (document.activeElement !== byId("search")) grid.focus(index);
+});
 
 const narrowed = () => Object.keys(NO_CHOICE).some((name) => choice[name].trim() !== NO_CHOICE[name]);
 
