@@ -101,7 +101,7 @@ _SHAPES = bool(features.check("raqm"))
 def _font(path: str | None, size: int) -> Font:
     if path is None:
         font = ImageFont.load_default(size)
-        assert isinstance(font, ImageFont.FreeTypeFont)  # noqa: S101 - wheels bring FreeType
+        assert isinstance(font, ImageFont.FreeTypeFont)  # wheels bring FreeType
         return font
     return ImageFont.truetype(path, size)
 

@@ -144,7 +144,7 @@ def _expired() -> Answer:
 
 def _at_first(answer: Answer) -> Callable[[Picture], Answer | None]:
     def reply(picture: Picture) -> Answer | None:
-        assert picture.fault is not None  # noqa: S101 - the table is asked only under a fault
+        assert picture.fault is not None  # the table is asked only under a fault
         return answer if picture.fetches <= picture.fault.number else None
 
     return reply

@@ -114,6 +114,7 @@ class Gateway:
         for work in works:
             work.cancel()
         await asyncio.gather(*works, return_exceptions=True)
+        self._slots.clear()
         self.gallery.studio.close()
 
     def begin(self, raw: bytes, headers: Mapping[str, str]) -> Exchange:

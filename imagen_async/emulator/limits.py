@@ -67,6 +67,11 @@ class Slots:
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._waiting: defaultdict[str, int] = defaultdict(int)
 
+    def clear(self) -> None:
+        """Forget every slot: they belong to a loop, and the next start may be in another."""
+        self._slots.clear()
+        self._waiting.clear()
+
     @asynccontextmanager
     async def held(self, key: str) -> AsyncIterator[None]:
         """Hold a slot.

@@ -45,9 +45,17 @@ class _Life:
 class Emulator(Settings):
     """An image gateway on loopback, for ``async with``, or ``with`` to run in a thread of its own.
 
-    ``base_url`` is what a client is given. ``ledger`` says what was asked and charged, at any
-    time, also after the end. ``fail_next`` brings faults down. Its settings are those of
-    ``Settings``, all by keyword.
+    Example::
+
+        async with Emulator(rpm=60) as emulator:
+            async with AsyncImagen(base_url=emulator.base_url) as imagen:
+                emulator.fail_next("504")
+                ...
+        emulator.assert_charged_once("A cat")
+
+    Its settings are those of ``Settings``, all by keyword. The ledger outlives the block; stopped
+    and started again, the emulator keeps its port, so that a client meets a refused connection
+    in between.
 
     Raises:
         ValueError: If a setting is out of range.

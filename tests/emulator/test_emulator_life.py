@@ -30,6 +30,7 @@ async def test_ledger_counts_posts_charges_images_and_downloads(raw):
     assert (dog.posts, dog.refused, dog.charged) == (1, 1, 0)
     assert (ledger.total.posts, ledger.total.images) == (2, 2)
     assert list(ledger) == ["A cat", "A dog"]
+    assert repr(ledger).startswith("<Ledger of 2 prompts: Account(posts=2, refused=1, charged=1")
     assert "A cat" in ledger
     assert ledger["never seen"].posts == 0
     assert "never seen" not in ledger

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagen_async.emulator import PROFILES
+from imagen_async.emulator import PROFILES, Emulator
 from imagen_async.emulator.latency import Profile
 from imagen_async.emulator.limits import Balances, RateWindow
 
@@ -174,3 +174,30 @@ async def test_honoured_key_in_progress_is_a_conflict(run):
         assert sorted(reply.status for reply in replies) == [200, 409]
     async with run(honour_idempotency=True, balance=0) as (_, raw):
         assert [(await raw.post(headers=headers)).status for _ in range(2)] == [403, 403]
+
+
+async def test_only_the_newest_honoured_keys_are_kept(run, monkeypatch):
+    """The memory of honoured keys is bounded; a forgotten key buys again."""
+    monkeypatch.setattr("imagen_async.emulator.gateway.REPLAYS_KEPT", 2)
+    async with run(honour_idempotency=True) as (emulator, raw):
+        for key in ("a", "b", "c", "c", "a"):
+            assert (await raw.post(headers={"Idempotency-Key": key})).status == 200
+        assert emulator.ledger["A cat"].charged == 4
+
+
+def test_slots_work_in_the_loop_of_the_next_start(run):
+    """A queue that formed in one loop does not bind the emulator to it."""
+    emulator = Emulator(draw="tiny", concurrency=1, latency=0.005)
+
+    async def queue() -> list[int]:
+        async with emulator, aiohttp.ClientSession() as session:
+            url = f"{emulator.base_url}/images/generations"
+
+            async def post() -> int:
+                async with session.post(url, json={"prompt": "A cat"}) as reply:
+                    return reply.status
+
+            return await asyncio.gather(*(post() for _ in range(3)))
+
+    for _ in range(2):
+        assert asyncio.run(queue()) == [200, 200, 200]
