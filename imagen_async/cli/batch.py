@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import time
@@ -123,7 +124,7 @@ class _GateWatch:
     def waits(self) -> str:
         """What is waited for now; empty if nothing."""
         left = self._until - time.monotonic()
-        return f"waits {left:.0f} s: {self._reason}" if left > 0 else ""
+        return f"waits {math.ceil(left)} s: {self._reason}" if left > 0 else ""
 
 
 class _Drive:

@@ -158,8 +158,20 @@ class _WithFaults(click.Command):
     "drop,probability=0.1,prompt=cat; or a JSON object. Conditions: prompt (a part of it), "
     "pattern (a regular expression), key, number (of the request), probability, times.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
-@click.option("--dialect", type=click.Choice(["page", "openai", "newapi"]), default="page")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="On 127.0.0.1; 0 takes a free one.",
+)
+@click.option(
+    "--dialect",
+    type=click.Choice(["page", "openai", "newapi"]),
+    default="page",
+    show_default=True,
+    help="Whose words and fields it answers with.",
+)
 @click.option(
     "--profile",
     type=click.Choice(["instant", "fast", "standard", "ultra"]),
@@ -167,13 +179,33 @@ class _WithFaults(click.Command):
     show_default=True,
     help="How long a generation takes.",
 )
-@click.option("--latency", type=click.FloatRange(min=0), metavar="SECONDS", help="Instead of it.")
-@click.option("--time-scale", type=_ABOVE_ZERO, default=1.0, help="Divides all latencies.")
-@click.option("--front-timeout", type=_ABOVE_ZERO, metavar="SECONDS", help="Then it answers 504.")
+@click.option(
+    "--latency",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Of every generation, in place of the profile.",
+)
+@click.option(
+    "--time-scale",
+    type=_ABOVE_ZERO,
+    default=1.0,
+    show_default=True,
+    help="Divides latencies, --front-timeout and the minute of --rpm.",
+)
+@click.option(
+    "--front-timeout",
+    type=_ABOVE_ZERO,
+    metavar="SECONDS",
+    help="After that it answers 504, while the generation goes on and is charged.",
+)
 @click.option("--rpm", type=_COUNT, help="Requests of a key in a minute; more get 429.")
 @click.option("--concurrency", type=_COUNT, help="Generations of a key at once.")
-@click.option("--key", "keys", multiple=True, help="A key that is let in; without, any is.")
-@click.option("--fault", "faults", multiple=True, metavar="RULE", help="What goes wrong.")
+@click.option(
+    "--key", "keys", multiple=True, help="A key that is let in; may be repeated. Without, any is."
+)
+@click.option(
+    "--fault", "faults", multiple=True, metavar="RULE", help="What goes wrong; may be repeated."
+)
 @click.option("--seed", type=int, default=0, help="Decides pictures, latencies and faults.")
 @click.option(
     "--ready-file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -102,6 +103,7 @@ class _Run:
         self._output = output
         self._to_folder = to_folder
         self._code = DONE
+        self._cut = 0
 
     async def run(self) -> int:
         limits = Limits()
@@ -118,7 +120,7 @@ class _Run:
                     async for outcome in outcomes:
                         self._show(await self._saved(imagen, outcome))
             if scope.cancelled_caught:
-                note(_interrupted(imagen.stats().dropped))
+                note(_interrupted(imagen.stats().dropped + self._cut))
                 return INTERRUPTED
         return self._code
 
@@ -144,6 +146,10 @@ class _Run:
             except ImagenError as error:
                 error.images = tuple(images)
                 return Outcome(outcome.index, outcome.request, error=error)
+            except asyncio.CancelledError:
+                self._cut += 1
+                _keep_links(images, self._output.parent)
+                raise
         return attrs.evolve(outcome, generation=attrs.evolve(generation, images=tuple(images)))
 
     def _show(self, outcome: Outcome) -> None:
@@ -174,10 +180,9 @@ class _Run:
 async def _save(imagen: AsyncImagen, image: Image, path: Path) -> Image:
     data = await imagen.read(image)
     media = inspect(data)
-    image = attrs.evolve(image, data=data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        saved = await imagen.save(image, path)
+        saved = await imagen.save(attrs.evolve(image, data=data), path)
     for warning in caught:
         note(f"Note: {printable(str(warning.message))}")
     return attrs.evolve(
@@ -231,4 +236,4 @@ def _interrupted(dropped: int) -> str:
     if dropped == 0:
         return "Interrupted; nothing that was cancelled can have been charged."
     calls = "call" if dropped == 1 else "calls"
-    return f"Interrupted; {dropped} {calls} in flight may have been charged, and no image was kept."
+    return f"Interrupted; {dropped} {calls} in flight may have been charged, and brought no image."

@@ -46,8 +46,9 @@ def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[st
     page = "" if gallery is None else f"; gallery: {printable(str(gallery), 300)}"
     dropped = f", {report.dropped:,} dropped" if report.dropped else ""
     cost = "" if report.cost is None else f"; at most {report.cost:,.2f} spent"
+    read = " read" if report.partial else ""
     lines.append(
-        f"{shown}: {report.done:,} of {report.total:,} done ({report.images:,} images), "
+        f"{shown}: {report.done:,} of {report.total:,}{read} done ({report.images:,} images), "
         f"{report.failed:,} failed, {report.unknown:,} unknown{dropped}, in "
         f"{duration(report.seconds)}{cost}{page}"
     )

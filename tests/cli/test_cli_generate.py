@@ -11,6 +11,8 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -307,6 +309,43 @@ def test_interrupting_says_what_may_have_been_charged(spawn, monkeypatch, number
     assert (ended.code, ended.out) == (130, "")
     assert "2 calls in flight may have been charged" in ended.err
     assert list(Path().rglob("*.p*")) == []
+
+
+def test_interrupting_a_download_keeps_the_link(spawn, monkeypatch):
+    """A paid image that is on its way to FILE leaves its link behind, and counts as charged."""
+    asked, ended = threading.Event(), threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            link = f"http://{self.headers['Host']}/file?signed=canary"
+            body = json.dumps({"data": [{"url": link}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            asked.set()
+            ended.wait(20)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("IMAGEN_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        child = spawn("generate", "a fox", "-o", "fox.png", "--allow-private")
+        assert asked.wait(20)
+        child.signal(signal.SIGINT)
+        left = child.end()
+        ended.set()
+        server.shutdown()
+    assert (left.code, left.out) == (130, "")
+    assert "1 call in flight may have been charged" in left.err
+    assert "canary" not in left.err
+    (kept,) = Path().iterdir()
+    assert kept.read_text().endswith("/file?signed=canary\n")
 
 
 def test_a_reader_that_went_away_stops_nothing_that_is_paid_for(spawn, gateway):
