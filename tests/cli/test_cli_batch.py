@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import KEY, until  # type: ignore[import-not-found]
+from cli_runs import KEY, until  # type: ignore[import-not-found]
 
 from imagen_async.emulator import Emulator
 

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import KEY, until  # type: ignore[import-not-found]
+from cli_runs import KEY, until  # type: ignore[import-not-found]
 
 from imagen_async.emulator import Emulator
 from imagen_async.wire.media import inspect
@@ -134,6 +134,22 @@ def test_empty_standard_input_is_an_error(cli, gateway, stdin):
     """No prompt at all is a usage error."""
     stdin(b"\n")
     assert cli("generate", "-").code == 2
+
+
+def test_ctrl_c_while_prompts_are_typed_is_130(cli, gateway, monkeypatch):
+    """An interrupt before anything is sent ends with 130 and without a traceback."""
+
+    class Typing(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: object) -> int:
+            raise KeyboardInterrupt
+
+    typed = io.TextIOWrapper(io.BufferedReader(Typing()))
+    monkeypatch.setattr(sys, "stdin", typed)
+    ended = cli("generate", "-")
+    assert (ended.code, ended.out, gateway.requests) == (130, "", [])
 
 
 def test_emulator_needs_no_key_and_says_what_it_is(cli, monkeypatch):

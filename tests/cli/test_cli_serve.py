@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import until  # type: ignore[import-not-found]
+from cli_runs import until  # type: ignore[import-not-found]
 from hypothesis import given
 from hypothesis import strategies as st
 
