@@ -172,7 +172,8 @@ class Attempt:
         try:
             head = await transport.post(self.url, outgoing, headers, timer, on_head)
         except ExchangeError as error:
-            broken, head = error, error.head
+            # With its traceback it would hold this frame, and this frame it: a cycle.
+            broken, head = error.with_traceback(None), error.head
         except BaseException:
             if isinstance(receiver, _AnswerText):
                 receiver.discard()

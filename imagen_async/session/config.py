@@ -11,7 +11,7 @@ import attrs
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits, Secret, Timeouts
 from imagen_async.policy.retry import RetryPolicy
-from imagen_async.session.transport import Network
+from imagen_async.session.network import Network
 from imagen_async.wire.text import shown_url
 
 if TYPE_CHECKING:
@@ -136,6 +136,15 @@ def checked_key(key: str | None) -> str | None:
             "idempotency_key must be 1 to 255 characters of printable ASCII, such as a UUID."
         )
     return key
+
+
+def checked_total(seconds: float) -> float:
+    """Return a call's own total, in seconds.
+
+    Raises:
+        ConfigurationError: If it is not a number above 0.
+    """
+    return Timeouts(total=seconds).total
 
 
 def new_key() -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import attrs
@@ -16,6 +16,7 @@ from yarl import URL
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
+    DownloadError,
     ForkedClientError,
     ImagenError,
     NotSentError,
@@ -25,7 +26,7 @@ from imagen_async.errors import (
 from imagen_async.policy.deadline import Deadline
 from imagen_async.session import events
 from imagen_async.session.attempt import Attempt
-from imagen_async.session.config import checked_key, new_key
+from imagen_async.session.config import checked_key, checked_total, new_key
 from imagen_async.session.fetch import Fetcher
 from imagen_async.session.gate import Gate
 from imagen_async.session.record import NO_RECORD
@@ -34,7 +35,7 @@ from imagen_async.session.transport import Masked, Transport
 from imagen_async.wire.decoder import AnswerLimits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from imagen_async.session.config import Config
     from imagen_async.session.files import Kept, Shelf
@@ -43,8 +44,12 @@ if TYPE_CHECKING:
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import GenerationRequest
 
+T = TypeVar("T")
+
 GRACE = 30.0
 """Seconds that closing waits for calls in flight: they may be paid for."""
+CLEANUP = 5.0
+"""Seconds that closing waits for the calls it cancelled: they may be saving an image."""
 
 
 @attrs.frozen
@@ -54,7 +59,7 @@ class Stats:
     Args:
         queued: Calls that wait for a slot now.
         in_flight: Calls that hold a slot now.
-        attempts: HTTP exchanges begun.
+        attempts: HTTP exchanges of the calls that ended.
         done: Calls that brought images.
         failed: Calls that ended in an error, nothing charged.
         unknown: Calls that ended in an error and were or may have been charged.
@@ -108,6 +113,7 @@ class Core:
         self._closed = False
         self._active: set[asyncio.Task[object]] = set()
         self._stopped: set[asyncio.Task[object]] = set()
+        self._left: anyio.Event | None = None
         self._attempts = self._done = self._failed = self._unknown = self._images = 0
         self._dropped = 0
 
@@ -154,33 +160,25 @@ class Core:
             idempotency_key=key,
             shelf=shelf,
             record=record,
-            total=self.config.timeouts.total if timeout is None else timeout,
+            total=self.config.timeouts.total if timeout is None else checked_total(timeout),
             waits=waits,
             fetches=fetches,
             charge=charge,
         )
-        task = asyncio.current_task()
-        assert task is not None
-        self._active.add(task)
         try:
-            generation = await self._sender.send(call, transport)
+            generation = await self._tracked(
+                self._sender.send(call, transport), lambda: _closed_error(call)
+            )
         except ImagenError as error:
             self._count_error(call, error)
             raise
         except asyncio.CancelledError:
             self._dropped += call.charge is not Charge.NO
-            if task in self._stopped:
-                task.uncancel()
-                closed = _closed_error(call)
-            else:
-                raise
-        else:
-            self._count_done(call, generation)
-            return generation
+            raise
         finally:
-            self._active.discard(task)
-            self._stopped.discard(task)
-        raise closed
+            self._attempts += call.attempts
+        self._count_done(call, generation)
+        return generation
 
     async def download(
         self,
@@ -205,8 +203,9 @@ class Core:
         transport = self._bound()
         total = self.config.timeouts.total
         deadline = Deadline(asyncio.get_running_loop().time() + total, total)
-        result = await self._sender.fetch_links(
-            generation, shelf, transport, deadline, idempotency_key
+        result = await self._tracked(
+            self._sender.fetch_links(generation, shelf, transport, deadline, idempotency_key),
+            _unfetched_error,
         )
         await record.settled(result)
         if isinstance(result, ImagenError):
@@ -223,7 +222,9 @@ class Core:
         assert image.url is not None
         total = self.config.timeouts.total
         deadline = Deadline(asyncio.get_running_loop().time() + total, total)
-        return await self._fetcher.fetch(self._bound(), image.url, shelf, None, deadline)
+        return await self._tracked(
+            self._fetcher.fetch(self._bound(), image.url, shelf, None, deadline), _unfetched_error
+        )
 
     def drop(self, outcome: Outcome) -> None:
         """Count an outcome that was settled, maybe paid for, and never read."""
@@ -248,25 +249,57 @@ class Core:
 
         Args:
             grace: Seconds to wait for calls in flight.
+
+        Raises:
+            ConfigurationError: If the client is in use on another running loop.
         """
+        if os.getpid() != self._pid:
+            return  # nothing here is this process's to close
+        self._check_loop()
         self._closed = True
-        if self._loop is not asyncio.get_running_loop() or self._transport is None:
+        if self._loop is not asyncio.get_running_loop():
             self._forget()
             return
-        active = self._active - {asyncio.current_task()}
-        if active:
-            await asyncio.wait(active, timeout=grace)
-            for task in self._active & active:
-                self._stopped.add(task)
-                task.cancel()
+        try:
+            with anyio.move_on_after(grace):
+                await self._idle()
+        finally:
             with anyio.CancelScope(shield=True):
-                if self._stopped:
-                    await asyncio.wait(set(self._stopped))
-        keeper, self._keeper = self._keeper, None
-        self._transport = None
+                await self._cut_off()
+
+    async def _idle(self) -> None:
+        while self._active:
+            self._left = self._left or anyio.Event()
+            await self._left.wait()
+
+    async def _cut_off(self) -> None:
+        for task in self._active - self._stopped:
+            self._stopped.add(task)
+            task.cancel()
+        with anyio.move_on_after(CLEANUP):
+            await self._idle()
+        keeper, self._keeper, self._transport = self._keeper, None, None
         if keeper is not None:
-            with anyio.CancelScope(shield=True):
-                await keeper.aclose()
+            await keeper.aclose()
+
+    async def _tracked(self, work: Coroutine[Any, Any, T], closed: Callable[[], ImagenError]) -> T:
+        """Do work that closing waits for, then cancels: it then raises ``closed``."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        self._active.add(task)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if task not in self._stopped or task.uncancel() > cancelling:
+                raise
+        finally:
+            self._active.discard(task)
+            self._stopped.discard(task)
+            if self._left is not None:
+                self._left.set()
+                self._left = None
+        raise closed()
 
     def _bound(self) -> Transport:
         """Return the sessions of the running loop; make them if the last loop has ended."""
@@ -274,16 +307,12 @@ class Core:
             raise ForkedClientError(
                 "This client was made before a fork, in another process; make a new one here."
             )
+        if self._closed:
+            raise ConfigurationError("This client is closed; make a new one.")
         loop = asyncio.get_running_loop()
         if loop is self._loop and self._transport is not None:
             return self._transport
-        if self._closed:
-            raise ConfigurationError("This client is closed; make a new one.")
-        if self._loop is not None and self._loop is not loop and self._loop.is_running():
-            raise ConfigurationError(
-                "This client is in use on another running event loop; "
-                "make one client for each loop, or use Imagen from threads."
-            )
+        self._check_loop()
         self._forget()
         self._gate.bind()
         self._loop = loop
@@ -295,6 +324,14 @@ class Core:
             self._keeper.asend(None).send(None)
         self._transport = transport
         return transport
+
+    def _check_loop(self) -> None:
+        theirs = self._loop
+        if theirs is not None and theirs is not asyncio.get_running_loop() and theirs.is_running():
+            raise ConfigurationError(
+                "This client is in use on another running event loop; "
+                "make one client for each loop, or use Imagen from threads."
+            )
 
     def _forget(self) -> None:
         """Let go of the sessions of a loop that runs no more."""
@@ -310,14 +347,12 @@ class Core:
         return headers
 
     def _count_done(self, call: Call, generation: Generation) -> None:
-        self._attempts += call.attempts
         self._done += 1
         self._images += len(generation.images)
         if self._listener.wants:
             self._listener.tell(events.Done(call.request, call.idempotency_key, generation))
 
     def _count_error(self, call: Call, error: ImagenError) -> None:
-        self._attempts += call.attempts
         if error.charge is Charge.NO:
             self._failed += 1
         else:
@@ -341,7 +376,7 @@ def _headers(config: Config) -> CIMultiDict[str]:
             "User-Agent": "imagen-async",
         }
     )
-    headers.update(config.headers)
+    headers.update({name: Masked(value) for name, value in config.headers.items()})
     if config.api_key is not None:
         headers["Authorization"] = Masked(f"Bearer {config.api_key.reveal()}")
     return headers
@@ -355,4 +390,10 @@ def _closed_error(call: Call) -> ImagenError:
         charge=call.charge,
         attempts=call.attempts,
         idempotency_key=call.idempotency_key,
+    )
+
+
+def _unfetched_error() -> ImagenError:
+    return DownloadError(
+        "The client was closed during the download.", verdict=Verdict.DONE, charge=Charge.YES
     )

@@ -24,7 +24,8 @@ from imagen_async.policy.guard import address_problem, url_problem
 from imagen_async.policy.retry import RetryPolicy, backoff
 from imagen_async.policy.retry_after import retry_after
 from imagen_async.session.files import Kept, Lost
-from imagen_async.session.transport import PIECE, ExchangeError, origin_of, timeouts
+from imagen_async.session.network import origin_of
+from imagen_async.session.transport import PIECE, ExchangeError, timeouts
 from imagen_async.wire.generation import Image
 from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import FailureKind

@@ -75,7 +75,32 @@ class Call:
     history: History = attrs.field(init=False, factory=History)
     attempts: int = attrs.field(init=False, default=0)
     retried: bool = attrs.field(init=False, default=False)
-    last: ImagenError | None = attrs.field(init=False, default=None)
+    setback: Setback | None = attrs.field(init=False, default=None)
+
+    def failed(self, reason: str) -> ImagenError:
+        """Return the error of the latest attempt, and why there is no further one."""
+        assert self.setback is not None
+        judgement = self.setback.judgement
+        why = f" Not sent again: {reason}." if reason else ""
+        return error_for(
+            attrs.evolve(judgement, message=judgement.message + why),
+            charge=self.charge,
+            attempts=self.attempts,
+            idempotency_key=self.idempotency_key,
+            retry_after=self.setback.retry_after,
+        )
+
+    def out_of_time(self) -> ImagenError:
+        """Return the error of a call whose total ended before it could be sent."""
+        reason = f"the call's total of {self.total:g} s ran out in the queue"
+        if self.setback is not None:
+            return self.failed(reason)
+        return NotSentError(
+            f"Not sent: {reason}.",
+            verdict=Verdict.NOT_SENT,
+            charge=self.charge,
+            idempotency_key=self.idempotency_key,
+        )
 
 
 @attrs.frozen
@@ -135,18 +160,17 @@ class Sender:
             else:
                 with anyio.move_on_after(call.deadline.left(asked)):
                     grant = await self.gate.enter()
-        if grant is None:
-            error = call.last or NotSentError(
-                f"The call's total of {call.total:g} s ran out in the queue.",
-                verdict=Verdict.NOT_SENT,
-                charge=call.charge,
-                idempotency_key=call.idempotency_key,
-            )
-            await call.record.settled(error)
-            raise error
-        if call.attempts == 0 and call.waits:
-            call.deadline.ends = clock() + call.total
-        return grant
+        if grant is not None:
+            if call.attempts == 0 and call.waits:
+                call.deadline.ends = clock() + call.total
+            if call.deadline.left(clock()) > 0:
+                return grant
+            # A sleeping machine or a busy loop: the time ended on the way.
+            self.gate.abandon(grant)
+            self.gate.leave()
+        error = call.out_of_time()
+        await call.record.settled(error)
+        raise error
 
     async def _attempt(self, call: Call, transport: Transport, grant: Grant) -> Reply | Setback:
         outgoing = Outgoing(call.body)
@@ -161,7 +185,8 @@ class Sender:
                 call.headers,
                 open_sink=call.shelf.open,
                 left=call.deadline.left(asyncio.get_running_loop().time()),
-                key_used_before=call.attempts > 1 or call.charge is not Charge.NO,
+                key_used_before="Idempotency-Key" in call.headers
+                and (call.attempts > 1 or call.charge is not Charge.NO),
             )
         except BaseException:
             call.charge = max(call.charge, Charge.MAYBE if outgoing.sent else Charge.NO)
@@ -238,18 +263,9 @@ class Sender:
             closings=self.gate.valve.closings(grant),
         )
         self._steer(judgement, step, grant)
-        reason = (
-            f" Not sent again: {step.reason}." if isinstance(step, GiveUp) and step.reason else ""
-        )
-        call.last = error_for(
-            attrs.evolve(judgement, message=judgement.message + reason),
-            charge=call.charge,
-            attempts=call.attempts,
-            idempotency_key=call.idempotency_key,
-            retry_after=setback.retry_after,
-        )
+        call.setback = setback
         if isinstance(step, GiveUp):
-            return call.last
+            return call.failed(step.reason)
         call.retried = not step.closes_gate
         self.listener.tell(
             events.Retrying(

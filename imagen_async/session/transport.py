@@ -8,31 +8,31 @@ carry request headers, and a malformed answer looks like a status 400 in them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
+import os
 import socket
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 import attrs
 from aiohttp.payload import BytesPayload, Payload
-from yarl import URL
 
-from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
     from multidict import CIMultiDict
+    from yarl import URL
+
+    from imagen_async.session.network import Network
 
 KEEPALIVE = 4.0
 """Seconds an idle socket is kept: uvicorn closes it after 5, and a lost race is a lost answer."""
-SMALL = 64 * 1024
-"""Bytes of an answer that is read whole: one chunk costs the decoder least."""
+TICK = 0.001
+"""Seconds; the shortest timer, because aiohttp takes 0 and less for none at all."""
 PIECE = 64 * 1024
 """aiohttp's read buffer in bytes; it pauses the socket at twice this."""
 CERTIFICATES = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
@@ -132,33 +132,6 @@ async def _only_once(
         raise _LostError from None
 
 
-@attrs.frozen
-class Network:
-    """How the network is reached.
-
-    Args:
-        proxy: A proxy's URL for every request.
-        trust_env: Whether to read proxies from the environment; never ``.netrc``.
-        ssl: A context for TLS; None for aiohttp's default.
-    """
-
-    proxy: str | None = attrs.field(default=None, repr=False)
-    trust_env: bool = False
-    ssl: ssl.SSLContext | None = None
-
-    def proxy_for(self, url: URL) -> URL | None:
-        """Return the proxy for a URL, or None."""
-        if self.proxy is not None:
-            return URL(self.proxy)
-        if not self.trust_env:
-            return None
-        proxies = getproxies_environment()
-        found = proxies.get(url.scheme)
-        if not found or not url.host or proxy_bypass(url.host):
-            return None
-        return URL(found)
-
-
 class Transport:
     """The sessions of one running loop.
 
@@ -176,30 +149,40 @@ class Transport:
         self._own_files = _session(self._api_connector, download=True)
         self._guard = guard
         self._files: aiohttp.ClientSession | None = None
+        _open.add(self)
 
     async def aclose(self) -> None:
         """Close every session and socket."""
-        if self._files is not None:
-            await self._files.close()
-        await self._own_files.close()
-        await self._api.close()
-        await self._api_connector.close()
+        for connector in self._detached():
+            await connector.close()
 
     def drop(self) -> None:
-        """Close the sockets without a loop: theirs has ended, or belongs to another process."""
+        """Close the sockets without their loop, which runs no more."""
+        for connector in self._detached():
+            connector.__exit__()  # its close() would leave a task to a loop that never runs it
+
+    def disown(self) -> None:
+        """Never touch the sockets again: after a fork they are the parent's.
+
+        Closing one here would take it off the parent's own selector, which a fork shares.
+        """
+        for connector in self._detached():
+            connector._closed = True  # noqa: SLF001 - its finalizer, too, would close them
+
+    def _detached(self) -> list[aiohttp.BaseConnector]:
+        connectors: list[aiohttp.BaseConnector] = []
         for session in (self._api, self._own_files, self._files):
             if session is not None and session.connector is not None:
-                with contextlib.suppress(RuntimeError):
-                    # Closed by now; what it returns is for a loop that waits for TLS to end.
-                    session.connector.close().__await__().close()
+                connectors.append(session.connector)
                 session.detach()
+        return connectors
 
     async def post(
         self,
         url: URL,
         outgoing: Outgoing,
         headers: CIMultiDict[str],
-        timeout: Timer,
+        timer: Timer,
         on_head: Callable[[Head], Receiver],
     ) -> Head:
         """Send one POST and feed its answer to the receiver that ``on_head`` gives.
@@ -216,7 +199,7 @@ class Transport:
                 url,
                 data=outgoing,
                 headers=headers,
-                timeout=timeout,
+                timeout=timer,
                 allow_redirects=False,
                 proxy=self._network.proxy_for(url),
             )
@@ -228,12 +211,13 @@ class Transport:
             failure = error
         if failure is None and head is not None:
             return head
-        raise _mapped(failure, sent=outgoing.sent, head=head)
+        broken, failure = _mapped(failure, sent=outgoing.sent, head=head), None
+        raise broken
 
     async def get(
         self,
         url: URL,
-        timeout: Timer,
+        timer: Timer,
         on_head: Callable[[Head], Receiver],
     ) -> Head:
         """Send one bare GET, without key, cookies or hidden retry; redirects are not followed.
@@ -245,7 +229,7 @@ class Transport:
         failure: BaseException | None = None
         try:
             response = await self._session_for(url).get(
-                url, timeout=timeout, allow_redirects=False, proxy=self._network.proxy_for(url)
+                url, timeout=timer, allow_redirects=False, proxy=self._network.proxy_for(url)
             )
             head = Head(response.status, response.headers)
             await _receive(response, on_head(head))
@@ -255,7 +239,8 @@ class Transport:
             failure = error
         if failure is None and head is not None:
             return head
-        raise _mapped(failure, sent=True, head=head)
+        broken, failure = _mapped(failure, sent=True, head=head), None
+        raise broken
 
     def _session_for(self, url: URL) -> aiohttp.ClientSession:
         own = (url.scheme, url.host, url.port) == self._origin_parts
@@ -269,20 +254,23 @@ class Transport:
 
 def timeouts(total: float, *, connect: float, stall: float | None = None) -> Timer:
     """Return aiohttp's timer for one exchange, exact to the tick; all in seconds."""
-    return Timer(total=total, connect=connect, sock_read=stall, ceil_threshold=float("inf"))
+    return Timer(
+        total=max(total, TICK),
+        connect=max(connect, TICK),
+        sock_read=stall,
+        ceil_threshold=float("inf"),
+    )
 
 
 async def _receive(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
     complete = False
     try:
-        length = response.content_length
-        if length is not None and length <= SMALL and "Content-Encoding" not in response.headers:
-            receiver.feed(await response.read())
-        else:
-            async for chunk in response.content.iter_any():
-                receiver.feed(chunk)
-                if receiver.full:
-                    return
+        content = response.content
+        # Not read(): what came before a cut would be lost, and it may hold a whole image.
+        while not content.at_eof():
+            receiver.feed(await content.readany())
+            if receiver.full:
+                return
         complete = True
     finally:
         if complete:
@@ -363,9 +351,14 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
 )
 
 
+_TLS = frozenset({FailureKind.CERTIFICATE, FailureKind.TLS})
+
+
 def _mapped(error: BaseException | None, *, sent: bool, head: Head | None) -> ExchangeError:
     """Return our error for any of aiohttp's, without a reference to it."""
     kind, detail = classify(error)
+    if kind is FailureKind.TIMEOUT and not sent:
+        kind = FailureKind.CONNECT_TIMEOUT
     return ExchangeError(kind, sent=sent, detail=detail, head=head)
 
 
@@ -376,20 +369,24 @@ def classify(error: BaseException | None) -> tuple[FailureKind, str]:
         return FailureKind.TOO_MANY_FILES, "too many open files; raise `ulimit -n`"
     for classes, kind, detail in _KINDS:
         if isinstance(error, classes):
-            reason = errno.errorcode.get(number, "") if isinstance(number, int) else ""
+            # OpenSSL has numbers of its own.
+            told = isinstance(number, int) and kind not in _TLS
+            reason = errno.errorcode.get(int(number or 0), "") if told else ""
             return kind, f"{detail} ({reason})" if reason else detail
     if isinstance(error, ValueError):
         return FailureKind.BAD_HEADER, "a header's value cannot be sent"
     return FailureKind.PROTOCOL, f"the exchange failed ({type(error).__name__})"
 
 
-def origin_of(url: str) -> URL:
-    """Return the origin of a base URL.
+_open: weakref.WeakSet[Transport] = weakref.WeakSet()
+_inherited: list[Transport] = []
 
-    Raises:
-        ValueError: If it is not an http or https URL with a host; the text shows no secret.
-    """
-    parsed = URL(url)
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(printable(shown_url(url)))
-    return parsed.origin()
+
+def _after_fork() -> None:
+    for transport in _open:
+        transport.disown()
+        _inherited.append(transport)  # never freed: finalizers of sockets would run
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

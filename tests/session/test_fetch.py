@@ -21,7 +21,8 @@ from imagen_async.policy.deadline import Deadline
 from imagen_async.session import fetch as module
 from imagen_async.session.fetch import MISSING, REDIRECTS, RETRIES, Fetcher, Guard
 from imagen_async.session.files import FolderShelf, Kept, MemoryShelf, Shelf
-from imagen_async.session.transport import Network, Transport
+from imagen_async.session.network import Network
+from imagen_async.session.transport import Transport
 from tests.session.test_files import PNG, names, png
 
 DROP, HANG, PAUSE = object(), object(), object()
