@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import attrs
 
 from imagen_async.batch import schema
 from imagen_async.batch.journal import Item, State
-from imagen_async.batch.shelf import ItemShelf, described
+from imagen_async.batch.shelf import ItemShelf, described, rescue
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
@@ -27,8 +28,6 @@ from imagen_async.wire.verdict_table import look_up
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
-
-    import anyio
 
     from imagen_async.batch.journal import Journal
     from imagen_async.batch.report import Tally
@@ -276,11 +275,20 @@ class Entry:
 
     async def _settle_error(self, error: ImagenError) -> None:
         state = State.FAILED if self.charge is Charge.NO else State.UNKNOWN
-        here = [image for image in error.images if image.path is not None]
-        answer = self._answer(None, here) if here else None
-        if state is State.FAILED and self.busy:
+        answer = None
+        if isinstance(error, SaveError):
+            found = await anyio.to_thread.run_sync(self._rescued)
+            answer = self._answer(None, [image_of(self.desk.folder, each) for each in found], found)
+        elif state is State.FAILED and self.busy:
             self._spend(-self.ordered)
         await self._end(state, self.charge, 0, error, answer)
+
+    def _rescued(self) -> list[dict[str, Any]]:
+        """Return the item's images that are here although the disk failed: they are paid for."""
+        try:
+            return rescue(self.desk.folder, self.item.id, self.request)[0]
+        except OSError:
+            return []
 
     async def _end(
         self,
@@ -326,10 +334,15 @@ class Entry:
         self._spend(excess)
         return excess
 
-    def _answer(self, generation: Generation | None, images: Iterable[Image]) -> dict[str, Any]:
+    def _answer(
+        self,
+        generation: Generation | None,
+        images: Iterable[Image],
+        found: Iterable[dict[str, Any]] = (),
+    ) -> dict[str, Any]:
         """Return what the journal keeps of an answer, with the files of earlier ones."""
         before: dict[str, Any] = json.loads(self.item.answer) if self.item.answer else {}
-        old = {each.get("file_name"): each for each in before.get("images", ())}
+        old = {each.get("file_name"): each for each in (*before.get("images", ()), *found)}
         kept = self.shelf.kept
         now = [described(self.desk.folder, image, kept, old) for image in images]
         named = {each.get("file_name") for each in now}

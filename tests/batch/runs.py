@@ -17,7 +17,9 @@ from imagen_async.session.many import Outcome
 from imagen_async.wire.request import GenerationRequest
 
 
-def core_on(emulator: Emulator, *, concurrency: int = 2, **policy: Any) -> Core:
+def core_on(
+    emulator: Emulator, *, concurrency: int = 2, allow_private: bool = False, **policy: Any
+) -> Core:
     """Return the core of a client of an emulator, with quick retries."""
     return Core(
         configure(
@@ -31,7 +33,7 @@ def core_on(emulator: Emulator, *, concurrency: int = 2, **policy: Any) -> Core:
             proxy=None,
             trust_env=False,
             ssl=None,
-            allow_private=False,
+            allow_private=allow_private,
             idempotency=True,
             on_event=None,
         )

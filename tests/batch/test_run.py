@@ -317,7 +317,7 @@ async def test_rows_that_may_be_paid_for_are_refused_elsewhere(
     first, second = tmp_path / "first", tmp_path / "second"
     emulator.fail_next("drop")
     await run_all(core, b64("a"), first)
-    (outcome,), report = await run_all(core, read_source(first / "unknown.jsonl"), second)
+    (outcome,), _ = await run_all(core, read_source(first / "unknown.jsonl"), second)
     assert isinstance(outcome.error, InvalidRequestError)
     assert outcome.error.charge is Charge.MAYBE
     assert emulator.ledger["a"].posts == 1
@@ -413,11 +413,15 @@ async def test_cancellation_leaves_unknown_what_was_sent(tmp_path: Path) -> None
 
 async def test_an_error_in_the_block_drains_and_comes_out(core: Any, tmp_path: Path) -> None:
     """The caller's own exception is the one that is raised, after the drain."""
-    with pytest.raises(ZeroDivisionError):
-        async with Run(core, b64("0", "1"), tmp_path / "out") as run:
+    run = Run(core, b64("0", "1"), tmp_path / "out")
+
+    async def work() -> None:
+        async with run:
             async for _ in run:
                 raise ZeroDivisionError
 
+    with pytest.raises(ZeroDivisionError):
+        await work()
     assert run.report.unknown == 0
 
 

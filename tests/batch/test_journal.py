@@ -1,0 +1,347 @@
+"""The journal: what it keeps, what it shares a commit for, and which files it does not trust."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imagen_async.batch import schema
+from imagen_async.batch.identity import Census, IdSet, body_digest, item_id
+from imagen_async.batch.journal import Journal, State, items
+from imagen_async.errors import Charge, ConfigurationError
+from imagen_async.wire.request import GenerationRequest
+
+KEYS = st.binary(min_size=16, max_size=16)
+
+
+def sending(number: int, *, charge: int = 0, resends: int = 0) -> tuple[Any, ...]:
+    return (schema.SENDING, bytes([number]) * 16, number, "{}", charge, 1, resends, f"key {number}")
+
+
+def settled(number: int, state: str, charge: int, *, images: int = 0) -> tuple[Any, ...]:
+    return (
+        schema.SETTLED,
+        bytes([number]) * 16,
+        number,
+        "{}",
+        state,
+        charge,
+        0,
+        images,
+        None,
+        None,
+    )
+
+
+async def opened(folder: Path) -> Journal:
+    journal = Journal(folder)
+    await journal.open()
+    return journal
+
+
+async def test_steps_are_kept_and_counted(tmp_path: Path) -> None:
+    """Attempts, charges and images of an item are those of all its steps."""
+    journal = await opened(tmp_path)
+    await journal.write(*sending(1))
+    await journal.write(schema.RETURNED, b"\1" * 16, 0, 1)
+    item = await journal.find(b"\1" * 16)
+    assert item is not None
+    assert (item.state, item.spent, item.attempts) == (State.NEW, 0, 1)
+
+    await journal.write(*sending(1))
+    await journal.write(*settled(1, "done", 2, images=1))
+    await journal.write(*sending(2))
+    await journal.write(*settled(2, "failed", 0))
+    await journal.aclose(views=True)
+
+    journal = await opened(tmp_path)
+    item = await journal.find(b"\1" * 16)
+    assert item is not None
+    assert (item.state, item.charge, item.attempts, item.spent) == (State.DONE, Charge.YES, 2, 1)
+    assert item.idempotency_key == "key 1"
+    counts = {count.state: count for count in await journal.counts()}
+    assert (counts[State.DONE].images, counts[State.FAILED].spent) == (1, 0)
+    assert await journal.find(b"\3" * 16) is None
+    await journal.aclose(views=True)
+
+
+async def test_a_charge_never_sinks(tmp_path: Path) -> None:
+    """An attempt that cost nothing leaves an item that may have cost as unknown."""
+    journal = await opened(tmp_path)
+    await journal.write(*sending(1, charge=1))
+    await journal.write(schema.RETURNED, b"\1" * 16, 0, 1)
+    item = await journal.find(b"\1" * 16)
+    assert item is not None
+    assert (item.state, item.charge) == (State.UNKNOWN, Charge.MAYBE)
+
+    await journal.write(*settled(1, "unknown", 0))
+    item = await journal.find(b"\1" * 16)
+    assert item is not None
+    assert item.charge is Charge.MAYBE
+    await journal.aclose(views=True)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["sending", "returned", "received", "done", "failed", "unknown"]),
+            st.integers(1, 3),
+            st.integers(0, 2),
+        ),
+        max_size=20,
+    )
+)
+def test_any_steps_keep_the_worst_charge_and_count_every_attempt(
+    tmp_path: Path, steps: list[tuple[str, int, int]]
+) -> None:
+    """Whatever the order of steps, charges only rise and attempts add up."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(schema.TABLES)
+    worst, attempts = {1: 0, 2: 0, 3: 0}, {1: 0, 2: 0, 3: 0}
+    known = set()
+    for step, number, charge in steps:
+        key = bytes([number]) * 16
+        if step == "sending":
+            statement, *values = sending(number, charge=charge)
+            attempts[number] += 1
+            known.add(number)
+        elif step in ("returned", "received"):
+            statement, values = (
+                (schema.RETURNED, [key, charge, 1])
+                if step == "returned"
+                else (schema.RECEIVED, [key, 0, "{}"])
+            )
+            charge = charge if step == "returned" else 2
+            charge = charge if number in known else 0
+        else:
+            statement, *values = settled(number, step, charge)
+            known.add(number)
+        connection.execute(statement, values)
+        worst[number] = max(worst[number], charge)
+
+    found = list(items(connection, State))
+    connection.close()
+    assert {item.position for item in found} == known
+    assert all(item.charge == worst[item.position] for item in found)
+    assert all(item.attempts == attempts[item.position] for item in found)
+    assert all(item.spent >= 0 for item in found)
+    assert not [item for item in found if item.state is State.NEW and item.charge]
+
+
+async def test_what_waits_is_committed_together(tmp_path: Path) -> None:
+    """A hundred writes at once take far fewer commits, and all of them hold."""
+    journal = await opened(tmp_path)
+    traced: list[str] = []
+    await journal.call(lambda db: db.set_trace_callback(traced.append))
+    await asyncio.gather(*(journal.write(*sending(number)) for number in range(100)))
+    await journal.call(lambda db: db.set_trace_callback(None))
+
+    assert sum(text == "COMMIT" for text in traced) < 50
+    assert sum(count.items for count in await journal.counts()) == 100
+    await journal.aclose(views=True)
+
+
+async def test_a_cancelled_writer_does_not_disturb_the_others(tmp_path: Path) -> None:
+    """Its write may hold or not; those beside it are told of theirs."""
+    journal = await opened(tmp_path)
+    tasks = [asyncio.create_task(journal.write(*sending(number))) for number in range(10)]
+    await asyncio.sleep(0)
+    tasks[3].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(result) for result in results].count(asyncio.CancelledError) == 1
+    assert results.count(None) == 9
+    await journal.aclose(views=True)
+
+
+async def test_a_full_disk_fails_every_writer_and_all_after(tmp_path: Path) -> None:
+    """The error says what to do, nothing is half committed, and the next open works."""
+    journal = await opened(tmp_path)
+    await journal.write(*sending(1))
+    pages = await journal.call(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+    await journal.call(lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+    big = (schema.SENDING, b"\2" * 16, 2, "x" * 100_000, 0, 1, 0, "key")
+    with pytest.raises(ConfigurationError, match="disk is full"):
+        await journal.write(*big)
+    with pytest.raises(ConfigurationError, match="disk is full"):
+        await journal.write(*sending(3))
+    await journal.aclose(views=True)
+
+    journal = await opened(tmp_path)
+    assert [count.items for count in await journal.counts()] == [1]
+    await journal.aclose(views=True)
+
+
+async def test_a_second_one_is_refused(tmp_path: Path) -> None:
+    """One folder has one writer, and the lock goes with it."""
+    journal = await opened(tmp_path)
+    with pytest.raises(ConfigurationError, match="another process"):
+        await opened(tmp_path)
+    await journal.write(*sending(1))
+    await journal.aclose(views=True)
+    await (await opened(tmp_path)).aclose(views=True)
+
+
+async def test_looking_keeps_what_is_known_of_the_views(tmp_path: Path) -> None:
+    """An unclean end is remembered until a run has made the views anew."""
+    journal = Journal(tmp_path)
+    assert await journal.open() is True
+    await journal.aclose(views=False)
+    for _ in range(2):
+        journal = Journal(tmp_path)
+        assert await journal.open(begin=False) is False
+        await journal.aclose(views=False)
+    journal = Journal(tmp_path)
+    assert await journal.open() is False
+    await journal.aclose(views=True)
+
+
+async def filled(folder: Path) -> Path:
+    """Return the path of a closed journal of some pages."""
+    journal = await opened(folder)
+    await asyncio.gather(*(journal.write(*sending(number)) for number in range(60)))
+    await asyncio.gather(*(journal.write(*settled(number, "done", 2)) for number in range(60)))
+    await journal.aclose(views=True)
+    (folder / "run.json").write_text("{}")
+    return folder / schema.NAME
+
+
+async def assert_refused(folder: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        await opened(folder)
+    assert len(str(caught.value)) > 40
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_truncated_journal_is_refused(tmp_path: Path) -> None:
+    """Cut at any of many places, down to nothing, it is never taken for a fresh one."""
+    path = await filled(tmp_path)
+    whole = path.read_bytes()
+    for size in [*range(0, 120, 7), *range(120, len(whole), 509), len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        await assert_refused(tmp_path)
+
+
+async def test_a_flipped_page_is_refused_or_harmless(tmp_path: Path) -> None:
+    """Either the damage is seen, or every id is still there with its state."""
+    path = await filled(tmp_path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(100, len(whole), 61):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x15
+        path.write_bytes(damaged)
+        try:
+            journal = await opened(tmp_path)
+        except ConfigurationError:
+            refused += 1
+            continue
+        counted = {count.state: count.items for count in await journal.counts()}
+        ids = {item.id for item in await journal.call(lambda db: list(items(db, State)))}
+        await journal.aclose(views=True)
+        assert counted == {State.DONE: 60}
+        assert ids == {bytes([number]) * 16 for number in range(60)}
+    assert refused > 0
+
+
+async def test_files_that_are_no_journal_are_refused(tmp_path: Path) -> None:
+    """Text, another database, and a newer version are each told apart from a new folder."""
+    path = tmp_path / schema.NAME
+    path.write_text("a shopping list, long enough to be a header of a file of some other kind " * 9)
+    await assert_refused(tmp_path)
+
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE other (x)")
+    connection.close()
+    await assert_refused(tmp_path)
+
+    path.unlink()
+    (tmp_path / "newer").mkdir()
+    await filled(tmp_path / "newer")
+    with sqlite3.connect(tmp_path / "newer" / schema.NAME) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="upgrade"):
+        await opened(tmp_path / "newer")
+
+
+async def test_a_lost_log_is_missed(tmp_path: Path) -> None:
+    """A copy without the log of a run that was cut off is refused; with it, nothing is lost."""
+    journal = await opened(tmp_path)
+    await journal.write(*sending(1))
+    copy, bare = tmp_path / "copy", tmp_path / "bare"
+    for folder in (copy, bare):
+        folder.mkdir()
+        shutil.copy(tmp_path / schema.NAME, folder)
+    shutil.copy(tmp_path / f"{schema.NAME}-wal", copy)
+    await journal.aclose(views=True)
+
+    await assert_refused(bare)
+    journal = await opened(copy)
+    item = await journal.find(b"\1" * 16)
+    assert item is not None
+    assert item.state is State.SENDING
+    await journal.aclose(views=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anything")
+async def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    """It says that the folder cannot hold a batch."""
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ConfigurationError, match="cannot hold"):
+            await opened(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_identity_is_what_is_asked() -> None:
+    """The delivery is no part of it; every other field is, and so is the number among equals."""
+    base = GenerationRequest("a", model="m")
+    same = GenerationRequest("a", model="m", response_format="url")
+    others = [
+        GenerationRequest("b", model="m"),
+        GenerationRequest("a", model="n"),
+        GenerationRequest("a", model="m", aspect_ratio="1:1"),
+        GenerationRequest("a", model="m", n=1),
+        GenerationRequest("a", model="m", extra={"seed": 1}),
+    ]
+
+    assert body_digest(base) == body_digest(same)
+    assert len({body_digest(request) for request in (base, *others)}) == 6
+    assert item_id(body_digest(base), 1) != item_id(body_digest(base), 2)
+
+
+@given(st.lists(st.sampled_from([b"a" * 16, b"b" * 16, b"c" * 16])), st.randoms())
+def test_a_census_does_not_depend_on_order(digests: list[bytes], random: Any) -> None:
+    """The same rows in any order are the same items, each once."""
+    shuffled = list(digests)
+    random.shuffle(shuffled)
+    first, second = Census(), Census()
+    ids = {first.enter(digest) for digest in digests}
+
+    assert ids == {second.enter(digest) for digest in shuffled}
+    assert len(ids) == len(digests)
+
+
+@given(st.sets(KEYS), st.sets(KEYS))
+def test_an_id_set_holds_what_it_was_given(inside: set[bytes], outside: set[bytes]) -> None:
+    """It agrees with a set, and knows the digits that files are named by."""
+    ids = IdSet(inside)
+
+    assert all(key in ids for key in inside)
+    assert not any(key in ids for key in outside if key[:8] not in {each[:8] for each in inside})
+    assert all(ids.has_name(key.hex()[:12]) for key in inside)
+    names = {key[:6] for key in inside}
+    assert not any(ids.has_name(key.hex()[:12]) for key in outside if key[:6] not in names)
+    assert len(ids) == len(inside)
