@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ import pytest
 from imagen_async.emulator import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+    from imagen_async.emulator import Account
 
 
 @attrs.frozen
@@ -62,6 +65,23 @@ class Raw:
             headers["Authorization"] = f"Bearer {key}"
         url = f"{self.emulator.base_url}/images/generations"
         return await self.send("POST", url, json={"prompt": prompt, **body}, headers=headers)
+
+    async def leave(self, when: Callable[[Account], bool], *, fault: str = "") -> None:
+        """Ask for a cat, and go away as soon as its account says so."""
+        post = asyncio.create_task(self.post("A cat", fault=fault))
+        while not when(self.emulator.ledger["A cat"]):
+            await asyncio.sleep(0.002)
+        post.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await post
+        await asyncio.sleep(0.02)  # until the emulator has noticed
+
+    async def settled(self) -> Account:
+        """The cat's account, once it was charged and its handler has ended."""
+        while not self.emulator.ledger["A cat"].charged:
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)
+        return self.emulator.ledger["A cat"]
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imagen_async.emulator import PROFILES, Emulator
 from imagen_async.emulator.latency import Profile
-from imagen_async.emulator.limits import Balances, RateWindow
+from imagen_async.emulator.limits import Balances, QueueFullError, RateWindow, Slots
 
 
 async def test_rate_is_held_per_key(run):
@@ -51,16 +51,37 @@ def test_no_window_holds_more_than_the_limit(limit, gaps):
             assert wait == pytest.approx(recent[0] + 60 - now)
 
 
-async def test_slots_queue_and_then_refuse(run):
-    """Beyond the slots requests wait, beyond the queue they get 503, and the rest succeed."""
-    async with run(concurrency=2, queue=1, latency=0.03) as (emulator, raw):
-        replies = await asyncio.gather(*(raw.post(f"p{i}") for i in range(5)))
-        statuses = sorted(reply.status for reply in replies)
-        assert statuses == [200, 200, 200, 503, 503]
-        assert emulator.ledger.total.charged == 3
-        full = next(reply for reply in replies if reply.status == 503)
-        assert "queue is full" in full.json["error"]["message"]
-        assert (await raw.post("after")).status == 200
+async def test_beyond_slots_and_queue_the_answer_is_503(run):
+    """Of five requests two work, one waits, and two are told at once that the queue is full."""
+    async with run(concurrency=2, queue=1, latency=3600) as (emulator, raw):
+        posts = [asyncio.create_task(raw.post(f"p{number}")) for number in range(5)]
+        while sum(post.done() for post in posts) < 2:
+            await asyncio.sleep(0.002)
+        refused = [post.result() for post in posts if post.done()]
+        assert [reply.status for reply in refused] == [503, 503]
+        assert "queue is full" in refused[0].json["error"]["message"]
+        assert emulator.ledger.total.charged == 0
+        await emulator.stop()
+        await asyncio.gather(*posts, return_exceptions=True)
+
+
+async def test_queue_is_served_in_its_order_and_per_key():
+    """Who waited longest goes first, a slot given back is used again, and keys do not share."""
+    slots, order = Slots(1, 2), []
+
+    async def work(name: str) -> None:
+        async with slots.held("a"):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    works = [asyncio.create_task(work(name)) for name in "123"]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError):
+        await work("4")
+    async with slots.held("b"):
+        await asyncio.gather(*works)
+    await work("5")
+    assert order == ["1", "2", "3", "5"]
 
 
 async def test_balance_runs_out_by_images(run):
@@ -89,7 +110,6 @@ async def test_front_gives_up_while_generation_goes_on_and_is_charged(run, front
     async with run(latency=0.04, front_timeout=0.005, front=front) as (emulator, raw):
         reply = await raw.post()
         assert reply.status == status
-        assert emulator.ledger["A cat"].charged == 0
         while not emulator.ledger["A cat"].charged:
             await asyncio.sleep(0.005)
         account = emulator.ledger["A cat"]
@@ -105,18 +125,11 @@ async def test_quick_answer_passes_the_front(run):
 
 async def test_client_that_leaves_is_charged_all_the_same(run, caplog):
     """Generation that has begun ends, is charged, and leaves no traceback behind."""
-    async with run(latency=0.03) as (emulator, raw):
-        with pytest.raises(TimeoutError):
-            await raw.send(
-                "POST",
-                "/v1/images/generations",
-                json={"prompt": "A cat"},
-                timeout=aiohttp.ClientTimeout(total=0.01),
-            )
-        while not emulator.ledger["A cat"].charged:
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0)
-        assert emulator.ledger["A cat"].delivered == 0
+    async with run(concurrency=1) as (emulator, raw):
+        async with emulator.gateway._slots.held(""):
+            await raw.leave(lambda account: account.posts)
+        account = await raw.settled()
+        assert (account.charged, account.delivered) == (1, 0)
     assert caplog.records == []
 
 
@@ -168,10 +181,14 @@ async def test_honoured_key_replays_the_answer_without_a_charge(run):
 
 async def test_honoured_key_in_progress_is_a_conflict(run):
     """A second request under a key that is still at work gets 409; a refused one frees its key."""
-    async with run(honour_idempotency=True, latency=0.03) as (_, raw):
-        headers = {"Idempotency-Key": "k1"}
-        replies = await asyncio.gather(*(raw.post(headers=headers) for _ in range(2)))
-        assert sorted(reply.status for reply in replies) == [200, 409]
+    headers = {"Idempotency-Key": "k1"}
+    async with run(honour_idempotency=True, concurrency=1) as (emulator, raw):
+        async with emulator.gateway._slots.held(""):
+            first = asyncio.create_task(raw.post(headers=headers))
+            while not emulator.ledger["A cat"].posts:
+                await asyncio.sleep(0.002)
+            assert (await raw.post(headers=headers)).status == 409
+        assert (await first).status == 200
     async with run(honour_idempotency=True, balance=0) as (_, raw):
         assert [(await raw.post(headers=headers)).status for _ in range(2)] == [403, 403]
 
