@@ -57,7 +57,10 @@ class Bare(asyncio.Protocol):
         body = json.dumps(
             {"created": 1, "data": [{"b64_json": base64.b64encode(png()).decode()}]}
         ).encode()
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
         self._answer = head.encode() + body
         self._buffer = b""
 
@@ -141,7 +144,8 @@ async def resume(port: int, count: int, out: Path) -> float:
         run = Run(imagen._core, read_source(source), out, RunOptions(gallery=False))
         async with run:
             async for outcome in run:
-                assert outcome.ok and outcome.index == count
+                assert outcome.ok, outcome.error
+                assert outcome.index == count
                 seconds = time.perf_counter() - began
         print(f"  end of the resumed run, its lists made anew: {time.perf_counter() - began:.2f} s")
     return seconds
@@ -169,12 +173,13 @@ def main() -> None:
         plain, plain_cpu = asyncio.run(many(port, count))
         durable, durable_cpu, _ = asyncio.run(batch(port, count, folder / "short"))
         print(f"{count} items, concurrency {CONCURRENCY}")
-        print(
-            f"  generate_many {count / plain:7.0f} items/s  {plain_cpu / count * 1e3:.3f} ms CPU an item"
-        )
-        print(
-            f"  batch         {count / durable:7.0f} items/s  {durable_cpu / count * 1e3:.3f} ms CPU an item"
-        )
+        for name, took, used in (
+            ("generate_many", plain, plain_cpu),
+            ("batch", durable, durable_cpu),
+        ):
+            print(
+                f"  {name:13} {count / took:6.0f} items/s  {used / count * 1e3:.3f} ms CPU an item"
+            )
         print(f"  journal and files: {(durable_cpu - plain_cpu) / count * 1e3:.3f} ms CPU an item")
         if options.long:
             seconds, _, memory = asyncio.run(batch(port, RESUMED, folder / "long", (5000, RESUMED)))

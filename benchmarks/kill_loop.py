@@ -79,9 +79,10 @@ async def loop(on_unknown: str, kills: int, items: int, seed: int) -> dict[str, 
 
 
 def count_unknown(out: Path) -> int:
-    """Return how many items the list calls unknown, just after a resume has made it anew."""
+    """Return how many items are in doubt, from the list that a resume has just made anew."""
     path = out / "unknown.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return sum(json.loads(line)["error"]["type"] == "OutcomeUnknownError" for line in lines)
 
 
 def verdict(out: Path, emulator: Emulator) -> dict[str, object]:

@@ -26,12 +26,16 @@ UNKNOWN = "unknown.jsonl"
 REPORT = "report.json"
 _PRETTY = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "))
 _ASCII = json.JSONEncoder(separators=(", ", ": "))
+_NO_ANSWER = {"status": None, "code": None, "request_id": None}
 _LOST = {
     "type": "OutcomeUnknownError",
     "message": "The process ended while the request was under way, or an attempt may have cost.",
-    "status": None,
-    "code": None,
-    "request_id": None,
+    **_NO_ANSWER,
+}
+_WAITING = {
+    "type": "DownloadError",
+    "message": "The images are paid for and not downloaded yet; the next run fetches them.",
+    **_NO_ANSWER,
 }
 
 
@@ -82,7 +86,8 @@ def _image_row(
 
 
 def _error(item: Item) -> dict[str, Any]:
-    told = json.loads(item.error) if item.error else dict(_LOST)
+    guess = _WAITING if item.state is State.RECEIVED else _LOST
+    told = json.loads(item.error) if item.error else guess
     key = told.get("idempotency_key") or item.idempotency_key
     return {**told, "charge": str(Charge(item.charge)), "idempotency_key": key}
 
