@@ -99,9 +99,9 @@ class _AnswerText(Receiver):
 
     def discard(self) -> None:
         """Throw away what came: nobody waits for it any more."""
-        for image in self.decoder.salvage():
-            if image.sink is not None:
-                image.sink.discard()
+        for found in self.decoder.salvage():
+            if isinstance(found, Embedded) and found.sink is not None:
+                found.sink.discard()
 
     def document(self) -> Any:
         """Return the whole document.
@@ -180,8 +180,7 @@ class Attempt:
             raise
         if head is None or (broken and isinstance(receiver, _AnswerText) and not receiver.began):
             assert broken is not None
-            detail = self._phase(broken, limit)
-            return Setback(judge_failure(broken.kind, sent=broken.sent, detail=detail))
+            return Setback(self._judge_broken(broken, limit))
         if isinstance(receiver, _AnswerText):
             if broken is not None:
                 return _salvaged(head, receiver, f"{self._phase(broken, limit)}, in its body")
@@ -194,6 +193,15 @@ class Attempt:
             server_errors_charged=self.server_errors_charged,
         )
         return Setback(judgement, retry_after(head.headers, time.time()))
+
+    def _judge_broken(self, broken: ExchangeError, limit: float) -> Judgement:
+        detail = self._phase(broken, limit)
+        judgement = judge_failure(broken.kind, sent=broken.sent, detail=detail)
+        if broken.head is None:
+            return judgement
+        # A head came, and nothing but blanks after it: support can tell what became of it.
+        found = request_id(broken.head.headers, None)
+        return attrs.evolve(judgement, status=broken.head.status, request_id=found)
 
     def _phase(self, broken: ExchangeError, limit: float) -> str:
         if broken.kind is FailureKind.CONNECT_TIMEOUT:
@@ -211,7 +219,7 @@ class Attempt:
             return _salvaged(head, receiver, error.reason, error.text)
         if receiver.decoder.strays:
             note = "images came that no item names"
-            answer = _with_images(answer, receiver.decoder.strays, note)
+            answer = _with(answer, receiver.decoder.strays, note)
         if not answer.items:
             judgement = judge_error_document(
                 document,
@@ -227,17 +235,14 @@ class Attempt:
 
 
 def _salvaged(head: Head, receiver: _AnswerText, reason: str, text: bytes = b"") -> Reply | Setback:
-    """Keep the whole images of an answer that is not whole itself: they are paid for."""
-    whole = [image for image in receiver.decoder.salvage() if image.problem is None]
-    if not whole:
+    """Keep the whole images and links of an answer that is not whole itself: they are paid for."""
+    found = receiver.decoder.salvage()
+    if not found:
         return Setback(judge_spoiled(reason, text, head.headers, head.status))
-    answer = _with_images(Answer(), whole, f"the answer was not whole: {reason}")
+    answer = _with(Answer(), found, f"the answer was not whole: {reason}")
     return Reply(answer, head, request_id(head.headers, None))
 
 
-def _with_images(answer: Answer, images: list[Embedded], problem: str) -> Answer:
-    return attrs.evolve(
-        answer,
-        items=(*answer.items, *(Item(embedded=image) for image in images)),
-        problems=(*answer.problems, problem),
-    )
+def _with(answer: Answer, found: list[Embedded | str], problem: str) -> Answer:
+    items = [Item(url=each) if isinstance(each, str) else Item(embedded=each) for each in found]
+    return attrs.evolve(answer, items=(*answer.items, *items), problems=(*answer.problems, problem))

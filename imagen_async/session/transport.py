@@ -324,7 +324,7 @@ def _keep_alive(opened: socket.socket) -> None:
 
 
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
-    (CERTIFICATES, FailureKind.CERTIFICATE, "the server's certificate is not trusted"),
+    (CERTIFICATES, FailureKind.CERTIFICATE, "it is expired, self-signed or for another host"),
     ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), FailureKind.BAD_URL, "the URL is bad"),
     (
         (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError),
@@ -338,15 +338,15 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
     ),
     ((aiohttp.ClientConnectorDNSError,), FailureKind.CONNECT, "the host's name was not found"),
     ((aiohttp.ClientConnectorSSLError,), FailureKind.TLS, "the TLS handshake failed"),
-    ((aiohttp.ClientConnectorError,), FailureKind.CONNECT, "the connection was not made"),
+    ((aiohttp.ClientConnectorError,), FailureKind.CONNECT, "the host was not reached"),
     ((asyncio.TimeoutError,), FailureKind.TIMEOUT, "no answer in time"),
     (
         (aiohttp.ServerDisconnectedError, _LostError, ConnectionError, aiohttp.ClientOSError),
         FailureKind.DROPPED,
-        "the connection was lost",
+        "the other side closed it",
     ),
-    ((aiohttp.ClientPayloadError,), FailureKind.CUT_BODY, "the answer was cut short"),
-    ((aiohttp.ClientResponseError,), FailureKind.PROTOCOL, "the answer is not readable HTTP"),
+    ((aiohttp.ClientPayloadError,), FailureKind.CUT_BODY, "it ended too early"),
+    ((aiohttp.ClientResponseError,), FailureKind.PROTOCOL, "its head or framing is malformed"),
     ((OSError, aiohttp.ClientConnectionError), FailureKind.DROPPED, "the connection failed"),
 )
 
