@@ -41,8 +41,8 @@ class AnswerDecoder:
         self._body: DocumentDecoder | EventDecoder | None = None
 
     @property
-    def strays(self) -> list[Embedded]:
-        """Images that no item of the document refers to; known after ``finish``."""
+    def strays(self) -> list[Embedded | str]:
+        """Images, and links, that no item of the document refers to; known after ``finish``."""
         return [] if self._body is None else self._body.strays
 
     def feed(self, chunk: bytes, /) -> None:
@@ -63,14 +63,18 @@ class AnswerDecoder:
         Of a stream of events it is the answer that its completed events amount to.
 
         Raises:
-            AnswerError: The body is cut, too large or not JSON; ``salvage`` has its images.
+            AnswerError: The body is cut, too large or not JSON; ``salvage`` has what came of it.
         """
         return self._known_body().finish()
 
-    def salvage(self) -> list[Embedded]:
-        """End the decoder where it is, and return the images that are whole.
+    def salvage(self) -> list[Embedded | str]:
+        """End the decoder where it is, and return the images and the links that are whole.
 
-        For a body that was cut, and after an ``AnswerError``; the half image is discarded.
+        For a body that was cut, and after an ``AnswerError``; the half image is discarded. A link
+        is an item's ``url`` of http or https that came with its closing quote; one that stands in
+        an item beside a whole image is left out. Nothing else of the text, such as a prompt that
+        holds JSON, passes for one, unless the gateway put it there without escaping its quotes:
+        then it is as good as the gateway's own word, and a download checks where it leads.
         """
         return self._known_body().salvage()
 

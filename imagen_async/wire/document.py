@@ -11,11 +11,12 @@ import contextlib
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
 from imagen_async.wire.b64 import Embedded, ImageString, Sink
+from imagen_async.wire.places import BARE_PLACES, NAMES, PLACES, Proof, holders, is_link, loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,11 +30,11 @@ EXCERPT = 65_536
 _GATHER = 16_384
 _SLICE = 65_536
 _LONGEST_START = 32
-LISTS = ("data", "images")
-NAMES = ("b64_json", "url")
 _START = rb'"b64_json"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}"'
 _LONG_STRING = re.compile(rb'(?:%s|"(?i:(?=data:)))[^"]{%d}' % (_START, LONG))
-_SHORT_STRING = re.compile(rb'%s([^"\\]{1,%d})"' % (_START, LONG))
+_WHOLE_STRING = re.compile(
+    rb'"(?:b64_json|url)"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}("[^"\\]*+(?:\\.[^"\\]*+)*+")', re.DOTALL
+)
 _DECODER = json.JSONDecoder()
 
 
@@ -69,42 +70,6 @@ class AnswerError(Exception):
         return self.reason
 
 
-@attrs.frozen
-class _Place:
-    """Where image strings may stand in a document.
-
-    Args:
-        stub: Stands for all text up to and including a proven string.
-        closer: A dummy string and what ends the document after it.
-        in_list: The object that holds the string is an element of a list.
-        in_object: That object or list is a value of the document.
-    """
-
-    stub: bytes
-    closer: bytes
-    in_list: bool = False
-    in_object: bool = True
-
-    def proves(self, text: bytes) -> bool:
-        """Whether a string that follows the text is the last entry of this place."""
-        try:
-            pairs = _loads(text + self.closer, object_pairs_hook=tuple)
-        except (ValueError, RecursionError):
-            return False
-        # the closer forces what is an object and what a list; only the names are open
-        if self.in_object:
-            name, pairs = pairs[-1]
-            if name not in LISTS:
-                return False
-        item = pairs[-1] if self.in_list else pairs
-        return item[-1][0] in NAMES
-
-
-_IN_LIST = _Place(b'{"data":[{"b64_json":""', b'""}]}', in_list=True)
-_IN_OBJECT = _Place(b'{"data":{"b64_json":""', b'""}}')
-_AT_TOP = _Place(b'{"b64_json":""', b'""}', in_object=False)
-
-
 class DocumentDecoder:
     """Takes a JSON document in pieces cut anywhere, and gives it with its images decoded.
 
@@ -135,7 +100,7 @@ class DocumentDecoder:
     def __init__(
         self, open_sink: Callable[[], Sink], limits: AnswerLimits, *, bare: bool = False
     ) -> None:
-        self.strays: list[Embedded] = []
+        self.strays: list[Embedded | str] = []
         self._open_sink = open_sink
         self._limits = limits
         self._bare = bare
@@ -207,11 +172,14 @@ class DocumentDecoder:
         except (ValueError, RecursionError):
             raise self._error("the answer is no JSON that Python reads") from None
         self._put_images(document, marks)
-        self.strays = list(marks.values())
+        self.strays = [*marks.values()]
         return document
 
-    def salvage(self) -> list[Embedded]:
-        """End the decoder, and return the images that arrived whole in a body that did not."""
+    def salvage(self) -> list[Embedded | str]:
+        """End the decoder; return the images and links that arrived whole in a body that did not.
+
+        All text before a link has to prove that it is the ``url`` of an item.
+        """
         if not self._dead:
             with contextlib.suppress(AnswerError):
                 self._flush()
@@ -219,14 +187,16 @@ class DocumentDecoder:
         if self._string is not None:
             self._string.abandon()
             self._string = None
-        found: list[Embedded] = []
+        found: list[Embedded | str | None] = []
         texts = [*self._segments, (self._stub, bytes(self._text))]
         for index, (stub, text) in enumerate(texts):
-            found += self._short_images(stub, text)
-            found += self._images[index : index + 1]
+            rest = self._gather(stub, text, found)
+            for image in self._images[index : index + 1]:
+                proof = self._judge(*rest)
+                _add(found, image, joined=proof is not None and proof.joined)
         self._segments, self._images = [], []
         self._text.clear()
-        return [image for image in found if image.sink is not None]
+        return [each for each in found if each is not None]
 
     def _flush(self) -> None:
         chunk = bytes(self._pending)
@@ -264,28 +234,29 @@ class DocumentDecoder:
                 self._scanned = max(self._scanned, len(self._text) - LONG - _LONGEST_START)
                 break
             start = self._scanned = found.end() - LONG
-            place = self._judge(self._stub, bytes(self._text[: start - 1]))
-            if place is not None:
-                return self._divert(start, place)
+            proof = self._judge(self._stub, bytes(self._text[: start - 1]))
+            if proof is not None:
+                return self._divert(start, proof.stub)
         # a string that is not decided yet may still leave the text
         if self.kept > self._limits.max_text_bytes + LONG + _LONGEST_START:
             raise self._too_large()
         return b""
 
-    def _judge(self, stub: bytes, text: bytes) -> _Place | None:
-        """Return the place that a string after this text stands in, None if it is no image's."""
+    def _judge(self, stub: bytes, text: bytes) -> Proof | None:
+        """Return what a string after this text is, None if it is no image's."""
         text = stub + text
-        for place in (_IN_LIST, _IN_OBJECT, _AT_TOP) if self._bare else (_IN_LIST, _IN_OBJECT):
-            if place.proves(text):
-                return place
+        for place in BARE_PLACES if self._bare else PLACES:
+            proof = place.prove(text)
+            if proof is not None:
+                return proof
             self._vain += len(text)
         return None
 
-    def _divert(self, start: int, place: _Place) -> bytes:
+    def _divert(self, start: int, stub: bytes) -> bytes:
         rest = bytes(self._text[start:])
         self._segments.append((self._stub, bytes(self._text[: start - 1])))
         self._settled += start - 1
-        self._stub = place.stub
+        self._stub = stub
         self._text.clear()
         self._scanned = 0
         self._string = self._open_string()
@@ -316,7 +287,7 @@ class DocumentDecoder:
         return b"".join(pieces)
 
     def _put_images(self, document: object, marks: dict[str, Embedded]) -> None:
-        for item in image_holders(document, bare=self._bare):
+        for item in holders(document, bare=self._bare):
             for name in NAMES:
                 text = item.get(name)
                 if type(text) is not str or not text:
@@ -326,16 +297,30 @@ class DocumentDecoder:
                 elif name == "b64_json" or text[:5].lower() == "data:":
                     item[name] = self._decode(text)
 
-    def _short_images(self, stub: bytes, text: bytes) -> Iterator[Embedded]:
-        """Yield the images that a text of a broken document holds unharmed."""
+    def _gather(
+        self, stub: bytes, text: bytes, found: list[Embedded | str | None]
+    ) -> tuple[bytes, bytes]:
+        """Add what a text of a broken document holds unharmed; return what follows it."""
         start = 0
-        for found in _SHORT_STRING.finditer(text):
+        for string in _WHOLE_STRING.finditer(text):
             if self._vain > self._limits.max_text_bytes or self._count >= self._limits.max_images:
-                return
-            place = self._judge(stub, text[start : found.start(1) - 1])
-            if place is not None:
-                stub, start = place.stub, found.end()
-                yield self._decode(found[1].decode("latin-1"))
+                break
+            proof = self._judge(stub, text[start : string.start(1)])
+            if proof is not None:
+                stub, start = proof.stub, string.end()
+                _add(found, self._whole(proof.name, string[1]), joined=proof.joined)
+        return stub, text[start:]
+
+    def _whole(self, name: str, string: bytes) -> Embedded | str | None:
+        """Return the image or the link that a JSON string is."""
+        try:
+            text: str = loads(string)
+        except ValueError:
+            return None
+        if name == "b64_json" or text[:5].lower() == "data:":
+            return self._decode(text) if text else None
+        self._count += 1
+        return text if is_link(text) else None
 
     def _too_large(self) -> AnswerError:
         return self._error(f"the answer's text is larger than {self._limits.max_text_bytes} bytes")
@@ -351,14 +336,10 @@ def _slices(chunk: bytes) -> Iterator[bytes]:
         yield chunk[start : start + size]
 
 
-def _loads(text: bytes, **options: Any) -> Any:
-    return json.loads(text.decode("utf-8", "surrogatepass"), **options)
-
-
 def _first_value(text: bytes) -> object:
     """Return the document; of two in one body, which gateways do send, the first object."""
     try:
-        return _loads(text)
+        return loads(text)
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise
@@ -368,14 +349,12 @@ def _first_value(text: bytes) -> object:
         return first
 
 
-def image_holders(document: object, *, bare: bool) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a document that may hold an image."""
-    if not isinstance(document, dict):
-        return
-    if bare:
-        yield document
-    for name in LISTS:
-        value = document.get(name)
-        for item in value if isinstance(value, list) else (value,):
-            if isinstance(item, dict):
-                yield item
+def _add(found: list[Embedded | str | None], value: Embedded | str | None, *, joined: bool) -> None:
+    """Add a string's worth to what was found, one for each item: an image goes before a link."""
+    if isinstance(value, Embedded) and value.sink is None:
+        value = None
+    latest = found[-1] if joined and found else None
+    if not joined or not found or (isinstance(value, Embedded) and isinstance(latest, Embedded)):
+        found.append(value)
+    elif value is not None and not isinstance(latest, Embedded):
+        found[-1] = value

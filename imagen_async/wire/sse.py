@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.wire.b64 import Embedded, Sink
-from imagen_async.wire.document import (
-    LISTS,
-    NAMES,
-    AnswerError,
-    AnswerLimits,
-    DocumentDecoder,
-    image_holders,
-)
+from imagen_async.wire.document import AnswerError, AnswerLimits, DocumentDecoder
+from imagen_async.wire.places import LISTS, NAMES, holders, is_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +71,7 @@ class EventDecoder:
     )
 
     def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
-        self.strays: list[Embedded] = []
+        self.strays: list[Embedded | str] = []
         self._open_sink = open_sink
         self._limits = limits
         self._text_left = limits.max_text_bytes
@@ -119,14 +113,14 @@ class EventDecoder:
             raise self._error
         return {**self._rest, "data": list(self._items.values())}
 
-    def salvage(self) -> list[Embedded]:
-        """End the decoder, and return the images of the events that were results."""
+    def salvage(self) -> list[Embedded | str]:
+        """End the decoder, and return the images and links of the events that were results."""
         self._ended = True
         if self._event is not None:
             self._rescue(self._event)
             self._event = None
-        images = [image for item in self._items.values() for image in _images(item)]
-        return [image for image in (*images, *self.strays) if image.sink is not None]
+        found = [each for item in self._items.values() for each in _worth(item)]
+        return [*found, *self.strays]
 
     def _take(self, piece: bytes) -> None:
         if not self._in_data:
@@ -191,13 +185,14 @@ class EventDecoder:
         keep = b"partial" not in told and _RESULT.search(told) is not None
         self.strays += self._settle(event.salvage(), keep=keep)
 
-    def _settle(self, images: list[Embedded], *, keep: bool) -> list[Embedded]:
-        """Close the sinks that were held, or drop what is in them."""
-        settled = []
-        for image in images:
-            held = image.sink
+    def _settle(self, found: list[Embedded | str], *, keep: bool) -> list[Embedded | str]:
+        """Close the sinks that were held, or drop what is in them; links are kept or not, too."""
+        settled: list[Embedded | str] = []
+        for each in found:
+            held = each.sink if isinstance(each, Embedded) else None
             if not isinstance(held, _HeldSink):
-                settled.append(image)
+                if keep or isinstance(each, Embedded):
+                    settled.append(each)
             elif keep:
                 held.sink.close()
                 settled.append(Embedded(held.sink))
@@ -206,7 +201,7 @@ class EventDecoder:
         self._count += len(settled)
         return settled
 
-    def _judge(self, event: object, strays: list[Embedded]) -> None:
+    def _judge(self, event: object, strays: list[Embedded | str]) -> None:
         """Take what one event tells, or drop it."""
         if not isinstance(event, dict):
             return
@@ -214,7 +209,7 @@ class EventDecoder:
         kind = f"{self._name} {kind}" if isinstance(kind, str) else self._name
         keep = "partial" not in kind and "partial_image_index" not in event
         self.strays += self._settle(strays, keep=keep)
-        for holder in image_holders(event, bare=True):
+        for holder in holders(event, bare=True):
             for name in NAMES:
                 if isinstance(image := holder.get(name), Embedded):
                     holder[name] = next(iter(self._settle([image], keep=keep)), None)
@@ -255,3 +250,10 @@ def _images(item: object) -> Iterator[Embedded]:
         for name in NAMES:
             if isinstance(image := item.get(name), Embedded):
                 yield image
+
+
+def _worth(item: object) -> list[Embedded | str]:
+    """Return an item's whole images, else its link."""
+    images: list[Embedded | str] = [image for image in _images(item) if image.sink is not None]
+    url = item.get("url") if isinstance(item, dict) else None
+    return images or ([url] if isinstance(url, str) and is_link(url) else [])
