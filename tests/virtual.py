@@ -1,12 +1,17 @@
 """An asyncio event loop whose clock jumps: a wait of an hour takes as long as one of nothing."""
 
 import asyncio
+import functools
+import inspect
+import random
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+TICK = 1e-9
+"""Seconds that pass in every turn of the loop."""
 DEADLOCK = 5.0
 """Real seconds after which a loop that waits for nothing at all is called dead."""
 
@@ -23,8 +28,9 @@ class _Jumping(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
                 raise RuntimeError("every task waits, and no timer is set")
             return events
         events = super().select(0)
-        if not events and timeout > 0:
-            self.now += timeout
+        if not events:
+            # Never quite nothing: a wait of less than the clock can tell must end too.
+            self.now += max(timeout, TICK)
         return events
 
 
@@ -61,3 +67,16 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 def now() -> float:
     """Return the running loop's time in seconds."""
     return asyncio.get_running_loop().time()
+
+
+def virtually(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test's coroutine function in virtual time, under a known seed."""
+
+    @functools.wraps(test)
+    def plain(*args: Any, **kwargs: Any) -> None:
+        random.seed(20)
+        run(test(*args, **kwargs))
+
+    del plain.__wrapped__  # type: ignore[attr-defined]
+    plain.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
+    return plain
