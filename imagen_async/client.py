@@ -187,7 +187,7 @@ class AsyncImagen:
         *,
         ordered: bool = False,
     ) -> Stream[str | GenerationRequest]:
-        """Generate images from many prompts; an async context manager over outcomes.
+        """Generate images from many prompts; a context manager over outcomes.
 
         Each item settles as an Outcome, a value or an error; one failure costs no other item. A
         refused call waits without end. Leaving the block cancels what is in flight.
@@ -229,10 +229,11 @@ class AsyncImagen:
         emulator: bool = False,
         gallery: bool = True,
     ) -> Run:
-        """Generate images from many prompts into a folder, journalled; an async context manager.
+        """Generate images from many prompts into a folder; a context manager over outcomes.
 
-        A folder that holds a batch is gone on with: what is done is skipped, what may have been
-        charged is not sent again unless told so. Leaving the block waits for what is in flight.
+        It is journalled: a folder that holds a batch is gone on with, what is done is skipped, what
+        may have been charged is not sent again unless told so. Leaving the block waits for what is
+        in flight.
 
         Args:
             prompts: Prompts, requests, or rows of ``imagen_async.batch.source``; pulled lazily.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from imagen_async.batch.run import Run
-from imagen_async.blocking import BlockingStream, Feed, Portal
+from imagen_async.blocking.portal import Portal
+from imagen_async.blocking.run import BlockingRun
+from imagen_async.blocking.stream import BlockingStream
 from imagen_async.client import AsyncImagen
 from imagen_async.session.core import GRACE
 from imagen_async.session.many import AHEAD
@@ -15,12 +15,11 @@ from imagen_async.session.many import AHEAD
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
     from types import TracebackType
+    from typing import Self
 
     from imagen_async.batch.intake import OnUnknown
-    from imagen_async.batch.plan import Plan
-    from imagen_async.batch.report import Report
     from imagen_async.batch.source import Requests
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
@@ -31,28 +30,15 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-B = TypeVar("B", bound=BlockingStream[Any, Any])
+F = TypeVar("F", bound="Callable[..., object]")
 
 
-class BlockingRun(BlockingStream[Any, Run]):
-    """A batch in blocking code: a context manager over outcomes, with a report."""
+def _documented(method: Callable[..., object]) -> Callable[[F], F]:
+    def documented(blocking: F) -> F:
+        blocking.__doc__ = method.__doc__
+        return blocking
 
-    @property
-    def report(self) -> Report:
-        """What the batch came to so far; final after the block."""
-        return self.stream.report
-
-    def stop(self, reason: str = "stopped") -> None:
-        """Send nothing more; what is in flight goes on and is yielded."""
-        self._portal.soon(functools.partial(self.stream.stop, reason))
-
-    def plan(self) -> Plan:
-        """Read the whole input and return what a run would do; nothing is sent or made."""
-        return self._portal.call(self._planned)
-
-    async def _planned(self) -> Plan:
-        self._feed.put(list(self._source or ()), ended=True)
-        return await self.stream.plan()
+    return documented
 
 
 def _blocking(
@@ -69,7 +55,8 @@ class Imagen:
     """AsyncImagen for scripts, notebooks and threads: the same methods, blocking.
 
     Any number of threads may use one client. It runs one thread of its own, started by the first
-    call and ended by ``close``, by the end of a ``with`` block, or with the client itself.
+    call and ended by ``close``, by the end of a ``with`` block, or with the client itself. Ctrl-C
+    cancels the call it meets and leaves the client usable; a second one does not wait for that.
 
     Args:
         **: As in AsyncImagen; ``on_event`` is called in the client's own thread.
@@ -110,9 +97,9 @@ class Imagen:
             idempotency=idempotency,
             on_event=on_event,
         )
-        self._portal = Portal(self, self._client._core.aclose)  # noqa: SLF001
+        self._portal = Portal(self._client._core.aclose)  # noqa: SLF001
 
-    def __enter__(self) -> Imagen:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -131,22 +118,23 @@ class Imagen:
     read = _blocking(AsyncImagen.read)
     save = _blocking(AsyncImagen.save)
 
-    @functools.wraps(AsyncImagen.generate_many)
-    def generate_many(
+    @_documented(AsyncImagen.generate_many)
+    def generate_many(  # noqa: D102
         self,
         prompts: Iterable[str | GenerationRequest] | AsyncIterable[str | GenerationRequest],
         *,
         ordered: bool = False,
-    ) -> BlockingStream[str | GenerationRequest, Stream[str | GenerationRequest]]:
-        """Generate images from many prompts; a context manager over outcomes."""
-        return self._stream(
+    ) -> BlockingStream[Stream[str | GenerationRequest]]:
+        return BlockingStream(
+            self._portal,
             prompts,
             functools.partial(self._client.generate_many, ordered=ordered),
-            BlockingStream,
+            self._bound,
+            dropped=self._client._core.drop,  # noqa: SLF001
         )
 
-    @functools.wraps(AsyncImagen.batch)
-    def batch(
+    @_documented(AsyncImagen.batch)
+    def batch(  # noqa: D102
         self,
         prompts: Requests,
         *,
@@ -161,24 +149,20 @@ class Imagen:
         emulator: bool = False,
         gallery: bool = True,
     ) -> BlockingRun:
-        """Generate images from many prompts into a folder; a context manager over outcomes."""
-        return self._stream(
-            prompts,
-            functools.partial(
-                self._client.batch,
-                out=out,
-                ordered=ordered,
-                on_unknown=on_unknown,
-                retry_failed=retry_failed,
-                limit=limit,
-                price_per_image=price_per_image,
-                budget=budget,
-                max_failures=max_failures,
-                emulator=emulator,
-                gallery=gallery,
-            ),
-            BlockingRun,
+        open_run = functools.partial(
+            self._client.batch,
+            out=out,
+            ordered=ordered,
+            on_unknown=on_unknown,
+            retry_failed=retry_failed,
+            limit=limit,
+            price_per_image=price_per_image,
+            budget=budget,
+            max_failures=max_failures,
+            emulator=emulator,
+            gallery=gallery,
         )
+        return BlockingRun(self._portal, prompts, open_run, self._bound, limit=limit)
 
     def stats(self) -> Stats:
         """Return a snapshot of what this client did and is doing."""
@@ -188,11 +172,6 @@ class Imagen:
         """Refuse new calls, wait for those in flight at most 30 seconds, close all sockets."""
         self._portal.close(GRACE)
 
-    def _stream(
-        self, items: Any, open_stream: Callable[[Any], Any], kind: type[B]
-    ) -> B:
-        bound = self._client._core.config.limits.concurrency + AHEAD  # noqa: SLF001
-        feed: Feed[Any] = Feed()
-        if isinstance(items, AsyncIterable):
-            return kind(self._portal, None, feed, open_stream(items), bound)
-        return kind(self._portal, iter(items), feed, open_stream(feed), bound)
+    @property
+    def _bound(self) -> int:
+        return self._client._core.config.limits.concurrency + AHEAD  # noqa: SLF001

@@ -14,6 +14,7 @@ import anyio.to_thread
 import attrs
 
 from imagen_async.batch import home, schema, views
+from imagen_async.batch.display import Panel
 from imagen_async.batch.entry import Desk, Entry, StoppedError, error_json, row_json
 from imagen_async.batch.gallery import write_gallery
 from imagen_async.batch.home import Book
@@ -24,6 +25,7 @@ from imagen_async.batch.report import Tally
 from imagen_async.errors import ConfigurationError, ImagenError
 from imagen_async.session import disk
 from imagen_async.session.many import Outcome, Stream
+from imagen_async.wire.display import filtered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from imagen_async.batch.report import Report
     from imagen_async.batch.source import Requests
     from imagen_async.session.core import Core
+    from imagen_async.wire.display import Bundle
     from imagen_async.wire.generation import Generation
 
 GRACE = 5.0
@@ -78,6 +81,7 @@ class Run:
         self._seconds: float | None = None
         self._tally = Tally()
         self._views = views.Appender(self._folder)
+        self._panel = Panel()
         self._parts: _Parts | None = None
         self._read_out = False
 
@@ -132,6 +136,11 @@ class Run:
         return taken
 
     @property
+    def unread(self) -> int:
+        """Items that were pulled and not yet yielded."""
+        return self._inside.stream.unread
+
+    @property
     def _inside(self) -> _Parts:
         if self._parts is None:
             raise ConfigurationError("A batch runs inside its block: use async with.")
@@ -153,6 +162,9 @@ class Run:
             stopped_by=self._stopped,
             problem=self._problem or self._views.problem,
         )
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Bundle:
+        return filtered(self._panel.bundle(self.report, str(self._folder)), include, exclude)
 
     def stop(self, reason: str = "stopped", problem: str | None = None) -> None:
         """Send nothing more; what is in flight goes on and is yielded.
@@ -253,7 +265,9 @@ class Run:
         if entry.state is State.NEW:
             return None
         self._views.add(views.rows(entry.as_item()))
-        if failure is not None:
+        if generation is not None:
+            self._panel.add(generation)
+        else:
             self._failed()
         return Outcome(entry.item.position, entry.request, generation, failure, entry.name)
 

@@ -81,6 +81,7 @@ class Stream(Generic[_Item]):
         self._early: dict[int, Outcome | None] = {}
         self._next_pulled = 0
         self._next_yielded = 0
+        self._unread = 0
         self._workers = 0
         self._exhausted = False
         self._failure: Exception | None = None
@@ -120,8 +121,12 @@ class Stream(Generic[_Item]):
     async def __anext__(self) -> Outcome:
         if not self._ready:
             await self._wait()
-        self._tickets.release()
-        return self._ready.popleft()
+        return self._pop()
+
+    @property
+    def unread(self) -> int:
+        """Items that were pulled and not yet yielded."""
+        return self._unread
 
     async def take(self, most: int) -> list[Outcome]:
         """Return the outcomes that are ready, at least one, at most ``most``; [] at the end."""
@@ -130,8 +135,7 @@ class Stream(Generic[_Item]):
         except StopAsyncIteration:
             return []
         while self._ready and len(taken) < most:
-            self._tickets.release()
-            taken.append(self._ready.popleft())
+            taken.append(self._pop())
         return taken
 
     def stop(self) -> None:
@@ -181,6 +185,7 @@ class Stream(Generic[_Item]):
                     async for item in self._source:
                         index = self._next_pulled
                         self._next_pulled += 1
+                        self._unread += 1
                         return index, item
             self._exhausted = True
         return None
@@ -188,7 +193,7 @@ class Stream(Generic[_Item]):
     def _settle(self, index: int, outcome: Outcome | None) -> None:
         if not self._ordered:
             if outcome is None:
-                self._tickets.release()
+                self._free()
                 return
             self._ready.append(outcome)
         else:
@@ -197,10 +202,18 @@ class Stream(Generic[_Item]):
                 due = self._early.pop(self._next_yielded)
                 self._next_yielded += 1
                 if due is None:
-                    self._tickets.release()
+                    self._free()
                 else:
                     self._ready.append(due)
         self._tell()
+
+    def _pop(self) -> Outcome:
+        self._free()
+        return self._ready.popleft()
+
+    def _free(self) -> None:
+        self._unread -= 1
+        self._tickets.release()
 
     def _tell(self) -> None:
         self._changed.set()

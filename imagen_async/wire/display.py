@@ -7,6 +7,8 @@ from base64 import b64encode
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -57,6 +59,20 @@ def grid_bundle(images: Iterable[Image], caption: str, plain: str) -> Bundle:
     return {"text/plain": plain, "text/html": html}, {}
 
 
+def thumbnail(image: Image, side: int) -> Image:
+    """Return an image whose bytes are few, made by Pillow if it is there; else the image.
+
+    Args:
+        image: One that is not here stays as it is.
+        side: Pixels of the longer side.
+    """
+    data, media_type = _shown(image)
+    if data is None:
+        return image
+    small, media_type = _smaller(data, media_type, side)
+    return attrs.evolve(image, data=small, path=None, media_type=media_type)
+
+
 def _shown(image: Image) -> tuple[bytes | None, str | None]:
     data = image.data
     if data is None and image.path is not None:
@@ -69,14 +85,16 @@ def _shown(image: Image) -> tuple[bytes | None, str | None]:
     return data, image.media_type
 
 
-def _smaller(data: bytes, media_type: str | None) -> tuple[bytes, str | None]:
+def _smaller(
+    data: bytes, media_type: str | None, side: int = SHOWN_SIDE
+) -> tuple[bytes, str | None]:
     try:
         from PIL import Image as Pictures
     except ImportError:
         return data, media_type
     try:
         with Pictures.open(io.BytesIO(data)) as picture:
-            picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+            picture.thumbnail((side, side))
             small = io.BytesIO()
             picture.convert("RGB").save(small, "JPEG", quality=85)
     except (OSError, ValueError, Pictures.DecompressionBombError):

@@ -1,0 +1,1 @@
+"""How blocking code drives the async core: a thread with a loop, and streams across it."""
