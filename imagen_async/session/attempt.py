@@ -97,6 +97,10 @@ class _AnswerText(Receiver):
             self.error = error
             self.full = True
 
+    def silent(self, broken: ExchangeError) -> bool:
+        """Return whether nothing of an answer came; what cannot be unpacked is some."""
+        return not self.began and broken.kind is not FailureKind.BAD_ENCODING
+
     def discard(self) -> None:
         """Throw away what came: nobody waits for it any more."""
         for found in self.decoder.salvage():
@@ -178,7 +182,9 @@ class Attempt:
             if isinstance(receiver, _AnswerText):
                 receiver.discard()
             raise
-        if head is None or (broken and isinstance(receiver, _AnswerText) and not receiver.began):
+        if head is None or (
+            broken and isinstance(receiver, _AnswerText) and receiver.silent(broken)
+        ):
             assert broken is not None
             return Setback(self._judge_broken(broken, limit))
         if isinstance(receiver, _AnswerText):

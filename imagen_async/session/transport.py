@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import aiohttp
 import attrs
+from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.payload import BytesPayload, Payload
 
 from imagen_async.wire.verdict import FailureKind
@@ -345,6 +346,7 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
         FailureKind.DROPPED,
         "the other side closed it",
     ),
+    ((ContentEncodingError,), FailureKind.BAD_ENCODING, "its Content-Encoding cannot be undone"),
     ((aiohttp.ClientPayloadError,), FailureKind.CUT_BODY, "it ended too early"),
     ((aiohttp.ClientResponseError,), FailureKind.PROTOCOL, "its head or framing is malformed"),
     ((OSError, aiohttp.ClientConnectionError), FailureKind.DROPPED, "the connection failed"),
@@ -364,6 +366,8 @@ def _mapped(error: BaseException | None, *, sent: bool, head: Head | None) -> Ex
 
 def classify(error: BaseException | None) -> tuple[FailureKind, str]:
     """Return how an exchange broke, and one line about it that holds no foreign text."""
+    if isinstance(cause := getattr(error, "__cause__", None), ContentEncodingError):
+        error = cause
     number = getattr(error, "errno", None)
     if number in (errno.EMFILE, errno.ENFILE):
         return FailureKind.TOO_MANY_FILES, "too many open files; raise `ulimit -n`"
