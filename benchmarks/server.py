@@ -1,9 +1,9 @@
 """A bare HTTP server for benchmarks: canned answers, as fast as asyncio allows, and a ledger.
 
 Run as ``python benchmarks/server.py``; it prints its port and serves until its stdin closes.
-Base URLs: ``/v1`` answers one link; ``/slow/v1`` one link after a second; ``/b64/v1`` four images
-of 2 MB; ``/one/v1`` one of 16 MiB; ``/small/v1`` one of 2 KB; ``/link/v1`` a link to a file of
-1.5 MB here. ``/fault/KIND/WHEN/NAME/v1`` makes and charges an image, then fails: KIND is one of
+Base URLs: ``/v1`` answers one link; ``/slow/v1`` one link after a second; ``/50ms/v1`` after 50
+milliseconds, or any other number of them; ``/b64/v1`` four images of 2 MB; ``/one/v1`` one of
+16 MiB; ``/small/v1`` one of 2 KB; ``/link/v1`` a link to a file of 1.5 MB here. ``/fault/KIND/WHEN/NAME/v1`` makes and charges an image, then fails: KIND is one of
 ``FAULTS``, WHEN is ``always`` or ``once`` for the first request of each prompt, and NAME
 separates the accounts that ``GET /ledger`` tells.
 """
@@ -27,6 +27,7 @@ from typing import cast
 
 LINK = "https://files.example/2026/11/22/9f86d081884c7d659a2feaa0c55ad015.png?sig=" + "a" * 160
 POST = b"/images/generations"
+DELAY = re.compile(rb"/(\d+)ms/v1")
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 PROMPT = re.compile(rb'"prompt": ?"([^"]*)"')
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -124,6 +125,9 @@ class Server(asyncio.Protocol):
                 asyncio.get_running_loop().call_later(1.0, self.transport.write, LINK_ANSWER)
             else:
                 self.transport.write(_canned(base))
+        elif delay := DELAY.fullmatch(base):
+            loop = asyncio.get_running_loop()
+            loop.call_later(int(delay[1]) / 1000, self.transport.write, LINK_ANSWER)
         elif base.startswith(b"/fault/"):
             self.fail(base, body)
         elif base == b"/link/v1":

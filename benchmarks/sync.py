@@ -124,7 +124,7 @@ def calls(url: str, rounds: int) -> None:
 
 def threads(url: str, rounds: int) -> None:
     """16 threads on one client beside 16 tasks, when an answer takes 50 ms."""
-    sides, count = Sides(f"{url}/wait50/v1", 16), 12
+    sides, count = Sides(f"{url}/50ms/v1", 16), 12
 
     def one_thread() -> None:
         for _ in range(count):
