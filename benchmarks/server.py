@@ -3,8 +3,9 @@
 Run as ``python benchmarks/server.py``; it prints its port and serves until its stdin closes.
 Base URLs: ``/v1`` answers one link; ``/slow/v1`` one link after a second; ``/50ms/v1`` after 50
 milliseconds, or any other number of them; ``/b64/v1`` four images of 2 MB; ``/one/v1`` one of
-16 MiB; ``/small/v1`` one of 2 KB; ``/link/v1`` a link to a file of 1.5 MB here. ``/fault/KIND/WHEN/NAME/v1`` makes and charges an image, then fails: KIND is one of
-``FAULTS``, WHEN is ``always`` or ``once`` for the first request of each prompt, and NAME
+16 MiB; ``/small/v1`` one of 2 KB; ``/link/v1`` a link to a file of 1.5 MB here.
+``/fault/KIND/WHEN/NAME/v1`` makes and charges an image, then fails: KIND is one of ``FAULTS``,
+WHEN is ``always`` or ``once`` for the first request of each prompt, and NAME
 separates the accounts that ``GET /ledger`` tells.
 """
 
