@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 import attrs
 
-from imagen_async.batch import schema
+from imagen_async.batch import schema, views
 from imagen_async.batch.journal import Item, State
 from imagen_async.batch.shelf import ItemShelf, described, rescue
 from imagen_async.errors import (
@@ -41,30 +41,33 @@ class StoppedError(Exception):
     """The intake has stopped: the item stays as it was and nothing is sent."""
 
 
-def row_json(request: GenerationRequest, name: str | None) -> str:
-    """Return a row that can be an input again: the user's id and what was asked, as ASCII JSON."""
+def row_of(request: GenerationRequest, name: str | None) -> dict[str, Any]:
+    """Return a row that can be an input again: the user's id and what was asked."""
     row: dict[str, Any] = {} if name is None else {"id": name}
     for field in REQUEST_FIELDS:
         if (value := getattr(request, field)) is not None:
             row[field] = value
     if request.extra:
         row["extra"] = dict(request.extra)
-    return _JSON.encode(row)
+    return row
 
 
-def error_json(error: ImagenError) -> str:
+def row_json(request: GenerationRequest, name: str | None) -> str:
+    """Return a row as the journal keeps it, ASCII JSON."""
+    return _JSON.encode(row_of(request, name))
+
+
+def told(error: ImagenError) -> dict[str, Any]:
     """Return what is kept of an error: nothing that could hold a secret."""
-    return _JSON.encode(
-        {
-            "type": type(error).__name__,
-            "message": error.message,
-            "status": error.status,
-            "code": error.code,
-            "charge": str(error.charge),
-            "idempotency_key": error.idempotency_key,
-            "request_id": error.request_id,
-        }
-    )
+    return {
+        "type": type(error).__name__,
+        "message": error.message,
+        "status": error.status,
+        "code": error.code,
+        "charge": str(error.charge),
+        "idempotency_key": error.idempotency_key,
+        "request_id": error.request_id,
+    }
 
 
 def ordered(request: GenerationRequest) -> int:
@@ -245,14 +248,18 @@ class Entry:
         """Whether nothing is lost if the call is given up now: it waits, or was never begun."""
         return not (self.busy or self.ended or self.state is State.RECEIVED)
 
-    def as_item(self) -> Item:
-        """Return the item as the journal has it now."""
-        return attrs.evolve(
-            self.item,
-            state=self.state,
-            charge=self.charge,
-            error=None if self.error is None else error_json(self.error),
-            answer=self.item.answer if self.answer is None else _JSON.encode(self.answer),
+    def listed(self) -> views.Listed:
+        """Return the item as the lists show it now."""
+        answer = self.answer
+        if answer is None:
+            answer = json.loads(self.item.answer) if self.item.answer else {}
+        return views.Listed(
+            row_of(self.request, self.name),
+            self.state,
+            self.charge,
+            self.item.idempotency_key,
+            None if self.error is None else told(self.error),
+            answer,
         )
 
     def generation(self) -> Generation:
@@ -308,7 +315,7 @@ class Entry:
             int(charge),
             excess,
             images,
-            None if error is None else error_json(error),
+            None if error is None else _JSON.encode(told(error)),
             None if answer is None else _JSON.encode(answer),
         )
         self.answer = answer
@@ -344,7 +351,7 @@ class Entry:
         before: dict[str, Any] = json.loads(self.item.answer) if self.item.answer else {}
         old = {each.get("file_name"): each for each in (*before.get("images", ()), *found)}
         kept = self.shelf.kept
-        now = [described(self.desk.folder, image, kept, old) for image in images]
+        now = [described(image, kept, old) for image in images]
         named = {each.get("file_name") for each in now}
         now.extend(each for name, each in old.items() if name is not None and name not in named)
         if generation is None:

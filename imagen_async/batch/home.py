@@ -96,6 +96,10 @@ class Book:
                 return state
         return None
 
+    def has_name(self, digits: str) -> bool:
+        """Return whether an item's files are named by these 12 hexadecimal digits."""
+        return any(found.has_name(digits) for _, found in self._sets)
+
 
 def read_book(connection: sqlite3.Connection) -> Book:
     """Return what the journal says of its items."""
@@ -104,22 +108,28 @@ def read_book(connection: sqlite3.Connection) -> Book:
     return Book({state: ids(connection, (state,)) for state in order})
 
 
-def recover(connection: sqlite3.Connection, folder: Path) -> None:
+def recover(connection: sqlite3.Connection, folder: Path) -> Book:
     """Settle what a dead run left under way: adopted if its images are all here, else unknown.
+
+    Returns:
+        What the journal then says of its items.
 
     Raises:
         ConfigurationError: If an image belongs to no item: the journal has lost commits.
         OSError: If the disk fails.
     """
-    found = shelf.survey(folder, IdSet(ids(connection, State)))
+    book = read_book(connection)
+    found = shelf.survey(folder, book.has_name)
     if found.foreign is not None:
         raise ConfigurationError(
             f"{printable(str(found.foreign), 300)} belongs to no item of {schema.NAME}: the "
             "journal is older than its images, or the file is not ours; restore or move it."
         )
-    for item in list(items(connection, (State.SENDING,))):
+    cut = list(items(connection, (State.SENDING,)))
+    for item in cut:
         _settle(connection, folder, item)
     shelf.sweep(found.parts)
+    return read_book(connection) if cut else book
 
 
 def _settle(connection: sqlite3.Connection, folder: Path, item: Item) -> None:

@@ -20,20 +20,23 @@ ID_BYTES = 16
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 
-def body_digest(request: GenerationRequest) -> bytes:
+def body_digest(request: GenerationRequest, model: str | None = None) -> bytes:
     """Return the digest of what a request asks for.
 
     How the image comes back is no part of it: asking for a link instead of bytes must not buy
     the same image again.
 
     Args:
-        request: With the client's default model filled in, which decides what is made.
+        request: As the input gives it.
+        model: The client's, for a request that names none.
 
     Raises:
         InvalidRequestError: If ``extra`` holds what JSON cannot.
     """
     body = request.body()
     body.pop("response_format", None)
+    if model is not None:
+        body.setdefault("model", model)
     try:
         canonical = _ENCODER.encode(body).encode("ascii")
     except (TypeError, ValueError, RecursionError):
@@ -43,6 +46,8 @@ def body_digest(request: GenerationRequest) -> bytes:
 
 def item_id(digest: bytes, occurrence: int) -> bytes:
     """Return the id of the ``occurrence``-th equal row, counted from 1, 16 bytes."""
+    if occurrence == 1:
+        return digest
     return hashlib.sha256(digest + occurrence.to_bytes(8, "big")).digest()[:ID_BYTES]
 
 

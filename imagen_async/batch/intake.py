@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio.lowlevel
@@ -16,7 +17,7 @@ from imagen_async.batch.source import Requests, Row, as_rows
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from imagen_async.wire.request import GenerationRequest
 
@@ -79,14 +80,15 @@ class RunOptions:
         if self.budget is not None and self.price_per_image is None:
             raise ConfigurationError("A budget needs price_per_image, in the same currency.")
 
-    def leaves(self, state: State | None) -> bool:
+    def leaves(self, state: State) -> bool:
         """Return whether items in this state are not touched."""
-        return {
+        held = {
             State.DONE: True,
             State.DROPPED: True,
             State.FAILED: not self.retry_failed,
             State.UNKNOWN: self.on_unknown != "resend",
-        }.get(state or State.NEW, False)
+        }
+        return held.get(state, False)
 
     @property
     def allowance(self) -> float | None:
@@ -98,20 +100,18 @@ class RunOptions:
 
 @attrs.frozen
 class Seen:
-    """A row of the input and what the journal says of it.
+    """A row that is to be worked on, or that is wrong.
 
     Args:
         position: From 0.
         row: As it was read; with its error if it may not be sent.
-        fate: Whether it is wrong, left alone, known and to be worked on, or new.
         state: Of its item, as the run began; None if the journal does not have it.
         id: Of its item.
-        request: With the client's model.
+        request: With the client's model; None if the row is wrong.
     """
 
     position: int
     row: Row
-    fate: Literal["invalid", "settled", "known", "new"]
     state: State | None = None
     id: bytes = b""
     request: GenerationRequest | None = None
@@ -122,57 +122,69 @@ class Seen:
         return self.row.prior is not None and self.row.prior.charge is not Charge.NO
 
 
-async def sort_out(
-    requests: Requests,
-    book: Book,
-    options: RunOptions,
-    resolve: Callable[[GenerationRequest], GenerationRequest],
-) -> AsyncIterator[Seen]:
-    """Yield each row of an input with its fate, up to the limit.
+class Sorter:
+    """Tells the rows of an input that are to be worked on from those that are settled.
 
     Args:
-        requests: The input.
-        book: What the journal says.
+        book: What the journal said as the run began.
         options: Of the run.
-        resolve: Fills in the client's model.
+        model: The client's, for requests that name none.
+
+    Attributes:
+        settled: How many rows were passed over, by the state of their items.
+        exhausted: Whether the input was read to its end, or to its limit.
     """
-    census, position = Census(), 0
-    async for row in as_rows(requests):
-        yield _seen(position, row, census, book, options, resolve)
-        position += 1
-        if position == options.limit:
-            return
+
+    def __init__(self, book: Book, options: RunOptions, model: str | None) -> None:
+        self._book = book
+        self._options = options
+        self._model = model
+        self._census = Census()
+        self._left = frozenset(state for state in State if options.leaves(state))
+        self.settled: Counter[State] = Counter()
+        self.exhausted = False
+
+    async def rows(self, requests: Requests) -> AsyncIterator[Seen]:
+        """Yield the rows to work on and those that are wrong, in the order of the input."""
+        position, limit = 0, self._options.limit
+        async for row in as_rows(requests):
+            seen = self._sort(position, row)
+            position += 1
+            if seen is not None:
+                yield seen
+            elif position % BREATH == 0:
+                await anyio.lowlevel.checkpoint()
+            if position == limit:
+                break
+        self.exhausted = True
+
+    def _sort(self, position: int, row: Row) -> Seen | None:
+        request = row.request
+        if request is None or row.error is not None:
+            return Seen(position, row)
+        try:
+            identity = self._census.enter(body_digest(request, self._model))
+        except InvalidRequestError as unfit:
+            return Seen(position, attrs.evolve(row, error=unfit))
+        state = self._book.state(identity)
+        if state is not None and state in self._left:
+            self.settled[state] += 1
+            return None
+        if request.model is None and self._model is not None:
+            request = attrs.evolve(request, model=self._model)
+        seen = Seen(position, row, state, identity, request)
+        if state is None and seen.charged and self._options.on_unknown != "resend":
+            return attrs.evolve(seen, row=attrs.evolve(row, error=_paid_before(row)))
+        return seen
 
 
-def _seen(
-    position: int,
-    row: Row,
-    census: Census,
-    book: Book,
-    options: RunOptions,
-    resolve: Callable[[GenerationRequest], GenerationRequest],
-) -> Seen:
-    if row.request is None or row.error is not None:
-        return Seen(position, row, "invalid")
-    request = resolve(row.request)
-    try:
-        identity = census.enter(body_digest(request))
-    except InvalidRequestError as unfit:
-        return Seen(position, attrs.evolve(row, error=unfit), "invalid")
-    state = book.state(identity)
-    if state is not None:
-        fate: Literal["settled", "known"] = "settled" if options.leaves(state) else "known"
-        return Seen(position, row, fate, state, identity, request)
-    seen = Seen(position, row, "new", None, identity, request)
-    if row.prior is not None and seen.charged and options.on_unknown != "resend":
-        error = InvalidRequestError(
-            f"line {row.line}: an earlier run may have paid for it; to send it again all the same, "
-            "set on_unknown to resend.",
-            charge=row.prior.charge,
-            idempotency_key=row.prior.idempotency_key,
-        )
-        return attrs.evolve(seen, row=attrs.evolve(row, error=error), fate="invalid")
-    return seen
+def _paid_before(row: Row) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"line {row.line}: an earlier run may have paid for it; to send it again all the same, "
+        "set on_unknown to resend.",
+        charge=Charge.NO if row.prior is None else row.prior.charge,
+        idempotency_key=None if row.prior is None else row.prior.idempotency_key,
+    )
 
 
 class Intake:
@@ -180,67 +192,57 @@ class Intake:
 
     Args:
         desk: Of the run.
-        book: What the journal said at its start.
-        options: Of the run.
-        resolve: Fills in the client's model.
-
-    Attributes:
-        exhausted: Whether the input was read to its end, or its limit.
+        sorter: Of the run.
     """
 
-    def __init__(
-        self,
-        desk: Desk,
-        book: Book,
-        options: RunOptions,
-        resolve: Callable[[GenerationRequest], GenerationRequest],
-    ) -> None:
+    def __init__(self, desk: Desk, sorter: Sorter) -> None:
         self._desk = desk
-        self._book = book
-        self._options = options
-        self._resolve = resolve
-        self.exhausted = False
+        self._sorter = sorter
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the input was read to its end, or to its limit."""
+        return self._sorter.exhausted
 
     async def work(self, requests: Requests) -> AsyncIterator[Entry | Seen]:
         """Yield an entry for each item to work on, and the rows that are wrong.
 
         Answers whose rows have left the input are downloaded at the end: they are paid for.
         """
-        links = await self._desk.journal.call(lambda db: set(ids(db, (State.RECEIVED,))))
-        async for seen in sort_out(requests, self._book, self._options, self._resolve):
-            if seen.fate == "invalid":
+        journal = self._desk.journal
+        links = await journal.call(lambda db: set(ids(db, (State.RECEIVED,))))
+        async for seen in self._sorter.rows(requests):
+            if seen.request is None or seen.row.error is not None:
                 yield seen
-            elif seen.fate == "settled":
-                if seen.position % BREATH == 0:
-                    await anyio.lowlevel.checkpoint()
-            elif seen.request is not None:
-                links.discard(seen.id)
-                known = await self._desk.journal.find(seen.id) if seen.fate == "known" else None
-                yield self._entry(seen, seen.request, known)
-        self.exhausted = True
+                continue
+            links.discard(seen.id)
+            known = None if seen.state is None else await journal.find(seen.id)
+            yield self._entry(seen, seen.request, known)
         for identity in sorted(links):
-            item = await self._desk.journal.find(identity)
+            item = await journal.find(identity)
             if item is not None:
                 name, request = row_of(item.row)
                 yield Entry(desk=self._desk, item=item, request=request, name=name, known=True)
 
     def _entry(self, seen: Seen, request: GenerationRequest, known: Item | None) -> Entry:
-        prior = seen.row.prior
-        text = row_json(request, seen.row.id)
-        if known is None:
+        prior, text = seen.row.prior, row_json(request, seen.row.id)
+        if known is not None:
+            # A gateway that honours keys would answer a failure's key with that failure.
+            key = None if known.state is State.FAILED else known.idempotency_key
+            item = attrs.evolve(
+                known,
+                position=seen.position,
+                row=text,
+                idempotency_key=key or str(uuid.uuid4()),
+            )
+        else:
             item = Item(
                 seen.id,
                 seen.position,
                 text,
                 charge=Charge.NO if prior is None else prior.charge,
-                idempotency_key=None if prior is None else prior.idempotency_key,
+                idempotency_key=(prior and prior.idempotency_key) or str(uuid.uuid4()),
             )
-        else:
-            item = attrs.evolve(known, position=seen.position, row=text)
-        # A key that a gateway honours would bring the failure back.
-        failed = item.state is State.FAILED
-        if item.idempotency_key is None or failed:
-            item = attrs.evolve(item, idempotency_key=str(uuid.uuid4()))
         return Entry(
             desk=self._desk,
             item=item,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,9 +10,8 @@ from imagen_async.batch.entry import ordered
 from imagen_async.batch.journal import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from imagen_async.batch.intake import RunOptions, Seen
+    from imagen_async.batch.intake import RunOptions, Sorter
+    from imagen_async.batch.source import Requests
 
 
 @attrs.frozen(kw_only=True)
@@ -50,44 +48,40 @@ class Plan:
 
 
 async def make_plan(
-    rows: AsyncIterator[Seen], options: RunOptions, requests_per_minute: float | None
+    sorter: Sorter, requests: Requests, options: RunOptions, requests_per_minute: float | None
 ) -> Plan:
-    """Count what a run would do with these rows.
+    """Count what a run would do with an input.
 
     Args:
-        rows: All rows of the input with their fates.
+        sorter: Of the run.
+        requests: The input.
         options: Of the run.
         requests_per_minute: The client's rate.
     """
-    fates: Counter[str] = Counter()
-    left: Counter[State | None] = Counter()
-    to_send = resend = images = 0
-    async for seen in rows:
-        fates[seen.fate] += 1
-        if seen.fate == "settled":
-            left[seen.state] += 1
-        elif seen.request is not None and seen.fate != "invalid":
-            if seen.state is State.RECEIVED:
-                fates["download"] += 1
-                continue
-            # A dead run's sending becomes unknown before anything else is done.
-            if seen.state is State.SENDING and options.leaves(State.UNKNOWN):
-                left[State.UNKNOWN] += 1
-                continue
+    to_send = resend = images = downloads = invalid = cut = 0
+    async for seen in sorter.rows(requests):
+        if seen.request is None or seen.row.error is not None:
+            invalid += 1
+        elif seen.state is State.RECEIVED:
+            downloads += 1
+        elif seen.state is State.SENDING and options.leaves(State.UNKNOWN):
+            cut += 1  # what a dead run left under way becomes unknown before anything else
+        else:
             to_send += 1
             resend += seen.state in (State.UNKNOWN, State.SENDING) or seen.charged
             images += ordered(seen.request)
+    left = sorter.settled
     price, rate = options.price_per_image, requests_per_minute
     return Plan(
-        rows=fates.total() - fates["download"],
+        rows=to_send + downloads + invalid + cut + left.total(),
         to_send=to_send,
         resend=resend,
-        downloads=fates["download"],
+        downloads=downloads,
         done=left[State.DONE],
         failed=left[State.FAILED],
-        unknown=left[State.UNKNOWN],
+        unknown=left[State.UNKNOWN] + cut,
         dropped=left[State.DROPPED],
-        invalid=fates["invalid"],
+        invalid=invalid,
         images=images,
         cost=None if price is None else round(images * price, 6),
         seconds=None if rate is None else to_send * 60 / rate,

@@ -15,10 +15,10 @@ import attrs
 
 from imagen_async.batch import home, schema, views
 from imagen_async.batch.display import Panel
-from imagen_async.batch.entry import Desk, Entry, StoppedError, error_json, row_json
+from imagen_async.batch.entry import Desk, Entry, StoppedError, row_of, told
 from imagen_async.batch.gallery import write_gallery
 from imagen_async.batch.home import Book
-from imagen_async.batch.intake import Intake, RunOptions, Seen, sort_out
+from imagen_async.batch.intake import Intake, RunOptions, Seen, Sorter
 from imagen_async.batch.journal import Journal, State
 from imagen_async.batch.plan import make_plan
 from imagen_async.batch.report import Tally
@@ -199,22 +199,24 @@ class Run:
                 book = await journal.call(home.read_book)
             finally:
                 await journal.aclose(views=current)
-        seen = sort_out(self._requests, book, self._options, self._core.resolve)
-        return await make_plan(seen, self._options, self._core.config.limits.requests_per_minute)
+        config = self._core.config
+        sorter = Sorter(book, self._options, config.model)
+        rate = config.limits.requests_per_minute
+        return await make_plan(sorter, self._requests, self._options, rate)
 
     async def _resume(self, journal: Journal, *, current: bool) -> None:
         """Take up what the journal knows and begin to read the input."""
         options, folder = self._options, self._folder
         endpoint = "emulator" if options.emulator else self._core.config.base_url
         await anyio.to_thread.run_sync(home.bind, folder, endpoint)
-        await journal.call(partial(home.recover, folder=folder))
+        book = await journal.call(partial(home.recover, folder=folder))
         await journal.write(schema.FORGET_INVALID)
         if options.on_unknown == "drop":
             await journal.write(schema.DROP)
+            book = await journal.call(home.read_book)
         if not current:
             await journal.call(partial(views.rewrite, folder=folder))
         self._tally = Tally(await journal.counts())
-        book = await journal.call(home.read_book)
         desk = Desk(
             folder=folder,
             journal=journal,
@@ -223,7 +225,7 @@ class Run:
             allowance=options.allowance,
             stopped=self._stopped is not None,
         )
-        intake = Intake(desk, book, options, self._core.resolve)
+        intake = Intake(desk, Sorter(book, options, self._core.config.model))
         stream = Stream(
             intake.work(self._requests),
             self._work,
@@ -264,7 +266,7 @@ class Run:
             raise
         if entry.state is State.NEW:
             return None
-        self._views.add(views.rows(entry.as_item()))
+        self._views.add(views.rows(entry.listed()))
         if generation is not None:
             self._panel.add(generation)
         else:
@@ -290,9 +292,9 @@ class Run:
     async def _refuse(self, seen: Seen) -> Outcome:
         """List a row that is no request, or that may not be sent."""
         error = seen.row.error or ImagenError("The row is no request.")
-        named = {"line": seen.row.line, "id": seen.row.id}
-        asked = {} if seen.request is None else json.loads(row_json(seen.request, seen.row.id))
-        text = json.dumps({**named, **asked, "error": json.loads(error_json(error))})
+        asked = {} if seen.request is None else row_of(seen.request, seen.row.id)
+        row = {"line": seen.row.line, "id": seen.row.id, **asked, "error": told(error)}
+        text = json.dumps(row)
         try:
             await self._inside.journal.write(schema.INVALID, text)
         except ConfigurationError as broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -16,9 +17,8 @@ from imagen_async.session.files import FolderShelf, Kept
 from imagen_async.wire.media import inspect, suffix
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from imagen_async.batch.identity import IdSet
     from imagen_async.session.files import Lost
     from imagen_async.wire.decoder import Sink
     from imagen_async.wire.generation import Image
@@ -59,19 +59,18 @@ class ItemShelf:
 
 
 def described(
-    folder: Path, image: Image, kept: Mapping[Path, Kept], before: Mapping[str | None, Any]
+    image: Image, kept: Mapping[Path, Kept], before: Mapping[str | None, Any]
 ) -> dict[str, Any]:
     """Return what the journal keeps of an image: its file, or the link it waits behind.
 
     Args:
-        folder: The run's folder.
-        image: With a path in that folder, or a link.
+        image: With a path in the run's folder, or a link.
         kept: By path: what the shelf kept in this run.
         before: By file name: what the journal said of the item's images before.
     """
     if image.path is None:
         return {"url": image.url, "revised_prompt": image.revised_prompt}
-    name = image.path.relative_to(folder).as_posix()
+    name = f"{IMAGES}/{image.path.parent.name}/{image.path.name}"
     here = kept.get(image.path)
     earlier = before.get(name, {})
     return {
@@ -99,11 +98,15 @@ class Leftovers:
     foreign: Path | None = None
 
 
-def survey(folder: Path, known: IdSet) -> Leftovers:
+def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
     """Look through the images of a run: 200,000 of them in under a second.
 
     An image is on the disk only after its item was in the journal, so one that no item owns
     proves that the journal has lost commits.
+
+    Args:
+        folder: The run's folder.
+        owned: Tells whether an item's files are named by 12 hexadecimal digits.
     """
     parts: list[Path] = []
     for home in _entries(folder / IMAGES):
@@ -112,7 +115,7 @@ def survey(folder: Path, known: IdSet) -> Leftovers:
         for entry in _entries(Path(home.path)):
             if _PART.fullmatch(entry.name):
                 parts.append(Path(entry.path))
-            elif (found := _WHOLE.fullmatch(entry.name)) and not known.has_name(found[1]):
+            elif (found := _WHOLE.fullmatch(entry.name)) and not owned(found[1]):
                 return Leftovers(tuple(parts), Path(entry.path))
     return Leftovers(tuple(parts))
 
@@ -157,7 +160,7 @@ def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[l
             _name_part(Path(entry.path), named, slug(request.prompt), digest)
     if named:
         disk.sync_folder(home)
-    images = [_found(folder, path) for path, _ in sorted(named.items(), key=lambda pair: pair[1])]
+    images = [_found(path) for path, _ in sorted(named.items(), key=lambda pair: pair[1])]
     enough = request.n is not None and len(images) >= request.n
     return images, bool(images) and (whole or enough)
 
@@ -185,11 +188,11 @@ def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str) -> No
     named[disk.place(part, [target], replace=True)] = number
 
 
-def _found(folder: Path, path: Path) -> dict[str, Any]:
+def _found(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     media = inspect(data)
     return {
-        "file_name": path.relative_to(folder).as_posix(),
+        "file_name": f"{IMAGES}/{path.parent.name}/{path.name}",
         "width": media.width,
         "height": media.height,
         "media_type": media.media_type,
@@ -199,4 +202,10 @@ def _found(folder: Path, path: Path) -> dict[str, Any]:
 
 
 def _home(folder: Path, identity: bytes) -> Path:
-    return folder / IMAGES / identity.hex()[:2]
+    return _home_of(folder, identity[:1].hex())
+
+
+@functools.lru_cache(maxsize=1024)
+def _home_of(folder: Path, digits: str) -> Path:
+    # Cached: joining paths costs more than all else that is done to name a file.
+    return folder / IMAGES / digits

@@ -28,6 +28,7 @@ CARRIED = frozenset(
     | {"sha256", "request_id", "created"}
 )
 """What our own lists write beside a request; in a row of the input it asks for nothing."""
+_KNOWN = CARRIED | {"id", *FIELDS}
 BOM = b"\xef\xbb\xbf"
 _BROKEN = (OSError, EOFError, zlib.error)
 _UNREADABLE = "cannot be read; give a .txt, .jsonl, .csv or .tsv file, each also as .gz, or -"
@@ -226,7 +227,7 @@ def _objects(lines: Iterator[bytes], names: _Names, _: str) -> Iterator[Row]:
 
 def _object(number: int, line: bytes, names: _Names) -> Row:
     try:
-        value = json.loads(line.decode(), parse_constant=_no_constant)
+        value = _DECODER.decode(line.decode())
     except UnicodeDecodeError:
         return _wrong(number, "it is not UTF-8; save the file as UTF-8.")
     except RecursionError:
@@ -239,9 +240,9 @@ def _object(number: int, line: bytes, names: _Names) -> Row:
     if not isinstance(value, dict):
         return _wrong(number, "it is neither a JSON object nor a string.")
     fields = {_alias(key, names): field for key, field in value.items()}
-    unknown = [key for key in fields if key not in FIELDS and key not in CARRIED and key != "id"]
+    unknown = fields.keys() - _KNOWN
     if unknown:
-        shown = printable(repr(unknown[0]), 80)
+        shown = printable(repr(min(unknown)), 80)
         text = (
             f"the field {shown} is not known; a field that only the gateway knows goes into extra."
         )
@@ -251,6 +252,9 @@ def _object(number: int, line: bytes, names: _Names) -> Row:
 
 def _no_constant(name: str) -> float:
     raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _alias(key: str, names: _Names) -> str:
@@ -336,7 +340,7 @@ def _record(
         if "n" in fields:
             fields["n"] = int(fields["n"])
         if "extra" in fields:
-            fields["extra"] = json.loads(fields["extra"], parse_constant=_no_constant)
+            fields["extra"] = _DECODER.decode(fields["extra"])
     except (ValueError, RecursionError):
         return _wrong(line, "n is not a whole number, or extra is not a JSON object.")
     return _row(line, fields, names)

@@ -6,9 +6,12 @@ matters. Rows of ``failed.jsonl`` and ``unknown.jsonl`` can be an input again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from typing import IO, TYPE_CHECKING, Any
+
+import attrs
 
 from imagen_async.batch import schema
 from imagen_async.batch.journal import Item, State, items
@@ -38,6 +41,8 @@ _WAITING = {
     **_NO_ANSWER,
 }
 
+_DOUBTFUL = (State.UNKNOWN, State.RECEIVED, State.DROPPED)
+
 
 def line(row: dict[str, Any]) -> bytes:
     """Return a row as a line of UTF-8 JSON; a lone surrogate is escaped."""
@@ -47,16 +52,48 @@ def line(row: dict[str, Any]) -> bytes:
         return _ASCII.encode(row).encode() + b"\n"
 
 
-def rows(item: Item) -> Iterator[tuple[str, dict[str, Any]]]:
+@attrs.frozen
+class Listed:
+    """An item as the lists show it.
+
+    Args:
+        asked: The row: the user's id and the request.
+        state: Where it stands.
+        charge: The worst over all its attempts.
+        idempotency_key: What its last attempts carried.
+        error: What its last error told.
+        answer: What came.
+    """
+
+    asked: dict[str, Any]
+    state: State
+    charge: Charge
+    idempotency_key: str | None
+    error: dict[str, Any] | None
+    answer: dict[str, Any]
+
+
+def listed(item: Item) -> Listed:
+    """Return an item of the journal as the lists show it."""
+    return Listed(
+        json.loads(item.row),
+        item.state,
+        item.charge,
+        item.idempotency_key,
+        json.loads(item.error) if item.error else None,
+        json.loads(item.answer) if item.answer else {},
+    )
+
+
+def rows(item: Listed) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of an item, each with the name of its view."""
-    asked = json.loads(item.row)
-    answer = json.loads(item.answer) if item.answer else {}
+    asked, answer = item.asked, item.answer
     images = [each for each in answer.get("images", ()) if each.get("file_name") is not None]
     for image in images:
         yield METADATA, _image_row(asked, answer, image)
     if item.state is State.FAILED:
         yield FAILED, {**asked, "error": _error(item)}
-    elif item.state in (State.UNKNOWN, State.RECEIVED, State.DROPPED):
+    elif item.state in _DOUBTFUL:
         row = {**asked, "error": _error(item)}
         if images:
             row["files"] = [image["file_name"] for image in images]
@@ -85,11 +122,10 @@ def _image_row(
     }
 
 
-def _error(item: Item) -> dict[str, Any]:
-    guess = _WAITING if item.state is State.RECEIVED else _LOST
-    told = json.loads(item.error) if item.error else guess
+def _error(item: Listed) -> dict[str, Any]:
+    told = item.error or (_WAITING if item.state is State.RECEIVED else _LOST)
     key = told.get("idempotency_key") or item.idempotency_key
-    return {**told, "charge": str(Charge(item.charge)), "idempotency_key": key}
+    return {**told, "charge": str(item.charge), "idempotency_key": key}
 
 
 def invalid(text: str) -> tuple[str, dict[str, Any]]:
@@ -105,14 +141,14 @@ def rewrite(connection: sqlite3.Connection, folder: Path) -> None:
         OSError: If the disk does not take them; the old ones stay.
     """
     names = (METADATA, FAILED, UNKNOWN)
-    states = (State.DONE, State.FAILED, State.UNKNOWN, State.RECEIVED, State.DROPPED)
+    states = (State.DONE, State.FAILED, *_DOUBTFUL)
     parts = {name: folder / f".{name}{disk.PART}" for name in names}
     files: dict[str, IO[bytes]] = {}
     try:
         for name, part in parts.items():
             files[name] = part.open("wb")
         for item in items(connection, states):
-            for name, row in rows(item):
+            for name, row in rows(listed(item)):
                 files[name].write(line(row))
         for (text,) in connection.execute(schema.ALL_INVALID):
             name, row = invalid(text)
@@ -147,7 +183,9 @@ def write_whole(path: Path, text: str) -> None:
 
 
 class Appender:
-    """Adds lines to the views while a run goes on; each is flushed, none is synced.
+    """Adds lines to the views while a run goes on; none is synced.
+
+    Lines of one turn of the loop are written together, which spares a system call for each.
 
     Args:
         folder: The run's folder.
@@ -156,23 +194,33 @@ class Appender:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, IO[bytes]] = {}
+        self._waiting: dict[str, list[bytes]] = {}
         self.problem: str | None = None
 
     def add(self, found: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Add rows; a disk that does not take them is noted, for the journal has them all."""
+        """Add rows."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.flush)
+        for name, row in found:
+            self._waiting.setdefault(name, []).append(line(row))
+
+    def flush(self) -> None:
+        """Write what waits; a disk that does not take it is noted: the journal has it all."""
+        waiting, self._waiting = self._waiting, {}
         if self.problem is not None:
             return
         try:
-            for name, row in found:
+            for name, lines in waiting.items():
                 file = self._files.get(name)
                 if file is None:
                     file = self._files[name] = _open(self._folder / name)
-                file.write(line(row))
+                file.write(b"".join(lines))
         except OSError as error:
             self.problem = disk.cannot_write(self._folder, error)
 
     def close(self) -> None:
-        """Close the files."""
+        """Write what waits and close the files."""
+        self.flush()
         for file in self._files.values():
             file.close()
         self._files.clear()

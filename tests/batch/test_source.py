@@ -153,7 +153,7 @@ BROKEN = {
     "huge number": (b'{"prompt": "a", "n": ' + b"9" * 5000 + b"}", "not JSON"),
     "deep nesting": (b"[" * 100_000, "nested"),
     "id of a wrong type": (b'{"prompt": "a", "id": [1]}', "id must be"),
-    "extra of a wrong type": (b'{"prompt": "a", "extra": 1}', "extra must be"),
+    "extra of a wrong type": (b'{"prompt": "a", "extra": 1}', "extra must"),
 }
 
 

@@ -32,7 +32,7 @@ def answer(*names: str) -> str:
 
 
 def names(found: Item) -> list[str]:
-    return [name for name, _ in views.rows(found)]
+    return [name for name, _ in views.rows(views.listed(found))]
 
 
 def test_each_state_has_its_list() -> None:
@@ -51,7 +51,7 @@ def test_a_row_of_doubt_says_the_worst_charge_and_the_key() -> None:
     crashed = item(State.UNKNOWN, charge=Charge.MAYBE, idempotency_key="k")
 
     for found, charge in ((told, "yes"), (crashed, "maybe")):
-        ((_, row),) = views.rows(found)
+        ((_, row),) = views.rows(views.listed(found))
         assert row["error"]["charge"] == charge
         assert row["error"]["idempotency_key"] == "k"
         assert row["id"] == "x"
@@ -82,7 +82,7 @@ def test_a_listed_row_is_the_same_request_again(
     assert row_of(json.dumps(json.loads(written))) == (name, request_)
 
 
-def test_lines_are_added_after_a_half_one(tmp_path: Path) -> None:
+async def test_lines_are_added_after_a_half_one(tmp_path: Path) -> None:
     """What a dead run left half is ended, so that the next line is whole."""
     (tmp_path / views.FAILED).write_bytes(b'{"prompt": "a"}\n{"pro')
     appender = views.Appender(tmp_path)
@@ -99,11 +99,12 @@ def test_lines_are_added_after_a_half_one(tmp_path: Path) -> None:
     assert (tmp_path / views.UNKNOWN).read_bytes() == b'{"prompt": "d"}\n'
 
 
-def test_a_list_that_cannot_be_written_is_noted(tmp_path: Path) -> None:
+async def test_a_list_that_cannot_be_written_is_noted(tmp_path: Path) -> None:
     """The run goes on: the journal has every row."""
     appender = views.Appender(tmp_path / "gone")
-    appender.add([(views.FAILED, {})])
-    appender.add([(views.FAILED, {})])
+    for _ in range(2):
+        appender.add([(views.FAILED, {})])
+        appender.flush()
 
     assert appender.problem is not None
     assert "gone" in appender.problem
