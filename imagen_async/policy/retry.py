@@ -208,9 +208,11 @@ def decide(
     drained = waits and judgement.again and not refused and budget.empty
     closes_gate = refused or drained
     steps = (closings or history.refusals) if refused else history.failures
-    wait = max(_wait(policy, retry_after, steps, draw), PROBE_EVERY if drained else 0.0)
-    limit = _refusal_limit(policy, waits=waits)
     asked = retry_after or 0.0
+    wait = _wait(policy, retry_after, steps, draw)
+    if drained:
+        wait = max(PROBE_EVERY, min(LONGEST_WAIT, asked))
+    limit = _refusal_limit(policy, waits=waits)
     stops = (
         (not judgement.again, ""),
         (history.charges >= policy.max_charges, f"the charge cap of {policy.max_charges}"),
