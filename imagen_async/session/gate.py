@@ -28,6 +28,10 @@ class Gate:
 
     Args:
         limits: Concurrency, rate and burst.
+
+    Attributes:
+        queued: Calls that wait here.
+        in_flight: Calls that were let in and have not left.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -45,11 +49,7 @@ class Gate:
         self._turn = anyio.Lock(fast_acquire=True)
         self._changed = anyio.Event()
         self.queued = 0
-
-    @property
-    def in_flight(self) -> int:
-        """The calls that hold a slot."""
-        return self._concurrency - self._slots.value
+        self.in_flight = 0
 
     def enter_at_once(self) -> Grant | None:
         """Take a slot and a grant if nobody has to wait for either; None otherwise."""
@@ -63,6 +63,7 @@ class Gate:
             return None
         self.pacing.reserve(now)
         self._slots.acquire_nowait()
+        self.in_flight += 1
         return answer
 
     async def enter(self) -> Grant:
@@ -74,15 +75,18 @@ class Gate:
         try:
             await self._slots.acquire()
             try:
-                return await self._granted()
+                grant = await self._granted()
             except BaseException:
                 self._slots.release()
                 raise
+            self.in_flight += 1
+            return grant
         finally:
             self.queued -= 1
 
     def leave(self) -> None:
         """Give the slot back."""
+        self.in_flight -= 1
         self._slots.release()
 
     def refuse(self, grant: Grant, wait: float) -> bool:
