@@ -116,6 +116,8 @@ class Stream(Generic[_Item]):
                     self._dropped(outcome)
 
     def __aiter__(self) -> Self:
+        if self._group is None:
+            raise RuntimeError("Enter the stream first: `async with ... as outcomes:`.")
         return self
 
     async def __anext__(self) -> Outcome:
