@@ -108,11 +108,11 @@ def read_book(connection: sqlite3.Connection) -> Book:
     return Book({state: ids(connection, (state,)) for state in order})
 
 
-def recover(connection: sqlite3.Connection, folder: Path) -> Book:
+def recover(connection: sqlite3.Connection, folder: Path) -> tuple[Book, list[Item]]:
     """Settle what a dead run left under way: adopted if its images are all here, else unknown.
 
     Returns:
-        What the journal then says of its items.
+        What the journal then says of its items, and those that were settled here.
 
     Raises:
         ConfigurationError: If an image belongs to no item: the journal has lost commits.
@@ -129,7 +129,10 @@ def recover(connection: sqlite3.Connection, folder: Path) -> Book:
     for item in cut:
         _settle(connection, folder, item)
     shelf.sweep(found.parts)
-    return read_book(connection) if cut else book
+    if not cut:
+        return book, []
+    settled = [Item(*connection.execute(schema.FIND, (item.id,)).fetchone()) for item in cut]
+    return read_book(connection), settled
 
 
 def _settle(connection: sqlite3.Connection, folder: Path, item: Item) -> None:

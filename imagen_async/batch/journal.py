@@ -115,19 +115,15 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.broken: ConfigurationError | None = None
-        self._views = False
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    async def open(self, *, begin: bool = True) -> bool:
+    async def open(self, *, begin: bool = True) -> None:
         """Take the lock, check the file and make it ready.
 
         Args:
             begin: Whether something will be written; False to look only.
-
-        Returns:
-            Whether the views beside it hold all that it does.
 
         Raises:
             ConfigurationError: If another process has it, or it cannot be trusted: a batch that
@@ -137,18 +133,13 @@ class Journal:
         self._thread = threading.Thread(target=self._serve, name="imagen-journal", daemon=True)
         self._thread.start()
         try:
-            return await self.call(schema.begin if begin else _look)
+            await self.call(schema.begin if begin else _look)
         except BaseException:
             await self._end()
             raise
 
-    async def aclose(self, *, views: bool) -> None:
-        """Commit what waits, mark the journal as whole and release the lock.
-
-        Args:
-            views: Whether the views hold all that it does.
-        """
-        self._views = views
+    async def aclose(self) -> None:
+        """Commit what waits, mark the journal as whole and release the lock."""
         await self._end()
 
     async def _end(self) -> None:
@@ -213,7 +204,7 @@ class Journal:
         if connection is None:
             return
         try:
-            schema.close(connection, views=self._views)
+            schema.close(connection)
         except sqlite3.Error as error:
             self.broken = self.broken or schema.explain(error, self.folder)
             # Closing would delete the log, and the file does not say that nothing is missing.
@@ -240,9 +231,8 @@ class Journal:
             self._loop.call_soon_threadsafe(_settle, group, results)
 
 
-def _look(connection: sqlite3.Connection) -> bool:
-    (views,) = connection.execute("SELECT views FROM closed").fetchone()
-    return bool(views)
+def _look(_: sqlite3.Connection) -> None:
+    """Do nothing: the file was opened and checked."""
 
 
 def _settle(group: list[_Job], results: list[Any] | ConfigurationError) -> None:

@@ -89,12 +89,12 @@ class Run:
         self._began = time.monotonic()
         await anyio.to_thread.run_sync(home.claim, self._folder)
         journal = Journal(self._folder)
-        current = await journal.open()
+        await journal.open()
         try:
-            await self._resume(journal, current=current)
+            await self._resume(journal)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await journal.aclose(views=False)
+                await journal.aclose()
             raise
         return self
 
@@ -194,28 +194,29 @@ class Run:
         book = Book()
         if await anyio.Path(self._folder / schema.NAME).exists():
             journal = Journal(self._folder)
-            current = await journal.open(begin=False)
+            await journal.open(begin=False)
             try:
                 book = await journal.call(home.read_book)
             finally:
-                await journal.aclose(views=current)
+                await journal.aclose()
         config = self._core.config
         sorter = Sorter(book, self._options, config.model)
         rate = config.limits.requests_per_minute
         return await make_plan(sorter, self._requests, self._options, rate)
 
-    async def _resume(self, journal: Journal, *, current: bool) -> None:
+    async def _resume(self, journal: Journal) -> None:
         """Take up what the journal knows and begin to read the input."""
         options, folder = self._options, self._folder
         endpoint = "emulator" if options.emulator else self._core.config.base_url
         await anyio.to_thread.run_sync(home.bind, folder, endpoint)
-        book = await journal.call(partial(home.recover, folder=folder))
+        book, cut = await journal.call(partial(home.recover, folder=folder))
+        # Added, not made anew: that would hold up the first request of a large run for seconds.
+        for item in cut:
+            self._views.add(views.rows(views.listed(item)))
         await journal.write(schema.FORGET_INVALID)
         if options.on_unknown == "drop":
             await journal.write(schema.DROP)
             book = await journal.call(home.read_book)
-        if not current:
-            await journal.call(partial(views.rewrite, folder=folder))
         self._tally = Tally(await journal.counts())
         desk = Desk(
             folder=folder,
@@ -263,6 +264,8 @@ class Run:
         except asyncio.CancelledError:
             with anyio.move_on_after(GRACE, shield=True):
                 await entry.cut()
+            if entry.ended:
+                self._views.add(views.rows(entry.listed()))
             raise
         if entry.state is State.NEW:
             return None
@@ -323,7 +326,7 @@ class Run:
         await self._try(anyio.to_thread.run_sync(views.write_whole, path, text))
         if written and self._options.gallery:
             await self._try(anyio.to_thread.run_sync(write_gallery, self._folder))
-        await journal.aclose(views=written)
+        await journal.aclose()
 
     async def _try(self, work: Awaitable[object]) -> bool:
         """Do what no promise hangs on; note in the report that it failed."""

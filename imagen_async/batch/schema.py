@@ -36,11 +36,8 @@ CREATE TABLE item (
     answer TEXT
 );
 CREATE TABLE invalid (row TEXT NOT NULL);
-CREATE TABLE closed (
-    whole INTEGER NOT NULL CHECK (whole IN (0, 1)),
-    views INTEGER NOT NULL CHECK (views IN (0, 1))
-);
-INSERT INTO closed VALUES (1, 1);
+CREATE TABLE closed (whole INTEGER NOT NULL CHECK (whole IN (0, 1)));
+INSERT INTO closed VALUES (1);
 """
 
 _ITEM = (
@@ -126,25 +123,18 @@ def connect(folder: Path) -> sqlite3.Connection:
     return connection
 
 
-def begin(connection: sqlite3.Connection) -> bool:
-    """Note that commits will come; return whether the views hold all that came before."""
-    (views,) = connection.execute("SELECT views FROM closed").fetchone()
+def begin(connection: sqlite3.Connection) -> None:
+    """Note that commits will come."""
     # In the file itself, not only in its log: a log that is then lost is missed.
-    connection.execute("UPDATE closed SET whole = 0, views = 0")
+    connection.execute("UPDATE closed SET whole = 0")
     connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
-    return bool(views)
 
 
-def close(connection: sqlite3.Connection, *, views: bool) -> None:
-    """Note that nothing is missing, fold the log into the file and release the lock.
-
-    Args:
-        connection: Without an open transaction.
-        views: Whether the lists beside the journal hold all that it does.
-    """
+def close(connection: sqlite3.Connection) -> None:
+    """Note that nothing is missing, fold the log into the file and release the lock."""
     if connection.in_transaction:
         connection.execute("ROLLBACK")
-    connection.execute("UPDATE closed SET whole = 1, views = ?", (views,))
+    connection.execute("UPDATE closed SET whole = 1")
     connection.close()
 
 

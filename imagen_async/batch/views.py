@@ -1,7 +1,7 @@
 """The lists beside the journal, for people and programs: what is here, failed, or unsure.
 
-They are views: lines are added as items settle, and the journal makes them anew where it
-matters. Rows of ``failed.jsonl`` and ``unknown.jsonl`` can be an input again.
+They are views: lines are added as items settle, and the journal makes them anew at the end of
+each run. Rows of ``failed.jsonl`` and ``unknown.jsonl`` can be an input again.
 """
 
 from __future__ import annotations

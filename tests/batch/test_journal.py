@@ -60,7 +60,7 @@ async def test_steps_are_kept_and_counted(tmp_path: Path) -> None:
     await journal.write(*settled(1, "done", 2, images=1))
     await journal.write(*sending(2))
     await journal.write(*settled(2, "failed", 0))
-    await journal.aclose(views=True)
+    await journal.aclose()
 
     journal = await opened(tmp_path)
     item = await journal.find(b"\1" * 16)
@@ -70,7 +70,7 @@ async def test_steps_are_kept_and_counted(tmp_path: Path) -> None:
     counts = {count.state: count for count in await journal.counts()}
     assert (counts[State.DONE].images, counts[State.FAILED].spent) == (1, 0)
     assert await journal.find(b"\3" * 16) is None
-    await journal.aclose(views=True)
+    await journal.aclose()
 
 
 async def test_a_charge_never_sinks(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ async def test_a_charge_never_sinks(tmp_path: Path) -> None:
     item = await journal.find(b"\1" * 16)
     assert item is not None
     assert item.charge is Charge.MAYBE
-    await journal.aclose(views=True)
+    await journal.aclose()
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -147,7 +147,7 @@ async def test_what_waits_is_committed_together(tmp_path: Path) -> None:
 
     assert sum(text == "COMMIT" for text in traced) < 50
     assert sum(count.items for count in await journal.counts()) == 100
-    await journal.aclose(views=True)
+    await journal.aclose()
 
 
 async def test_a_cancelled_writer_does_not_disturb_the_others(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_a_cancelled_writer_does_not_disturb_the_others(tmp_path: Path) ->
 
     assert [type(result) for result in results].count(asyncio.CancelledError) == 1
     assert results.count(None) == 9
-    await journal.aclose(views=True)
+    await journal.aclose()
 
 
 async def test_a_full_disk_fails_every_writer_and_all_after(tmp_path: Path) -> None:
@@ -174,11 +174,11 @@ async def test_a_full_disk_fails_every_writer_and_all_after(tmp_path: Path) -> N
         await journal.write(*big)
     with pytest.raises(ConfigurationError, match="disk is full"):
         await journal.write(*sending(3))
-    await journal.aclose(views=True)
+    await journal.aclose()
 
     journal = await opened(tmp_path)
     assert [count.items for count in await journal.counts()] == [1]
-    await journal.aclose(views=True)
+    await journal.aclose()
 
 
 async def test_a_second_one_is_refused(tmp_path: Path) -> None:
@@ -187,22 +187,20 @@ async def test_a_second_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="another process"):
         await opened(tmp_path)
     await journal.write(*sending(1))
-    await journal.aclose(views=True)
-    await (await opened(tmp_path)).aclose(views=True)
+    await journal.aclose()
+    await (await opened(tmp_path)).aclose()
 
 
-async def test_looking_keeps_what_is_known_of_the_views(tmp_path: Path) -> None:
-    """An unclean end is remembered until a run has made the views anew."""
+async def test_looking_changes_nothing(tmp_path: Path) -> None:
+    """A journal that was only looked at is the same bytes."""
+    path = await filled(tmp_path)
+    before = path.read_bytes()
     journal = Journal(tmp_path)
-    assert await journal.open() is True
-    await journal.aclose(views=False)
-    for _ in range(2):
-        journal = Journal(tmp_path)
-        assert await journal.open(begin=False) is False
-        await journal.aclose(views=False)
-    journal = Journal(tmp_path)
-    assert await journal.open() is False
-    await journal.aclose(views=True)
+    await journal.open(begin=False)
+    assert sum(count.items for count in await journal.counts()) == 60
+    await journal.aclose()
+
+    assert path.read_bytes()[100:] == before[100:]
 
 
 async def filled(folder: Path) -> Path:
@@ -210,7 +208,7 @@ async def filled(folder: Path) -> Path:
     journal = await opened(folder)
     await asyncio.gather(*(journal.write(*sending(number)) for number in range(60)))
     await asyncio.gather(*(journal.write(*settled(number, "done", 2)) for number in range(60)))
-    await journal.aclose(views=True)
+    await journal.aclose()
     (folder / "run.json").write_text("{}")
     return folder / schema.NAME
 
@@ -247,7 +245,7 @@ async def test_a_flipped_page_is_refused_or_harmless(tmp_path: Path) -> None:
             continue
         counted = {count.state: count.items for count in await journal.counts()}
         ids = {item.id for item in await journal.call(lambda db: list(items(db, State)))}
-        await journal.aclose(views=True)
+        await journal.aclose()
         assert counted == {State.DONE: 60}
         assert ids == {bytes([number]) * 16 for number in range(60)}
     assert refused > 0
@@ -284,14 +282,14 @@ async def test_a_lost_log_is_missed(tmp_path: Path) -> None:
         folder.mkdir()
         shutil.copy(tmp_path / schema.NAME, folder)
     shutil.copy(tmp_path / f"{schema.NAME}-wal", copy)
-    await journal.aclose(views=True)
+    await journal.aclose()
 
     await assert_refused(bare)
     journal = await opened(copy)
     item = await journal.find(b"\1" * 16)
     assert item is not None
     assert item.state is State.SENDING
-    await journal.aclose(views=True)
+    await journal.aclose()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anything")
