@@ -23,7 +23,7 @@ from imagen_async.wire.media import inspect
 from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import error_for, judge_error_document, judge_spoiled, judge_status
 
-LIMITS = AnswerLimits(max_image_bytes=6000, max_text_bytes=20_000, max_images=3)
+LIMITS = AnswerLimits(max_image_bytes=4000, max_text_bytes=9000, max_images=3)
 HEADERS = ("Retry-After", "Date", "retry-after-ms", "Location", "x-request-id", "x-should-retry")
 
 TOKENS: tuple[bytes, ...] = (
@@ -70,9 +70,12 @@ TOKENS: tuple[bytes, ...] = (
 
 def soup(data: bytes) -> bytes:
     """Return an answer's body: low bytes are tokens, others letters of their own."""
-    return b"".join(
-        TOKENS[byte] if byte < len(TOKENS) else bytes([(byte + 32) % 128]) for byte in data[:60]
-    )
+    body = bytearray()
+    for byte in data[:40]:
+        body += TOKENS[byte] if byte < len(TOKENS) else bytes([(byte + 32) % 128])
+        if len(body) > 20_000:  # what is longer only takes time
+            break
+    return bytes(body)
 
 
 class _Sink:
@@ -104,7 +107,7 @@ def decode(data: bytes) -> None:
         return sinks[-1]
 
     decoder = AnswerDecoder(open_sink, LIMITS)
-    size = data[0] * data[0] + 1 if data else 1
+    size = data[0] * data[0] + 50 if data else 50
     try:
         for start in range(1, len(data), size):
             decoder.feed(data[start : start + size])
@@ -150,11 +153,8 @@ def _judge(document: object) -> None:
 
 def _harmless(*texts: str) -> None:
     for text in texts:
-        bad = [
-            each for each in text if unicodedata.category(each) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-        ]
-        assert not bad, bad
-        assert "sk-1234567890" not in text
+        if not text.isprintable():
+            assert not {"Cc", "Cf", "Cs", "Zl", "Zp"} & {*map(unicodedata.category, text)}, text
 
 
 def refuse(data: bytes) -> None:
@@ -229,9 +229,8 @@ def show(data: bytes) -> None:
     _harmless(printable(text), shown_url(text), clean(text) or "")
     link = shown_url(f"https://user:secret4711@x/{text}?sig=secret4711#secret4711")
     assert "secret4711" not in link or "secret4711" in text
-    assert "secret4711" not in (
-        clean(f"see https://u:secret4711@x/?a=secret4711 {text}") or ""
-    ) or ("secret4711" in text)
+    said = clean(f"see https://u:secret4711@x/?a=secret4711 sk-secret4711 {text}")
+    assert "secret4711" not in (said or "") or "secret4711" in text
 
 
 def decode_soup(data: bytes) -> None:
