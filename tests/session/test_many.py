@@ -152,9 +152,11 @@ async def test_a_source_that_raises(asynchronous: bool) -> None:
 async def test_items_that_are_no_requests() -> None:
     """A prompt that cannot be sent is that item's error, and costs no other item."""
     source: list[Any] = ["a", "", GenerationRequest("b", n=2), 7, None, "c"]
-    async with scripted(answering()) as (gateway, imagen):
-        async with imagen.generate_many(source, ordered=True) as outcomes:
-            found = [outcome async for outcome in outcomes]
+    async with (
+        scripted(answering()) as (gateway, imagen),
+        imagen.generate_many(source, ordered=True) as outcomes,
+    ):
+        found = [outcome async for outcome in outcomes]
     assert [outcome.ok for outcome in found] == [True, False, True, False, False, True]
     bad = [outcome for outcome in found if not outcome.ok]
     assert all(isinstance(outcome.error, InvalidRequestError) for outcome in bad)
@@ -169,9 +171,11 @@ async def test_failures_are_outcomes() -> None:
     async def handler(post: Post) -> Answer:
         return Answer(400) if post.prompt == "3" else post.image()
 
-    async with scripted(handler) as (_, imagen):
-        async with imagen.generate_many(map(str, range(6)), ordered=True) as outcomes:
-            found = [outcome.ok async for outcome in outcomes]
+    async with (
+        scripted(handler) as (_, imagen),
+        imagen.generate_many(map(str, range(6)), ordered=True) as outcomes,
+    ):
+        found = [outcome.ok async for outcome in outcomes]
     assert found == [True, True, True, False, True, True]
 
 
@@ -204,20 +208,24 @@ async def test_total_does_not_count_the_queue() -> None:
         return post.image()
 
     options = {"limits": Limits(concurrency=1), "timeouts": Timeouts(total=100)}
-    async with scripted(minute, **options) as (_, imagen):
-        async with imagen.generate_many(map(str, range(20))) as outcomes:
-            assert [outcome.ok async for outcome in outcomes] == [True] * 20
+    async with (
+        scripted(minute, **options) as (_, imagen),
+        imagen.generate_many(map(str, range(20))) as outcomes,
+    ):
+        assert [outcome.ok async for outcome in outcomes] == [True] * 20
 
 
 @virtually
 async def test_taking_several() -> None:
     """take gives what is ready, up to its limit, and [] at the end."""
-    async with scripted(answering(), limits=Limits(concurrency=8)) as (_, imagen):
-        async with imagen.generate_many(map(str, range(10))) as outcomes:
-            sizes = []
-            while taken := await outcomes.take(4):
-                sizes.append(len(taken))
-                await asyncio.sleep(1)
+    async with (
+        scripted(answering(), limits=Limits(concurrency=8)) as (_, imagen),
+        imagen.generate_many(map(str, range(10))) as outcomes,
+    ):
+        sizes = []
+        while taken := await outcomes.take(4):
+            sizes.append(len(taken))
+            await asyncio.sleep(1)
     assert sum(sizes) == 10
     assert max(sizes) == 4
 
@@ -226,11 +234,13 @@ async def test_taking_several() -> None:
 async def test_stopping() -> None:
     """After stop nothing more is pulled; what was pulled is still yielded."""
     source = Counted(1000)
-    async with scripted(slow, limits=Limits(concurrency=3)) as (_, imagen):
-        async with imagen.generate_many(source.slowly()) as outcomes:
-            await asyncio.sleep(0.25)
-            outcomes.stop()
-            found = [outcome.ok async for outcome in outcomes]
+    async with (
+        scripted(slow, limits=Limits(concurrency=3)) as (_, imagen),
+        imagen.generate_many(source.slowly()) as outcomes,
+    ):
+        await asyncio.sleep(0.25)
+        outcomes.stop()
+        found = [outcome.ok async for outcome in outcomes]
     assert found == [True] * source.pulled == [True] * 2
 
 
