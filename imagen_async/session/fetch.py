@@ -12,7 +12,7 @@ import re
 import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
 import attrs
@@ -57,6 +57,7 @@ _HOPELESS = frozenset(
         FailureKind.BAD_ENCODING,
     }
 )
+_ASCII = "".join(map(chr, range(128)))
 _SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*:")
 _refusals: ContextVar[list[str] | None] = ContextVar("imagen_async_refusals", default=None)
 
@@ -306,8 +307,7 @@ class Fetcher:
         refusals: list[str] = []
         noted = _refusals.set(refusals)
         try:
-            url = URL(link.replace(" ", "%20"), encoded=True)
-            head = await job.transport.get(url, times, body.begin)
+            head = await job.transport.get(_uri(link), times, body.begin)
         except ExchangeError as error:
             if refusals:
                 return _Failure(refusals[0])
@@ -335,6 +335,19 @@ class Fetcher:
         if self._slots is None or self._slots[0] != token:
             self._slots = (token, anyio.Semaphore(self._limits.concurrency))
         return self._slots[1]
+
+
+def _uri(link: str) -> URL:
+    """Return a link as it goes over the wire: the host as IDNA, all ASCII as it is.
+
+    Raises:
+        ValueError: If its host is none.
+    """
+    parts = urlsplit(link)
+    if not parts.netloc.isascii():
+        origin = URL.build(scheme=parts.scheme, host=parts.hostname or "", port=parts.port)
+        link = f"{origin}{link[len(f'{parts.scheme}://{parts.netloc}') :]}"
+    return URL(quote(link.replace(" ", "%20"), safe=_ASCII), encoded=True)
 
 
 def _judged(head: Head, body: _Body) -> _Failure | _Moved | None:

@@ -161,10 +161,11 @@ async def test_an_image_is_kept_with_its_link(length: int | None, tmp_path: Path
         ("//HOST/x.png", "/x.png"),
         (" http://HOST/x.png ", "/x.png"),
         ("http://HOST/a b.png?c d", "/a%20b.png?c%20d"),
+        ("HTTP://HOST/\u00e9/%e9?\u4e2d=%2f", "/%C3%A9/%e9?%E4%B8%AD=%2f"),
     ],
 )
 async def test_a_relative_link_belongs_to_the_gateway(url: str, target: str) -> None:
-    """A path is the origin's, a bare name the base URL's; spaces are the one thing mended."""
+    """A path is the origin's, a bare name the base URL's; only what no URL can hold is mended."""
     async with served() as server, bench(server.url) as made:
         server.routes = {target.partition("?")[0]: [reply()]}
         host = server.url.removeprefix("http://")
@@ -187,6 +188,59 @@ async def test_a_signed_query_is_sent_as_it_is(query: str) -> None:
     async with pair({"/x": [reply()]}) as (server, made):
         await made.get(f"{server.url}/x?{query}")
     assert server.targets == [f"/x?{query}"]
+
+
+@pytest.mark.parametrize(
+    ("link", "host"),
+    [
+        ("http://b\u00fccher.example:PORT/x?sig=%2f+", "xn--bcher-kva.example:PORT"),
+        ("HTTP://B\u00dcCHER.example:PORT/x?sig=%2f+", "xn--bcher-kva.example:PORT"),
+        ("http://\u4e2d\u6587.example:PORT/x?sig=%2f+", "xn--fiq228c.example:PORT"),
+        ("http://xn--fiq228c.example:PORT/x?sig=%2f+", "xn--fiq228c.example:PORT"),
+    ],
+)
+async def test_a_host_of_any_script_goes_out_as_punycode(
+    link: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name server and the Host header see ASCII, and the rest of the link stays as it is."""
+    asked: list[str] = []
+
+    def getaddrinfo(name: Any, port: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        asked.append(str(name))
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with served({"/x": [reply()]}) as server, bench("http://a.example", False) as made:
+        port = server.url.rpartition(":")[2]
+        await made.get(link.replace("PORT", port))
+    assert server.targets == ["/x?sig=%2f+"]
+    assert f"\r\nHost: {host.replace('PORT', port)}\r\n" in server.heads[0]
+    assert asked == [host.partition(":")[0]]
+
+
+@pytest.mark.parametrize(
+    ("base", "link", "own"),
+    [
+        ("https://api.example", "https://api.example:443/x", True),
+        ("https://api.example:443", "https://API.Example/x", True),
+        ("http://api.example:80", "http://api.example/x", True),
+        ("http://b\u00fccher.example", "http://xn--bcher-kva.example:80/x", True),
+        ("http://xn--bcher-kva.example", "http://B\u00dcCHER.example/x", True),
+        ("http://[::1]:80", "http://[::1]/x", True),
+        ("http://api.example", "https://api.example/x", False),
+        ("https://api.example", "https://api.example:444/x", False),
+        ("http://api.example", "http://api.example:8080/x", False),
+        ("https://api.example", "https://api.example.:443/x", False),
+        ("https://api.example", "https://api.example.evil.example/x", False),
+    ],
+)
+async def test_the_gateways_own_origin_is_known_however_it_is_spelled(
+    base: str, link: str, own: bool
+) -> None:
+    """A default port left out, case and script make no difference; a scheme or a port does."""
+    async with bench(base) as made:
+        session = made.transport._session_for(module._uri(link))
+        assert (session is made.transport._own_files) is own
 
 
 @pytest.mark.parametrize("guarded", [True, False])
