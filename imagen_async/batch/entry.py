@@ -190,21 +190,23 @@ class Entry:
         desk.tally.attempts += 1
         self.state, self.resend = State.SENDING, False
 
+    # From here on the state is changed first and the commit awaited last: it is in the journal's
+    # queue by then, so that a cancellation of the wait cannot undo what was told.
+
     async def returned(self, charge: Charge) -> None:
         """Commit that the attempt cost nothing."""
-        self.charge = max(self.charge, charge)
+        self.charge, self.busy = max(self.charge, charge), False
         self._spend(-self.ordered)
-        await self._write(schema.RETURNED, self.item.id, int(self.charge), self.ordered)
-        self.busy = False
         self._moved(State.NEW if self.charge is Charge.NO else State.UNKNOWN)
+        await self._write(schema.RETURNED, self.item.id, int(self.charge), self.ordered)
 
     async def received(self, generation: Generation) -> None:
         """Commit the links of a paid answer before the first download."""
         excess = self._excess(len(generation.images))
         answer = self._answer(generation, generation.images)
         self.item = attrs.evolve(self.item, answer=_JSON.encode(answer))
-        await self._write(schema.RECEIVED, self.item.id, excess, self.item.answer)
         self.state, self.charge, self.busy = State.RECEIVED, Charge.YES, False
+        await self._write(schema.RECEIVED, self.item.id, excess, self.item.answer)
 
     async def settled(self, result: Generation | ImagenError) -> None:
         """Commit the end; what the intake must stop for goes back to be sent another day."""
@@ -221,27 +223,36 @@ class Entry:
         if self.state is State.RECEIVED:
             await self._stay_received(result)
         elif reason is not None and self.charge is Charge.NO:
+            self.ended = True
             if self.busy:
                 await self.returned(Charge.NO)
-            self.ended = True
         else:
             await self._settle_error(result)
 
     async def cut(self) -> None:
         """Commit that the call was cancelled; whether it was charged is not known."""
+        if self.state is State.RECEIVED and not self.ended:
+            self._moved(State.RECEIVED)
         if self.ended or not self.busy:
             return
         if self.state is not State.SENDING:  # its commit was not awaited, so nothing was sent
             await self.returned(self.charge)
             return
-        await self.settled(
-            OutcomeUnknownError(
-                "The call was cancelled while it was under way.",
-                verdict=Verdict.UNKNOWN,
-                charge=Charge.MAYBE,
-                idempotency_key=self.item.idempotency_key,
-            )
+        self.error = OutcomeUnknownError(
+            "The call was cancelled while it was under way.",
+            verdict=Verdict.UNKNOWN,
+            charge=Charge.MAYBE,
+            idempotency_key=self.item.idempotency_key,
         )
+        # The images may have been here already, and only the word of it on its way.
+        found, complete = await anyio.to_thread.run_sync(self._rescued)
+        answer = self._answer(None, [image_of(self.desk.folder, each) for each in found], found)
+        if complete:
+            self.error = None
+            await self._end(State.DONE, Charge.YES, 0, None, answer)
+        else:
+            charge = Charge.YES if found else max(self.charge, Charge.MAYBE)
+            await self._end(State.UNKNOWN, charge, 0, self.error, answer if found else None)
 
     @property
     def idle(self) -> bool:
@@ -284,18 +295,18 @@ class Entry:
         state = State.FAILED if self.charge is Charge.NO else State.UNKNOWN
         answer = None
         if isinstance(error, SaveError):
-            found = await anyio.to_thread.run_sync(self._rescued)
+            found, _ = await anyio.to_thread.run_sync(self._rescued)
             answer = self._answer(None, [image_of(self.desk.folder, each) for each in found], found)
         elif state is State.FAILED and self.busy:
             self._spend(-self.ordered)
         await self._end(state, self.charge, 0, error, answer)
 
-    def _rescued(self) -> list[dict[str, Any]]:
-        """Return the item's images that are here although the disk failed: they are paid for."""
+    def _rescued(self) -> tuple[list[dict[str, Any]], bool]:
+        """Return the item's images that are here all the same, and whether they are all."""
         try:
-            return rescue(self.desk.folder, self.item.id, self.request)[0]
+            return rescue(self.desk.folder, self.item.id, self.request)
         except OSError:
-            return []
+            return [], False
 
     async def _end(
         self,
@@ -306,6 +317,11 @@ class Entry:
         answer: dict[str, Any] | None,
     ) -> None:
         images = self._files if answer is None else _files(answer)
+        self.answer, self.charge = answer, charge
+        self.busy, self.ended = False, True
+        self.desk.tally.images += images - self._files
+        self._files = images
+        self._moved(state)
         await self._write(
             schema.SETTLED,
             self.item.id,
@@ -318,12 +334,6 @@ class Entry:
             None if error is None else _JSON.encode(told(error)),
             None if answer is None else _JSON.encode(answer),
         )
-        self.answer = answer
-        self.charge = charge
-        self.busy, self.ended = False, True
-        self.desk.tally.images += images - self._files
-        self._files = images
-        self._moved(state)
 
     def _moved(self, state: State) -> None:
         self.state = state

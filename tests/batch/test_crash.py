@@ -255,6 +255,34 @@ async def test_images_of_an_earlier_purchase_stay_listed(tmp_path: Path) -> None
     assert (report.done, report.images, len(view(out, "metadata"))) == (1, 4, 4)
 
 
+async def test_a_cancellation_at_any_moment_loses_nothing(tmp_path: Path) -> None:
+    """Cut off after each of many turns of the loop: what is here is done, the rest in doubt."""
+    request = GenerationRequest("a", response_format="b64_json", n=2)
+    ends = set()
+    async with Emulator(draw="tiny") as emulator:
+        core = core_on(emulator)
+        for turn in range(0, 120, 3):
+            out = tmp_path / str(turn)
+            emulator.reset()
+            task = asyncio.create_task(run_all(core, [request, "b"], out))
+            while not (out / "run.json").exists():
+                await asyncio.sleep(0)
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+
+            _, report = await run_all(core, [request, "b"], out)
+            ends.add(report.unknown)
+            assert report.done + report.unknown == 2
+            assert report.done == 2 or emulator.ledger.total.posts > 0
+            emulator.assert_charged_once()
+            assert_sound(out)
+            assert report.done == len({row["prompt"] for row in view(out, "metadata")})
+        await core.aclose()
+    assert len(ends) > 1
+
+
 CHILD = """
 import asyncio, sys
 from pathlib import Path
