@@ -119,6 +119,10 @@ class Gateway:
             self.open -= 1
         return head
 
+    async def get(self, *_: Any) -> Head:
+        """Lose every download."""
+        raise ExchangeError(FailureKind.DROPPED, sent=True, detail="no files here")
+
     async def aclose(self) -> None:
         self.closed += 1
 

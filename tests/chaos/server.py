@@ -116,8 +116,15 @@ async def fine(exchange: Exchange) -> None:
     await exchange.answer(exchange.generate())
 
 
+async def missing(exchange: Exchange) -> None:
+    """Know nothing of what is asked."""
+    await exchange.answer(b"", 404)
+
+
 class ChaosServer:
-    """Plays, for each request, the next fault of its prompt, or what ``choose`` picks.
+    """Plays, for each POST, the next fault of its prompt, or what ``choose`` picks.
+
+    ``gets`` is what it does with each GET.
 
     Args:
         script: Faults of each prompt in turn; then ``default``.
@@ -135,6 +142,7 @@ class ChaosServer:
         self.script = {prompt: deque(faults) for prompt, faults in (script or {}).items()}
         self.default = default
         self.choose = choose
+        self.gets: Fault = missing
         self.port = 0
         self.scheme = "http"
         self.problems: list[BaseException] = []
@@ -175,6 +183,10 @@ class ChaosServer:
             name.lower(): value.strip()
             for name, _, value in (line.partition(":") for line in text.split("\r\n")[1:])
         }
+        if text.startswith("GET "):
+            exchange = Exchange("", "", self, reader, writer)
+            await self.gets(exchange)
+            return exchange.alive
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         self.ledger.begun += len(body)
         prompt = json.loads(body)["prompt"]

@@ -29,6 +29,7 @@ from imagen_async import (
     NotSentError,
     OutcomeUnknownError,
 )
+from imagen_async.policy.retry import RetryBudget
 from imagen_async.session import core
 from tests.chaos.faults import error, raw
 from tests.chaos.harness import chaos, client, leakless
@@ -343,6 +344,7 @@ async def test_cancelled_at_every_await() -> None:
         await imagen.generate("warm")
         for count in range(200):
             server.script[f"p{count}"] = deque([error(500), fine])
+            imagen._core._gate.budget = RetryBudget()  # cancelled retries are not paid back
             before = imagen.stats()
             reached, result = await awaits(count, lambda n=count: imagen.generate(f"p{n}"))
             stats = imagen.stats()
