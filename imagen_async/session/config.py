@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from imagen_async.session.events import Event
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -64,15 +66,24 @@ def configure(
         base_url=_base_url(base_url or os.environ.get("IMAGEN_BASE_URL")),
         api_key=Secret(key) if key is not None and key.strip() else None,
         model=model,
-        limits=limits or Limits(),
-        retry=retry or RetryPolicy(),
-        timeouts=timeouts or Timeouts(),
+        limits=_value("limits", Limits, limits),
+        retry=_value("retry", RetryPolicy, retry),
+        timeouts=_value("timeouts", Timeouts, timeouts),
         headers=_headers(headers or {}),
         network=Network(_proxy(proxy), trust_env, ssl),
         allow_private=allow_private,
         idempotency=idempotency,
         on_event=on_event,
     )
+
+
+def _value(name: str, kind: type[T], given: T | None) -> T:
+    if given is not None and not isinstance(given, kind):
+        raise ConfigurationError(
+            f"{name} must be a {kind.__name__}, not {type(given).__name__}: "
+            f"{name}={kind.__name__}(...)."
+        )
+    return kind() if given is None else given
 
 
 def _base_url(given: str | None) -> str:
@@ -85,9 +96,10 @@ def _base_url(given: str | None) -> str:
     try:
         parts = urlsplit(url)
         port_is_fine = parts.port is None or parts.port > 0
+        host_is_fine = _is_host(parts.hostname or "")
     except ValueError:
         raise ConfigurationError(f"base_url {shown} cannot be read; check its port.") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+    if parts.scheme not in ("http", "https") or not host_is_fine or not port_is_fine:
         raise ConfigurationError(
             f"base_url {shown} must begin with https:// or http:// and name a host, "
             "such as https://gateway.example/v1."
@@ -99,11 +111,21 @@ def _base_url(given: str | None) -> str:
     return url
 
 
+def _is_host(name: str) -> bool:
+    # Any other label breaks off deep in the resolver, with an error that names no URL.
+    labels = [name] if ":" in name else name.removesuffix(".").split(".")
+    return all(0 < len(label) <= 63 for label in labels)
+
+
 def _proxy(proxy: str | None) -> str | None:
     if proxy is None:
         return None
-    parts = urlsplit(proxy)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(proxy)
+        usable = parts.scheme in ("http", "https") and _is_host(parts.hostname or "")
+    except ValueError:
+        usable = False
+    if not usable:
         raise ConfigurationError(
             f"proxy {shown_url(proxy)} must be a URL such as http://proxy.example:3128."
         )
