@@ -16,6 +16,7 @@ from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
 from imagen_async.session.files import FolderShelf, MemoryShelf, write_file
 from imagen_async.session.many import Outcome, Stream
+from imagen_async.session.transport import Masked
 from imagen_async.wire.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class AsyncImagen:
         idempotency: bool = True,
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
+        if api_key is not None:
+            api_key = Masked(api_key)  # if a setting is refused, this frame may be shown
         self._core = Core(
             configure(
                 base_url=base_url,
@@ -107,7 +110,8 @@ class AsyncImagen:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"AsyncImagen(base_url={self._core.config.base_url!r})"
+        core = getattr(self, "_core", None)  # a traceback may show one that was refused
+        return f"AsyncImagen(base_url={core.config.base_url if core else None!r})"
 
     async def generate(
         self,

@@ -11,6 +11,7 @@ from imagen_async.blocking.stream import BlockingStream
 from imagen_async.client import AsyncImagen
 from imagen_async.session.core import GRACE
 from imagen_async.session.many import AHEAD
+from imagen_async.session.transport import Masked
 
 if TYPE_CHECKING:
     import os
@@ -82,6 +83,8 @@ class Imagen:
         idempotency: bool = True,
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
+        if api_key is not None:
+            api_key = Masked(api_key)  # if a setting is refused, this frame may be shown
         self._client = AsyncImagen(
             base_url=base_url,
             api_key=api_key,
@@ -111,7 +114,8 @@ class Imagen:
         self.close()
 
     def __repr__(self) -> str:
-        return repr(self._client).removeprefix("Async")
+        client = getattr(self, "_client", None)  # a traceback may show one that was refused
+        return repr(client).removeprefix("Async") if client else "Imagen(base_url=None)"
 
     generate = _blocking(AsyncImagen.generate)
     generate_to = _blocking(AsyncImagen.generate_to)

@@ -93,15 +93,10 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        trimmed = value.strip()
-        if not trimmed:
-            raise ConfigurationError("The API key is empty; leave it out or set IMAGEN_API_KEY.")
-        if not (trimmed.isascii() and trimmed.isprintable()):
-            raise ConfigurationError(
-                "The API key holds a line break or a character outside printable ASCII; "
-                "copy it again."
-            )
-        self._value = trimmed
+        problem = _key_problem(value.strip())
+        if problem is not None:
+            raise ConfigurationError(problem)  # from a frame that holds no copy of the value
+        self._value = value.strip()
 
     def reveal(self) -> str:
         """Return the value itself."""
@@ -125,3 +120,13 @@ class Secret:
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
         # A worker process needs the key; a pickle that must not hold it has no business here.
         raise ConfigurationError("The API key is never pickled; give it to the other process.")
+
+
+def _key_problem(key: str) -> str | None:
+    if not key:
+        return "The API key is empty; leave it out or set IMAGEN_API_KEY."
+    if not (key.isascii() and key.isprintable()):
+        return (
+            "The API key holds a line break or a character outside printable ASCII; copy it again."
+        )
+    return None
