@@ -7,7 +7,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -28,7 +28,7 @@ from imagen_async.session.many import Outcome, Stream
 from imagen_async.wire.display import filtered
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Coroutine
     from types import TracebackType
     from typing import Self
 
@@ -93,8 +93,7 @@ class Run:
         try:
             await self._resume(journal)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await journal.aclose()
+            await _to_the_end(journal.aclose())
             raise
         return self
 
@@ -116,8 +115,7 @@ class Run:
             try:
                 await stream.__aexit__(None, None, None)
             finally:
-                with anyio.CancelScope(shield=True):
-                    await self._finish(whole=whole)
+                await _to_the_end(self._finish(whole=whole))
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self
@@ -131,9 +129,22 @@ class Run:
 
     async def take(self, most: int) -> list[Outcome]:
         """Return the outcomes that are ready, at least one, at most ``most``; [] at the end."""
-        taken = await self._inside.stream.take(most)
-        self._read_out = not taken
+        taken = self.pop(most) if await self.wait() else []
+        self.release(len(taken))
         return taken
+
+    async def wait(self) -> bool:
+        """Wait until an outcome is ready; False at the end."""
+        self._read_out = not await self._inside.stream.wait()
+        return not self._read_out
+
+    def pop(self, most: int) -> list[Outcome]:
+        """Return outcomes that are ready; they count as not yielded until their ``release``."""
+        return self._inside.stream.pop(most)
+
+    def release(self, count: int) -> None:
+        """Count outcomes as yielded, so that as many more items may be pulled."""
+        self._inside.stream.release(count)
 
     @property
     def unread(self) -> int:
@@ -336,6 +347,22 @@ class Run:
             self._problem = self._problem or disk_problem(self._folder, error)
             return False
         return True
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do work whole whatever becomes of the caller; a cancellation is raised after it."""
+    # In a task of its own: no shield of anyio's holds off the caller's own Task.cancel().
+    task = asyncio.create_task(work)
+    cut: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cut = error
+    task.result()
+    if cut is not None:
+        raise cut
 
 
 def disk_problem(folder: Path, error: OSError | ConfigurationError) -> str:
