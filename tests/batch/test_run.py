@@ -303,7 +303,7 @@ async def test_a_limit_takes_the_first_rows_and_can_be_raised(core: Any, tmp_pat
     """The limit counts rows of the input, and the same run goes on with a higher one."""
     out = tmp_path / "out"
     outcomes, report = await run_all(core, b64(*"0123"), out, limit=2)
-    assert [outcome.index for outcome in outcomes] == [0, 1]
+    assert sorted(outcome.index for outcome in outcomes) == [0, 1]
     assert (report.total, report.partial) == (2, False)
 
     outcomes, report = await run_all(core, b64(*"0123"), out, limit=3)
