@@ -27,20 +27,30 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Slices")
 
+LINGER = 0.0001
+"""Seconds that an outcome waits for others to cross the threads with it."""
 SLOW = 0.01
 """Seconds; a source that took longer is not asked again while there are outcomes to read."""
 
 
 class Slices(AbstractAsyncContextManager[Any, None], Protocol):
-    """An async context manager whose outcomes can be taken several at a time."""
+    """An async context manager whose outcomes cross the threads several at a time."""
 
     @property
     def unread(self) -> int:
         """Items that were pulled and not yet yielded."""
         ...
 
-    async def take(self, most: int) -> list[Outcome]:
-        """Return the outcomes that are ready, at least one, at most ``most``; [] at the end."""
+    async def wait(self) -> bool:
+        """Wait until an outcome is ready; False at the end."""
+        ...
+
+    def pop(self, most: int) -> list[Outcome]:
+        """Return outcomes that are ready; they count as not yielded until their ``release``."""
+        ...
+
+    def release(self, count: int) -> None:
+        """Count outcomes as yielded."""
         ...
 
 
@@ -129,6 +139,7 @@ class BlockingStream(Generic[S]):
         self._dropped = dropped
         self._pulled: list[Any] = []
         self._end: Exception | None = None
+        self._yielded = 0
         self._slow = False
         self._ready: deque[Outcome] = deque()
         self._entered: Future[None] = Future()
@@ -160,7 +171,7 @@ class BlockingStream(Generic[S]):
     def __next__(self) -> Outcome:
         if self._job is None:
             raise ConfigurationError("Use it in a with block: `with ... as outcomes:`.")
-        if self._ready and not self._slow and 2 * self._room >= self._bound:
+        if self._ready and not self._slow and 2 * self._yielded >= self._bound:
             self._pull()
             self._portal.soon(self._handed_over())
         while not self._ready:
@@ -168,6 +179,7 @@ class BlockingStream(Generic[S]):
             if not self._portal.call(partial(self._exchange, self._handed_over())):
                 raise StopIteration
         self._room += 1
+        self._yielded += 1
         return self._ready.popleft()
 
     def _leave(self, error: BaseException | None) -> None:  # noqa: ARG002 - for subclasses
@@ -194,17 +206,16 @@ class BlockingStream(Generic[S]):
         It also returns when an item is asked for and none is left to give.
         """
         hand_over()
-        try:
-            with anyio.CancelScope() as scope:
-                self._feed.when_starving(scope.cancel)
-                taken = await self._stream.take(self._bound)
-                # Not by way of the result, which Ctrl-C may lose.
-                self._ready.extend(taken)
-                return bool(taken)
-            return True
-        finally:
-            between = self._stream.unread + len(self._feed) + len(self._ready)
-            self._room = self._bound - between
+        more = True
+        with anyio.CancelScope() as scope:
+            self._feed.when_starving(scope.cancel)
+            more = await self._stream.wait()
+            if more:
+                await asyncio.sleep(LINGER)
+        # Not by way of the result, which Ctrl-C may lose.
+        self._ready.extend(self._stream.pop(self._bound))
+        self._room = self._bound - self._stream.unread - len(self._feed)
+        return more
 
     def _pull(self) -> None:
         """Advance the source as far as the bound allows, or until it takes long."""
@@ -227,5 +238,14 @@ class BlockingStream(Generic[S]):
         self._portal.soon(self._handed_over())
 
     def _handed_over(self) -> Callable[[], None]:
+        """Return what tells the loop of the items pulled and the outcomes yielded since."""
         items, self._pulled = self._pulled, []
-        return partial(self._feed.put, items, self._end)
+        yielded, self._yielded = self._yielded, 0
+        end = self._end
+
+        def hand_over() -> None:
+            # In this order, or each worker would wait for its item in a queue.
+            self._feed.put(items, end)
+            self._stream.release(yielded)
+
+        return hand_over

@@ -121,39 +121,50 @@ class Stream(Generic[_Item]):
         return self
 
     async def __anext__(self) -> Outcome:
-        if not self._ready:
-            await self._wait()
-        return self._pop()
+        if not self._ready and not await self.wait():
+            raise StopAsyncIteration
+        self.release(1)
+        return self._ready.popleft()
+
+    async def take(self, most: int) -> list[Outcome]:
+        """Return the outcomes that are ready, at least one, at most ``most``; [] at the end."""
+        taken = self.pop(most) if await self.wait() else []
+        self.release(len(taken))
+        return taken
+
+    async def wait(self) -> bool:
+        """Wait until an outcome is ready; False at the end.
+
+        Raises:
+            Exception: What the source or the work raised, after all outcomes.
+        """
+        while not self._ready and self._workers:
+            await self._changed.wait()
+        if not self._ready and self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return bool(self._ready)
+
+    def pop(self, most: int) -> list[Outcome]:
+        """Return outcomes that are ready; they count as not yielded until their ``release``."""
+        return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+
+    def release(self, count: int) -> None:
+        """Count outcomes as yielded, so that as many more items may be pulled."""
+        self._unread -= count
+        for _ in range(count):
+            self._tickets.release()
 
     @property
     def unread(self) -> int:
         """Items that were pulled and not yet yielded."""
         return self._unread
 
-    async def take(self, most: int) -> list[Outcome]:
-        """Return the outcomes that are ready, at least one, at most ``most``; [] at the end."""
-        try:
-            taken = [await self.__anext__()]
-        except StopAsyncIteration:
-            return []
-        while self._ready and len(taken) < most:
-            taken.append(self._pop())
-        return taken
-
     def stop(self) -> None:
         """Pull no more items; what was pulled goes on and is yielded."""
         self._exhausted = True
         if self._group is not None and self._pull is not None:
             self._pull.cancel()
-
-    async def _wait(self) -> None:
-        while not self._ready:
-            if self._workers == 0:
-                if self._failure is not None:
-                    failure, self._failure = self._failure, None
-                    raise failure
-                raise StopAsyncIteration
-            await self._changed.wait()
 
     def _hire(self) -> None:
         assert self._group is not None
@@ -195,7 +206,7 @@ class Stream(Generic[_Item]):
     def _settle(self, index: int, outcome: Outcome | None) -> None:
         if not self._ordered:
             if outcome is None:
-                self._free()
+                self.release(1)
                 return
             self._ready.append(outcome)
         else:
@@ -204,18 +215,10 @@ class Stream(Generic[_Item]):
                 due = self._early.pop(self._next_yielded)
                 self._next_yielded += 1
                 if due is None:
-                    self._free()
+                    self.release(1)
                 else:
                     self._ready.append(due)
         self._tell()
-
-    def _pop(self) -> Outcome:
-        self._free()
-        return self._ready.popleft()
-
-    def _free(self) -> None:
-        self._unread -= 1
-        self._tickets.release()
 
     def _tell(self) -> None:
         self._changed.set()
