@@ -11,11 +11,11 @@ import unicodedata
 from collections.abc import Callable
 
 from multidict import CIMultiDict
-from yarl import URL
 
 from imagen_async.policy.guard import address_problem, url_problem
 from imagen_async.policy.names import NAME_LIMIT, SLUG_LIMIT, file_name, slug
 from imagen_async.policy.retry_after import retry_after
+from imagen_async.session.fetch import _uri
 from imagen_async.wire.answer import structure_answer
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 from imagen_async.wire.envelope import clean, read_error_body, request_id
@@ -204,12 +204,13 @@ def guard(data: bytes) -> None:
         if problem is not None:
             continue
         try:
-            url = URL(link.replace(" ", "%20"), encoded=True)
+            url = _uri(link)
         except ValueError:
             continue
         assert url.scheme in ("http", "https"), link
         assert (url.user, url.password) == (None, None), link
         assert url.raw_host, link
+        assert str(url).isascii(), link
     problem = address_problem(text)
     assert problem is None or problem.isascii()
 
