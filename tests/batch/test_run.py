@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from runs import b64, core_on, images, run_all, view
 
+from imagen_async.batch import schema
+from imagen_async.batch.journal import Journal
 from imagen_async.batch.run import Run, RunOptions
 from imagen_async.batch.source import Row, read_source
 from imagen_async.emulator import Emulator
@@ -560,3 +562,73 @@ async def test_the_journal_is_one_that_sqlite_reads(core: Any, tmp_path: Path) -
         rows = connection.execute("SELECT state, charge, images FROM item").fetchall()
     connection.close()
     assert rows == [("done", 2, 1)]
+
+
+async def test_nothing_is_sent_without_its_commit(
+    emulator: Emulator, core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the very commit before a POST fails, no byte of it leaves, and nothing counts as spent."""
+    real = Journal.write
+
+    async def write(self: Journal, statement: str, *parameters: Any) -> None:
+        if statement == schema.SENDING:
+            raise ConfigurationError("The journal cannot be written.")
+        await real(self, statement, *parameters)
+
+    monkeypatch.setattr(Journal, "write", write)
+    outcomes, report = await run_all(core, b64("a", "b"), tmp_path / "out")
+
+    assert (outcomes, report.stopped_by, report.spent) == ([], "journal", 0)
+    assert emulator.ledger.total.posts == 0
+
+
+async def test_a_closed_client_stops_the_batch(core: Any, tmp_path: Path) -> None:
+    """Its items are not failed: they go back."""
+    await core.aclose()
+    outcomes, report = await run_all(core, b64("a", "b"), tmp_path / "out")
+
+    assert (outcomes, report.stopped_by, report.failed) == ([], "client", 0)
+    assert report.pending > 0
+
+
+async def test_a_request_that_json_cannot_carry_is_refused(core: Any, tmp_path: Path) -> None:
+    """It is that row's error, and the others run."""
+    bad = GenerationRequest("a", extra={"x": object()})
+    outcomes, report = await run_all(core, [bad, *b64("b")], tmp_path / "out")
+
+    assert {type(outcome.error) for outcome in outcomes} == {InvalidRequestError, type(None)}
+    assert (report.done, report.invalid) == (1, 1)
+
+
+async def test_a_plan_knows_what_a_dead_run_left(
+    emulator: Emulator, core: Any, tmp_path: Path
+) -> None:
+    """What was under way will be held as unknown, links are downloaded."""
+    out = tmp_path / "out"
+    emulator.fail_next("file_expired", prompt="link")
+    await run_all(core, ["link", *b64("cut")], out)
+    connection = sqlite3.connect(out / "journal.sqlite3")
+    connection.execute("UPDATE item SET state = 'sending' WHERE state = 'done'")
+    connection.commit()
+    connection.close()
+
+    plan = await Run(core, ["link", *b64("cut")], out).plan()
+    assert (plan.downloads, plan.unknown, plan.to_send, plan.rows) == (1, 1, 0, 2)
+    plan = await Run(core, b64("cut"), out, RunOptions(on_unknown="resend")).plan()
+    assert (plan.to_send, plan.resend) == (1, 1)
+
+
+async def test_outcomes_can_be_taken_in_lots(core: Any, tmp_path: Path) -> None:
+    """Lots hold what is ready, and an empty one is the end; outside its block a run is an error."""
+    run = Run(core, b64(*"0123456789"), tmp_path / "out")
+    with pytest.raises(ConfigurationError, match="async with"):
+        await run.take(1)
+    async with run:
+        lots = [await run.take(4)]
+        while lots[-1]:
+            lots.append(await run.take(4))
+
+    assert sum(map(len, lots)) == 10
+    assert max(map(len, lots)) <= 4
+    assert run.report.stopped_by is None
+    assert run.folder == tmp_path / "out"
