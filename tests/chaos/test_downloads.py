@@ -85,6 +85,25 @@ async def test_the_links_of_an_answer_that_is_cut_are_fetched(
     assert all(image.path for image in generation.images)
 
 
+async def test_a_batch_keeps_the_links_of_an_answer_that_is_cut(tmp_path: Path) -> None:
+    """H11: the item is done with what came, and a resume orders nothing."""
+    async with Emulator(draw="tiny") as emulator, on(emulator) as imagen:
+        url = (await imagen.generate("a dog", response_format="url")).images[0].url
+        assert url is not None
+        emulator.fail_next(f"cut:{2 * len(url) + 60}")
+        request = GenerationRequest("a cat", response_format="url", n=4)
+        reports = []
+        for _ in range(2):
+            async with imagen.batch([request], out=tmp_path / "out", gallery=False) as run:
+                reports.append([outcome async for outcome in run])
+        assert emulator.ledger["a cat"].posts == 1
+    (outcome,), nothing = reports
+    assert nothing == []
+    assert 1 <= len(outcome.generation.images) <= 2
+    assert outcome.generation.problems[0].startswith("the answer was not whole: ")
+    assert (run.report.done, run.report.images) == (1, len(outcome.generation.images))
+
+
 CAT = GenerationRequest("a cat", response_format="url")
 HOSTS = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "[::ffff:127.0.0.1]", "0x7f000001", "localhost"]
 
