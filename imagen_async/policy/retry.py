@@ -207,7 +207,8 @@ def decide(
     refused = judgement.verdict is Verdict.REFUSED
     drained = waits and judgement.again and not refused and budget.empty
     closes_gate = refused or drained
-    steps = (closings or history.refusals) if refused else history.failures
+    failures = history.failures
+    steps = (closings or history.refusals) if refused else failures
     asked = retry_after or 0.0
     wait = _wait(policy, retry_after, steps, draw)
     if drained:
@@ -217,10 +218,7 @@ def decide(
         (not judgement.again, ""),
         (history.charges >= policy.max_charges, f"the charge cap of {policy.max_charges}"),
         (refused and history.refusals >= limit, _plural(history.refusals, "refusal")),
-        (
-            not closes_gate and history.failures >= policy.max_attempts,
-            _plural(history.failures, "attempt"),
-        ),
+        (not closes_gate and failures >= policy.max_attempts, _plural(failures, "attempt")),
         (
             not waits and asked > policy.retry_after_max,
             f"the server asked for {math.ceil(asked)} s, more than retry_after_max",

@@ -171,26 +171,40 @@ class Attempt:
         timer = self._timer
         if limit < self.times.answer:
             timer = timeouts(limit, connect=min(self.times.connect, limit))
-        broken: ExchangeError | None = None
-        head: Head | None = None
         try:
             head = await transport.post(self.url, outgoing, headers, timer, on_head)
         except ExchangeError as error:
-            # With its traceback it would hold this frame, and this frame it: a cycle.
-            broken, head = error.with_traceback(None), error.head
+            return self._broken(error, receiver, limit, key_used_before)
         except BaseException:
             if isinstance(receiver, _AnswerText):
                 receiver.discard()
             raise
-        if head is None or (
-            broken and isinstance(receiver, _AnswerText) and receiver.silent(broken)
-        ):
-            assert broken is not None
-            return Setback(self._judge_broken(broken, limit))
         if isinstance(receiver, _AnswerText):
-            if broken is not None:
-                return _salvaged(head, receiver, f"{self._phase(broken, limit)}, in its body")
             return self._read(head, receiver)
+        return self._refused(head, receiver, key_used_before)
+
+    def _broken(
+        self,
+        broken: ExchangeError,
+        receiver: _ErrorText | _AnswerText,
+        limit: float,
+        key_used_before: bool,
+    ) -> Reply | Setback:
+        """Judge by what came before the break: a refusal, part of an answer, or nothing."""
+        head = broken.head
+        if head is not None and isinstance(receiver, _ErrorText):
+            return self._refused(head, receiver, key_used_before)
+        phase = self._phase(broken, limit)
+        if head is not None and isinstance(receiver, _AnswerText) and not receiver.silent(broken):
+            return _salvaged(head, receiver, f"{phase}, in its body")
+        judgement = judge_failure(broken.kind, sent=broken.sent, detail=phase)
+        if head is None:
+            return Setback(judgement)
+        # A head came, and nothing but blanks after it: support can tell what became of it.
+        found = request_id(head.headers, None)
+        return Setback(attrs.evolve(judgement, status=head.status, request_id=found))
+
+    def _refused(self, head: Head, receiver: _ErrorText, key_used_before: bool) -> Setback:
         judgement = judge_status(
             head.status,
             head.headers,
@@ -199,15 +213,6 @@ class Attempt:
             server_errors_charged=self.server_errors_charged,
         )
         return Setback(judgement, retry_after(head.headers, time.time()))
-
-    def _judge_broken(self, broken: ExchangeError, limit: float) -> Judgement:
-        detail = self._phase(broken, limit)
-        judgement = judge_failure(broken.kind, sent=broken.sent, detail=detail)
-        if broken.head is None:
-            return judgement
-        # A head came, and nothing but blanks after it: support can tell what became of it.
-        found = request_id(broken.head.headers, None)
-        return attrs.evolve(judgement, status=broken.head.status, request_id=found)
 
     def _phase(self, broken: ExchangeError, limit: float) -> str:
         if broken.kind is FailureKind.CONNECT_TIMEOUT:

@@ -166,9 +166,8 @@ class Core:
             charge=charge,
         )
         try:
-            generation = await self._tracked(
-                self._sender.send(call, transport), lambda: _closed_error(call)
-            )
+            work = self._sender.send(call, transport)
+            generation = await self._tracked(work, lambda: _closed_error(call))
         except ImagenError as error:
             self._count_error(call, error)
             raise
