@@ -10,7 +10,7 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
-from imagen_async.wire.decoder import AnswerError, Embedded
+from imagen_async.wire.decoder import AnswerError, AnswerLimits, Embedded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ _OWN = frozenset({"created", *_LISTS})
 _LATEST = 253_402_300_799  # the last second of the year 9999
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?", re.ASCII)
 _MOST_PROBLEMS = 20
+_MOST = AnswerLimits().max_images
 
 
 @attrs.frozen
@@ -74,11 +75,15 @@ def structure_answer(document: object) -> Answer:
         value = document.get(name)
         if value:
             _read_items(value if isinstance(value, list) else [value], items, problems)
+    # each link is a download; the number of images is bounded already
+    kept = [item for place, item in enumerate(items) if place < _MOST or item.embedded]
+    if len(kept) < len(items):
+        problems.insert(0, f"{len(items) - len(kept)} links over the number of images")
     if len(problems) > _MOST_PROBLEMS:
         problems[_MOST_PROBLEMS:] = [f"and {len(problems) - _MOST_PROBLEMS} more like these"]
     return Answer(
         _seconds(document.get("created")),
-        tuple(items),
+        tuple(kept),
         {name: document[name] for name in document if name not in _OWN},
         tuple(problems),
     )

@@ -120,7 +120,11 @@ class EventDecoder:
             self._rescue(self._event)
             self._event = None
         found = [each for item in self._items.values() for each in _worth(item)]
-        return [*found, *self.strays]
+        found += [each for each in self.strays if isinstance(each, str) or each.sink is not None]
+        most = self._limits.max_images
+        return [
+            each for place, each in enumerate(found) if place < most or isinstance(each, Embedded)
+        ]
 
     def _take(self, piece: bytes) -> None:
         if not self._in_data:

@@ -141,3 +141,12 @@ def test_any_object_is_read(document: dict[str, Any]) -> None:
     answer = structure_answer(document)
     assert all(item.url or item.embedded for item in answer.items)
     assert all(len(problem) < 60 and problem.isascii() for problem in answer.problems)
+
+
+def test_links_over_the_number_of_images_are_dropped_and_told() -> None:
+    """A list of thousands of links is not thousands of downloads; no image goes with them."""
+    links = [{"url": f"https://x/{number}"} for number in range(500)]
+    answer = structure_answer({"data": [*links, {"b64_json": WHOLE}]})
+    assert [item.url for item in answer.items[:128]] == [link["url"] for link in links[:128]]
+    assert [item.embedded for item in answer.items[128:]] == [WHOLE]
+    assert answer.problems == ("372 links over the number of images",)

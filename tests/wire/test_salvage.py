@@ -163,3 +163,11 @@ def test_a_stream_of_events_gives_the_links_of_its_results() -> None:
     decoder.feed(broken + b"\n\n" + whole)
     assert decoder.finish() == {"data": [{"url": "https://x/1"}]}
     assert decoder.strays == ["https://x/3"]
+
+
+def test_a_broken_stream_gives_no_spoiled_image_and_no_flood_of_links() -> None:
+    """What is spoiled is not salvaged, and of links no more than an answer may have images."""
+    spoiled = b'event: x.completed\ndata: {"b64_json":"?"}}\n\n' * 4
+    assert salvaged(spoiled) == []
+    flood = b"".join(b'data: {"url":"https://x/%d"}\n\n' % number for number in range(500))
+    assert len(salvaged(flood)) == AnswerLimits().max_images
