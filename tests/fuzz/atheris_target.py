@@ -42,7 +42,8 @@ def main() -> None:
             for number, seed in enumerate(SEEDS):
                 Path(seeds, f"{target}-{number}").write_bytes(bytes([target]) + seed)
             Path(seeds, f"{target}-soup").write_bytes(bytes([target, 9, 0, 1, 22, 3, 5]))
-        atheris.Setup([*sys.argv, seeds], one)
+        replay = any(Path(given).is_file() for given in sys.argv[1:])
+        atheris.Setup(sys.argv if replay else [*sys.argv, seeds], one)
         atheris.Fuzz()
 
 
