@@ -1,6 +1,6 @@
 """The long walk: atheris, guided by coverage, through the same targets as ``test_fuzz.py``.
 
-It is not run by pytest. atheris has wheels for CPython 3.11 and later on Linux::
+It is not run by pytest, and atheris is not among the requirements of the tests::
 
     pip install atheris
     PYTHONPATH=. python tests/fuzz/atheris_target.py -runs=5000000 -max_len=400 \
