@@ -61,12 +61,17 @@ class Job(Generic[T]):
             self._task.cancel()
 
     async def _run(self) -> None:
+        future, function = self.future, self._function
+        # An error's traceback holds this frame: what holds the error must not stay in it.
+        del self
         try:
-            self.future.set_result(await self._function())
+            future.set_result(await function())
         except asyncio.CancelledError:
-            self.future.set_exception(ConfigurationError(_CLOSED))
+            future.set_exception(ConfigurationError(_CLOSED))
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
-            self.future.set_exception(error)
+            future.set_exception(error)
+        finally:
+            del future
 
 
 class Portal:
@@ -84,30 +89,29 @@ class Portal:
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run a coroutine function on the loop and wait for it, as ``wait`` does."""
-        job = Job(function)
-        return self.wait(job, self._worker.start(job))
+        return self.wait(self._worker.start(Job(function)))
 
-    def wait(self, job: Job[Any], future: Future[T]) -> T:
+    def wait(self, job: Job[T]) -> T:
         """Wait for a job.
 
         Ctrl-C cancels it and waits for its cleanup; a second Ctrl-C leaves at once.
-
-        Args:
-            job: What Ctrl-C cancels.
-            future: Its future, or another that it settles.
         """
         try:
-            return future.result()
+            return job.future.result()
         except BaseException:
-            if not future.done():
+            if not job.future.done():
                 self._worker.cancel(job)
             raise
         finally:
-            del job, future  # an error's traceback holds this frame, and these hold the error
+            del job  # as in its _run
 
-    def start(self, job: Job[T]) -> Future[T]:
-        """Start a job and return its future."""
-        return self._worker.start(job)
+    def start(self, function: Callable[[], Awaitable[T]]) -> Job[T]:
+        """Start a coroutine function on the loop."""
+        return self._worker.start(Job(function))
+
+    def cancel(self, job: Job[Any]) -> None:
+        """Cancel a job and wait for its cleanup."""
+        self._worker.cancel(job)
 
     def soon(self, function: Callable[[], object]) -> None:
         """Run a plain function on the loop, without waiting; here and now if this is the loop."""
@@ -165,7 +169,7 @@ class _Worker:
         """Whether there is a thread that would run a function."""
         return self._loop is not None and not self._closed and os.getpid() == self._pid
 
-    def start(self, job: Job[T]) -> Future[T]:
+    def start(self, job: Job[T]) -> Job[T]:
         """Start a job on the loop; start the thread if there is none."""
         if os.getpid() != self._pid:
             raise ForkedClientError(_FORKED)
@@ -173,7 +177,7 @@ class _Worker:
             raise ConfigurationError(_OWN_LOOP)
         self._warn_of_loop()
         self.soon(job.start)
-        return job.future
+        return job
 
     def soon(self, function: Callable[[], object]) -> None:
         """Run a plain function on the loop, after all that was given before."""

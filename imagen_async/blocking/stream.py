@@ -7,14 +7,12 @@ import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping
-from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import anyio
 
-from imagen_async.blocking.portal import Job
 from imagen_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from imagen_async.blocking.portal import Portal
+    from imagen_async.blocking.portal import Job, Portal
     from imagen_async.session.many import Outcome
 
 S = TypeVar("S", bound="Slices")
@@ -134,22 +132,28 @@ class BlockingStream(Generic[S]):
         self._stream = open_stream(self._feed if plain else source)
         self._source: Iterator[Any] | None = None
         if isinstance(source, Iterable) and plain:
-            self._source = itertools.islice(source, limit)
+            self._source = iter(source) if limit is None else itertools.islice(source, limit)
         self._bound = self._room = bound
         self._dropped = dropped
-        self._pulled: list[Any] = []
+        self._pulled: deque[Any] = deque()
         self._end: Exception | None = None
-        self._yielded = 0
+        self._told = False
+        self._yielded = self._released = 0
         self._slow = False
         self._ready: deque[Outcome] = deque()
-        self._entered: Future[None] = Future()
+        self._entered = asyncio.Event()
         self._leaving = asyncio.Event()
         self._job: Job[None] | None = None
 
     def __enter__(self) -> Self:
-        job = Job(self._live)
-        self._portal.start(job)
-        self._portal.wait(job, self._entered)
+        job = self._portal.start(self._live)
+        try:
+            self._portal.call(self._entered.wait)
+        except BaseException:
+            self._portal.cancel(job)
+            raise
+        if job.future.done():
+            self._portal.wait(job)  # which raises what kept it from entering
         self._job = job
         return self
 
@@ -163,7 +167,7 @@ class BlockingStream(Generic[S]):
         if job is not None:
             if not job.future.done():
                 self._portal.soon(partial(self._leave, error))
-            self._portal.wait(job, job.future)
+            self._portal.wait(job)
 
     def __iter__(self) -> Iterator[Outcome]:
         return self
@@ -171,12 +175,12 @@ class BlockingStream(Generic[S]):
     def __next__(self) -> Outcome:
         if self._job is None:
             raise ConfigurationError("Use it in a with block: `with ... as outcomes:`.")
-        if self._ready and not self._slow and 2 * self._yielded >= self._bound:
+        if self._ready and not self._slow and 2 * (self._yielded - self._released) >= self._bound:
             self._pull()
-            self._portal.soon(self._handed_over())
+            self._tell()
         while not self._ready:
             self._pull()
-            if not self._portal.call(partial(self._exchange, self._handed_over())):
+            if not self._portal.call(self._exchange):
                 raise StopIteration
         self._room += 1
         self._yielded += 1
@@ -190,22 +194,19 @@ class BlockingStream(Generic[S]):
         """Be inside the stream: its tasks must be left by the task that entered them."""
         try:
             async with self._stream:
-                self._entered.set_result(None)
+                self._entered.set()
                 await self._leaving.wait()
-        except BaseException as error:
-            if not self._entered.done():
-                self._entered.set_exception(error)
-            raise
         finally:
+            self._entered.set()
             for outcome in self._ready:
                 self._dropped(outcome)
 
-    async def _exchange(self, hand_over: Callable[[], None]) -> bool:
+    async def _exchange(self) -> bool:
         """Give items and get outcomes, if only there are some or no more items; False at the end.
 
         It also returns when an item is asked for and none is left to give.
         """
-        hand_over()
+        self._collect()
         more = True
         with anyio.CancelScope() as scope:
             self._feed.when_starving(scope.cancel)
@@ -228,6 +229,8 @@ class BlockingStream(Generic[S]):
                 self._source, self._end = None, StopAsyncIteration()
             except Exception as error:  # noqa: BLE001 - raised where the async side's would be
                 self._source, self._end = None, error
+            # At once, for the next item may take for ever.
+            self._tell()
             self._slow = time.monotonic() > slow
             if self._slow:
                 return
@@ -235,17 +238,21 @@ class BlockingStream(Generic[S]):
     def _pull_all(self) -> None:
         self._pulled.extend(self._source or ())
         self._source, self._end = None, StopAsyncIteration()
-        self._portal.soon(self._handed_over())
+        self._tell()
 
-    def _handed_over(self) -> Callable[[], None]:
-        """Return what tells the loop of the items pulled and the outcomes yielded since."""
-        items, self._pulled = self._pulled, []
-        yielded, self._yielded = self._yielded, 0
-        end = self._end
+    def _tell(self) -> None:
+        """Let the loop collect, once for all that it has not collected yet."""
+        if not self._told:
+            self._told = True
+            self._portal.soon(self._collect)
 
-        def hand_over() -> None:
-            # In this order, or each worker would wait for its item in a queue.
-            self._feed.put(items, end)
+    def _collect(self) -> None:
+        """Take over what was pulled and yielded since the last time; on the loop."""
+        self._told = False
+        end = self._end  # first: all items are there once it is set
+        items = [self._pulled.popleft() for _ in range(len(self._pulled))]
+        # In one step, or each worker would wait for its item in a queue.
+        self._feed.put(items, end)
+        if yielded := self._yielded - self._released:
+            self._released += yielded
             self._stream.release(yielded)
-
-        return hand_over

@@ -145,7 +145,10 @@ class Sender:
                     return await self._with_links(call, step, transport)
                 return step
             if isinstance(step, ImagenError):
-                raise step
+                try:
+                    raise step
+                finally:
+                    del step, result  # its traceback holds this frame: no cycle with its images
             if not step.closes_gate:
                 await anyio.sleep(step.wait)
 
