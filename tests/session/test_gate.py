@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imagen_async import Limits
 from imagen_async.policy.valve import Grant
-from imagen_async.session.gate import Gate
+from imagen_async.session.gate import EARLY, Gate
 from tests import virtual
 from tests.virtual import now, virtually
 
@@ -181,3 +181,32 @@ async def test_a_cancelled_wait(wait: str) -> None:
     assert now() - began <= 2
     gate.leave()
     assert (gate.in_flight, gate.queued) == (0, 0)
+
+
+@virtually
+async def test_a_gate_that_closes_in_the_last_moment() -> None:
+    """A call whose pace is due while the gate closes waits for the gate, and probes."""
+    gate = Gate(Limits(concurrency=3, requests_per_minute=60))
+    first = await gate.enter()
+    waiting = asyncio.ensure_future(gate.enter())
+    await asyncio.sleep(1 - EARLY / 2)
+    gate.refuse(first, 30)
+    await asyncio.sleep(29)
+    assert not waiting.done()
+    await asyncio.sleep(2)
+    assert (await waiting).probe
+
+
+@virtually
+async def test_cancelled_in_the_last_moment() -> None:
+    """A call cancelled right before its turn leaves slot and queue as they were."""
+    gate = Gate(Limits(concurrency=1, requests_per_minute=60))
+    await gate.enter()
+    gate.leave()
+    waiting = asyncio.ensure_future(gate.enter())
+    await asyncio.sleep(1 - EARLY / 2)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (gate.in_flight, gate.queued) == (0, 0)
+    await gate.enter()
