@@ -32,12 +32,13 @@ class AnswerDecoder:
         limits: How much of the body is taken.
     """
 
-    __slots__ = ("_body", "_head", "_limits", "_open_sink")
+    __slots__ = ("_blanks", "_body", "_head", "_limits", "_open_sink")
 
     def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits = _DEFAULT) -> None:
         self._open_sink = open_sink
         self._limits = limits
         self._head = b""
+        self._blanks = 0
         self._body: DocumentDecoder | EventDecoder | None = None
 
     @property
@@ -81,7 +82,11 @@ class AnswerDecoder:
     def _begin(self, chunk: bytes) -> None:
         head = self._head + chunk
         if head[:1] != b"{":
+            size = len(head)
             head = _BLANK.sub(b"", head, count=1)
+            self._blanks += size - len(head)
+            if self._blanks > self._limits.max_text_bytes:
+                raise AnswerError(f"more than {self._limits.max_text_bytes} blanks came before it")
             if any(head != start and start.startswith(head) for start in (_BOM, *STARTS)):
                 self._head = head
                 return

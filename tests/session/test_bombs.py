@@ -25,7 +25,12 @@ MEGABYTES = 300
 MIB = 1024 * 1024
 ROOT = Path(__file__).parents[2]
 GOOD = json.dumps({"data": [{"b64_json": base64.b64encode(PNG).decode()}]}).encode()
-STARTS = {"zeros": b"\0", "a number": b'{"created":1', "an image": b'{"data":[{"b64_json":"A'}
+STARTS = {
+    "spaces": b" ",
+    "zeros": b"\0",
+    "a number": b'{"created":1',
+    "an image": b'{"data":[{"b64_json":"A',
+}
 
 
 def pack_gzip(start: bytes, filler: bytes) -> Iterator[bytes]:
@@ -169,6 +174,7 @@ async def test_a_bomb_costs_no_memory_and_little_time(encoding: str) -> None:
     assert fine["error"] is None
     endings = [(each["prompt"], each["error"], each["charge"]) for each in told]
     assert endings == [
+        ("spaces", "SpoiledAnswerError", "yes"),
         ("zeros", "SpoiledAnswerError", "yes"),
         ("a number", "SpoiledAnswerError", "yes"),
         ("an image", "SpoiledAnswerError", "yes"),

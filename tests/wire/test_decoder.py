@@ -345,6 +345,17 @@ def test_a_large_text_is_refused_while_it_streams() -> None:
     assert run.decoder.salvage() == []
 
 
+@pytest.mark.parametrize("size", [1000, 65_536])
+def test_blanks_before_the_answer_are_bounded(size: int) -> None:
+    """A gateway may send blanks while it draws, as many as a text may have bytes and no more."""
+    limits = AnswerLimits(max_text_bytes=200_000)
+    assert Run(limits).result(b" " * 200_000 + b"{}", size) == {}
+    run = Run(limits)
+    with pytest.raises(AnswerError, match="more than 200000 blanks"):
+        run.feed(b" " * 300_000, size)
+    assert run.decoder.salvage() == []
+
+
 def test_an_error_carries_an_excerpt_without_images() -> None:
     """The excerpt has the text's start, 64 KiB of it, and no base64 of long images."""
     run = Run()
