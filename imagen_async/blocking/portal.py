@@ -27,6 +27,7 @@ EXIT_WITHIN = 1.5
 """Seconds that closing at the interpreter's exit may take."""
 _CLOSED = "This client is closed; make a new one."
 _FORKED = "This client was made before a fork, in another process; make a new one here."
+_ENDING = "No thread can be started any more: call Imagen before the interpreter ends."
 _OWN_LOOP = (
     "Imagen was called on its own event loop, where it would wait for itself; use AsyncImagen "
     "there, or call it from another thread."
@@ -223,7 +224,11 @@ class _Worker:
         loop = _new_loop()
         self._ending = loop.create_future()
         thread = threading.Thread(target=self._run, args=(loop,), name="imagen-async", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            loop.close()
+            raise ConfigurationError(_ENDING) from None
         self._thread = thread
         return loop
 
