@@ -254,7 +254,7 @@ class _Worker:
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         uvloop: Any = import_module("uvloop")
-    except ImportError:
+    except (ImportError, RuntimeError):  # the latter while the interpreter ends
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
