@@ -74,7 +74,7 @@ class Base64Decoder:
         self._sink: Sink | None = None
         self._size = 0
 
-    def offer(self, piece: bytes) -> bool:
+    def offer(self, piece: bytes | memoryview) -> bool:
         """Take a piece if it is plain base64 throughout: the fast path.
 
         Args:
@@ -85,7 +85,7 @@ class Base64Decoder:
         """
         needed = -len(self._carry) % 4
         end = len(piece) - (len(piece) - needed) % 4
-        tail = piece[end:]
+        tail = bytes(piece[end:])
         if end <= needed or self._padded or self._problem or tail.translate(None, _LETTERS):
             return False
         try:
@@ -180,7 +180,7 @@ class ImageString:
         if problem:
             self._base64.spoil(problem)
 
-    def feed(self, piece: bytes) -> bytes | None:
+    def feed(self, piece: bytes | memoryview) -> bytes | None:
         r"""Take the next piece of the string, in JSON's own spelling.
 
         Args:

