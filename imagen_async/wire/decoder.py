@@ -43,8 +43,9 @@ class AnswerDecoder:
 
     @property
     def strays(self) -> list[Embedded | str]:
-        """Images, and links, that no item of the document refers to; known after ``finish``."""
-        return [] if self._body is None else self._body.strays
+        """Whole images, and links, that no item of the document has; known after ``finish``."""
+        strays = [] if self._body is None else self._body.strays
+        return [each for each in strays if isinstance(each, str) or each.sink is not None]
 
     def feed(self, chunk: bytes, /) -> None:
         """Take the next bytes of the body.

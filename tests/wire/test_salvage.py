@@ -171,3 +171,12 @@ def test_a_broken_stream_gives_no_spoiled_image_and_no_flood_of_links() -> None:
     assert salvaged(spoiled) == []
     flood = b"".join(b'data: {"url":"https://x/%d"}\n\n' % number for number in range(500))
     assert len(salvaged(flood)) == AnswerLimits().max_images
+
+
+def test_a_spoiled_image_is_no_stray() -> None:
+    """Images that a later answer replaces count only if they are whole."""
+    decoder = AnswerDecoder(MemorySink)
+    decoder.feed(b'data: {"b64_json":"?"}\n\n' * 9 + b'data: {"b64_json":"QUJD"}\n\n')
+    decoder.feed(b'data: {"data":[]}\n\n')
+    assert decoder.finish() == {"data": []}
+    assert [shown(stray) for stray in decoder.strays] == [b"ABC"]
