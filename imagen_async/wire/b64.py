@@ -192,7 +192,7 @@ class ImageString:
         Raises:
             ValueError: The string is not JSON.
         """
-        if not self._fresh and not self._held and self._base64.offer(piece):
+        if not self._held and self._offer(piece):
             return None
         piece = self._held + piece
         end = _string_end(piece)
@@ -226,7 +226,7 @@ class ImageString:
         """Drop what was written: the string will not be closed."""
         self._base64.abandon()
 
-    def _offer(self, piece: bytes) -> bool:
+    def _offer(self, piece: bytes | memoryview) -> bool:
         if self._fresh and (not piece or piece[0] in _MAY_BEGIN_PREFIX):
             return False
         taken = self._base64.offer(piece)
