@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from imagen_async.blocking.portal import Portal
 from imagen_async.blocking.run import BlockingRun
@@ -117,10 +117,10 @@ class Imagen:
         client = getattr(self, "_client", None)  # a traceback may show one that was refused
         return repr(client).removeprefix("Async") if client else "Imagen(base_url=None)"
 
-    generate = _blocking(AsyncImagen.generate)
-    generate_to = _blocking(AsyncImagen.generate_to)
-    read = _blocking(AsyncImagen.read)
-    save = _blocking(AsyncImagen.save)
+    generate: Final = _blocking(AsyncImagen.generate)
+    generate_to: Final = _blocking(AsyncImagen.generate_to)
+    read: Final = _blocking(AsyncImagen.read)
+    save: Final = _blocking(AsyncImagen.save)
 
     @_documented(AsyncImagen.generate_many)
     def generate_many(  # noqa: D102

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import cattrs
-from cattrs.gen import make_dict_structure_fn, override
 
 from imagen_async.wire.decoder import AnswerError, AnswerLimits, Embedded
 
@@ -94,7 +93,7 @@ def _read_items(values: list[Any], items: list[Item], problems: list[str]) -> No
         if not isinstance(value, dict):
             problems.append(f"item {number} is not an object")
             continue
-        item = _structure_item(value, Item)
+        item = _structure_item()(value, Item)
         if item.embedded.problem if item.embedded else not item.url:
             item = _second_look(item, value, number, problems)
         if item.url or item.embedded:
@@ -133,11 +132,16 @@ def _seconds(value: object) -> int | None:
     return math.floor(value)
 
 
-_converter = cattrs.Converter(detailed_validation=False)
-_structure_item: Callable[[dict[str, Any], type[Item]], Item] = make_dict_structure_fn(
-    Item,
-    _converter,
-    url=override(struct_hook=_text),
-    embedded=override(rename="b64_json", struct_hook=_embedded),
-    revised_prompt=override(struct_hook=_text),
-)
+@cache
+def _structure_item() -> Callable[[dict[str, Any], type[Item]], Item]:
+    # With the first answer: importing cattrs takes a tenth of the time that aiohttp does.
+    from cattrs import Converter
+    from cattrs.gen import make_dict_structure_fn, override
+
+    return make_dict_structure_fn(
+        Item,
+        Converter(detailed_validation=False),
+        url=override(struct_hook=_text),
+        embedded=override(rename="b64_json", struct_hook=_embedded),
+        revised_prompt=override(struct_hook=_text),
+    )
