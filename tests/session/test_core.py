@@ -306,16 +306,20 @@ async def test_a_cancelled_close_still_closes() -> None:
 async def test_a_users_cancellation_stays_one() -> None:
     """A task that its owner cancels while the client closes ends as cancelled."""
 
-    async def slow(post: Post) -> Answer:
+    async def reluctant(post: Post) -> Answer:
         post.send()
-        await asyncio.sleep(1000)
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(1)
         return post.image()
 
-    async with scripted(slow) as (_, imagen):
+    async with scripted(reluctant) as (_, imagen):
         call = asyncio.ensure_future(imagen.generate("p"))
         await asyncio.sleep(0.1)
         closing = asyncio.ensure_future(imagen._core.aclose(0))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.5)
+        assert call.cancelling() == 1
         call.cancel()
         await closing
         with pytest.raises(asyncio.CancelledError):

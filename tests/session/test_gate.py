@@ -71,6 +71,22 @@ async def test_nobody_passes_a_queue() -> None:
 
 
 @virtually
+async def test_nobody_passes_those_who_wait_for_the_valve() -> None:
+    """In the moment in which the gate may be tried, the first in the queue tries it."""
+    gate = Gate(Limits(concurrency=2))
+    grant = await gate.enter()
+    gate.refuse(grant, 10)
+    gate.leave()
+    waiting = asyncio.ensure_future(gate.enter())
+    await asyncio.sleep(1)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, virtual.VirtualLoop)
+    loop.jump(20)
+    assert gate.enter_at_once() is None
+    assert (await waiting).probe
+
+
+@virtually
 async def test_an_abandoned_probe_frees_the_next() -> None:
     """When a probe ends without an answer, the next call probes at once."""
     gate = Gate(Limits(concurrency=4))

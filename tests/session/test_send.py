@@ -308,21 +308,56 @@ async def test_a_call_that_waits_holds_no_slot() -> None:
         assert gateway.peak == 1
 
 
+@pytest.mark.parametrize("end", ["cancelled", "answered", "broken"])
+@virtually
+async def test_how_a_probe_ends(end: str) -> None:
+    """A probe that says nothing lets the next one go at once; any answer opens the gate."""
+
+    async def handler(post: Post) -> Answer:
+        if post.prompt == "first" and post.number == 1:
+            return Answer(429, headers={"retry-after": "10"})
+        if len(gateway.posts) > 2:
+            return post.image()
+        await asyncio.sleep(1)
+        if end == "broken":
+            raise post.broken()
+        if end == "answered":
+            return Answer(400)
+        await asyncio.sleep(100)
+        return post.image()
+
+    async with scripted(handler) as (gateway, imagen):
+        first = asyncio.ensure_future(imagen.generate("first"))
+        await asyncio.sleep(0.1)
+        calls = [asyncio.ensure_future(imagen.generate(str(n))) for n in range(4)]
+        while len(gateway.posts) < 2:
+            await asyncio.sleep(0.1)
+        probe = gateway.posts[1]
+        await asyncio.sleep(1.05)
+        if end == "cancelled":
+            {"first": first, **dict(zip("0123", calls, strict=True))}[probe.prompt].cancel()
+        await asyncio.gather(first, *calls, return_exceptions=True)
+        assert gateway.posts[2].at - probe.at < 1.5
+        assert gateway.times[-1] - probe.at < 3
+
+
 async def test_a_sink_is_dropped_with_its_call(tmp_path: Path) -> None:
     """A call cancelled in the middle of its image leaves no file behind."""
     half = asyncio.Event()
 
     async def stall(exchange: Exchange) -> None:
-        body = exchange.generate()
-        await exchange.send(b"HTTP/1.1 200 X\r\nContent-Length: 100000\r\n\r\n")
-        await exchange.send(body[:40] + B64.encode() * 300)
+        exchange.generate()
+        await exchange.send(b"HTTP/1.1 200 X\r\nContent-Length: 1000000\r\n\r\n")
+        begun = base64.b64encode(PNG + bytes(600_000))[:600_000]
+        await exchange.send(b'{"data": [{"b64_json": "' + begun)
         half.set()
         await exchange.hang()
 
     async with chaos({}, stall) as (_, imagen):
         call = asyncio.ensure_future(imagen.generate_to(tmp_path, "p"))
         await half.wait()
-        await asyncio.sleep(0.02)
+        while not list(tmp_path.iterdir()):
+            await asyncio.sleep(0.001)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call

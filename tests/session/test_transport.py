@@ -187,6 +187,24 @@ async def test_a_failed_exchange_keeps_no_original(transport: Transport) -> None
     assert [value for value in held if isinstance(value, BaseException)] == [error]
 
 
+@pytest.mark.parametrize("sent", [True, False])
+async def test_time_that_ends_before_sending(transport: Transport, sent: bool) -> None:
+    """A timer that ends before the body is handed over is a connection that did not come."""
+    outgoing = Outgoing(b"{}")
+
+    async def late(*args: Any, **kwargs: Any) -> None:
+        outgoing.sent = sent
+        raise TimeoutError
+
+    times = timeouts(1, connect=1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(aiohttp.ClientSession, "post", late)
+        with pytest.raises(ExchangeError) as caught:
+            await transport.post(URL("http://x"), outgoing, CIMultiDict(), times, None)  # type: ignore[arg-type]
+    assert caught.value.kind is (FailureKind.TIMEOUT if sent else FailureKind.CONNECT_TIMEOUT)
+    assert caught.value.sent is sent
+
+
 @pytest.mark.parametrize("value", ["a\r\nb: c", "a\nb", "a\0b"])
 async def test_a_header_that_cannot_be_sent(transport: Transport, value: str) -> None:
     """A header with a line break is stopped before the socket, and is not told."""
