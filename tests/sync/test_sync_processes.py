@@ -165,13 +165,11 @@ def test_a_second_ctrl_c_leaves_at_once(spawn: Spawn, gateway: Emulator) -> None
     time.sleep(0.05)
     assert process.poll() is None
     began = time.monotonic()
-    while process.poll() is None and time.monotonic() - began < WAIT:
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
     _, complaints = process.communicate(timeout=WAIT)
 
     assert process.returncode == -signal.SIGINT
-    assert complaints.splitlines()[-1] == "KeyboardInterrupt"
+    assert complaints.splitlines()[-1].startswith("KeyboardInterrupt")
     assert time.monotonic() - began < EXIT_WITHIN
 
 
@@ -231,7 +229,7 @@ def test_a_second_ctrl_c_in_a_batch_cancels(spawn: Spawn) -> None:
         _, complaints = process.communicate(timeout=WAIT)
 
         assert process.returncode == -signal.SIGINT
-        assert complaints.splitlines()[-1] == "KeyboardInterrupt"
+        assert complaints.splitlines()[-1].startswith("KeyboardInterrupt")
         listed = Path("shots/unknown.jsonl").read_text()
         assert json.loads(listed)["prompt"] == "a fox"
 
@@ -280,7 +278,8 @@ def test_after_a_fork_the_child_sends_nothing_and_the_parent_goes_on(
     spawn: Spawn, gateway: Emulator, end: str
 ) -> None:
     """The child is told to make its own client, which works; the parent gets its own answers."""
-    process = spawn(FORK.replace("sys.argv[-1]", repr(end)))
+    # Python 3.12 and later warn of any fork beside threads.
+    process = spawn(FORK.replace("sys.argv[-1]", repr(end)), "-W", "ignore::DeprecationWarning")
     out, complaints = process.communicate(timeout=WAIT)
 
     assert (process.returncode, complaints) == (0, "")
