@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import Bench, BrokenChildError, Environments, Figures, median, ratios, serving
-from run import FSYNC, OPENAI, OURS, PLAIN, Side, folder, say
+from bench import Bench, BrokenChildError, Environments, Figures, Side, median, ratios, serving
+from run import FSYNC, OPENAI, OURS, PLAIN, folder, say
 
 IN_FLIGHT = 64
 TIMES_MORE = 8
