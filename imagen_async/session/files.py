@@ -194,11 +194,14 @@ class FolderShelf:
         sink.close()
         if sink.problem is not None:
             return Lost(sink.problem, disk=True)
-        if sink.part is None or sink.size == 0:
+        if sink.size == 0:
             sink.discard()
             return Lost("it is empty")
         try:
-            sealed = self._inspected(sink, sink.part)
+            if sink.part is None:
+                sealed = self._stored(sink)
+            else:
+                sealed = self._inspected(sink, sink.part)
         except OSError as error:
             # A sync that failed is not tried again: the pages it lost count as clean afterwards.
             sink.fail(error)
@@ -206,6 +209,15 @@ class FolderShelf:
         if isinstance(sealed, Lost):
             sink.discard()
         return sealed
+
+    def _stored(self, sink: FileSink) -> _Sealed | Lost:
+        data = sink.gathered()
+        media = inspect(data)
+        lost = _lost(media, data[:_HEAD])
+        if lost is not None:
+            return lost
+        digest = hashlib.sha256(data).hexdigest() if self._sha256 else None
+        return _Sealed(sink, sink.store(), media, digest)
 
     def _inspected(self, sink: FileSink, part: Path) -> _Sealed | Lost:
         descriptor = disk.reopen(part)

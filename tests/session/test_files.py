@@ -43,6 +43,7 @@ def png(width: int = 3, height: int = 2, filler: bytes = b"") -> bytes:
 
 
 PNG = png()
+BIG = png(filler=bytes(100_000))  # too big to wait in memory for its file
 JPEG = bytes.fromhex(
     "ffd8ffc0000b080002000301011100ffda0008010100003f0000ffd9"
 )  # 3 x 2 pixels, an empty scan
@@ -277,7 +278,7 @@ async def test_a_discarded_sink_leaves_no_file(tmp_path: Path) -> None:
     """Half an image, or one that nobody wants, is gone at once; later calls do no harm."""
     sink = shelf(tmp_path).open()
     assert names(tmp_path) == []
-    sink.write(PNG)
+    sink.write(BIG)
     (part,) = names(tmp_path)
     assert part.startswith(f".{DIGEST}-")
     assert part.endswith(disk.PART)
@@ -288,6 +289,7 @@ async def test_a_discarded_sink_leaves_no_file(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("image", [PNG, BIG], ids=["small", "big"])
 @pytest.mark.parametrize(
     ("step", "number"),
     [
@@ -304,20 +306,20 @@ async def test_a_discarded_sink_leaves_no_file(tmp_path: Path) -> None:
     ],
 )
 async def test_a_disk_that_refuses_is_named_and_nothing_torn_is_left(
-    step: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, number: int, image: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure at any step is that image's loss, with the path and the reason, never a raise."""
     target = shelf(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(os, step, failing(number, calls=getattr(os, step)))
-        results = await kept(target, PNG, PNG)
+        results = await kept(target, image, image)
     lost = [result for result in results if isinstance(result, Lost)]
     assert len(lost) == 1
     assert lost[0].disk
     assert str(tmp_path) in lost[0].problem
     assert errno.errorcode[number] in lost[0].problem
     (left,) = names(tmp_path)
-    assert (tmp_path / left).read_bytes() == PNG
+    assert (tmp_path / left).read_bytes() == image
 
 
 @pytest.mark.parametrize("replace", [False, True])
@@ -342,7 +344,7 @@ async def test_a_close_that_fails_counts_as_a_failed_write(
     """Network disks report a full quota only when the file is closed."""
     target = shelf(tmp_path)
     sink = target.open()
-    sink.write(PNG)
+    sink.write(BIG)
     close = os.close
 
     def closing(descriptor: int) -> None:
@@ -352,6 +354,12 @@ async def test_a_close_that_fails_counts_as_a_failed_write(
     with monkeypatch.context() as patched:
         patched.setattr(os, "close", closing)
         sink.close()
+    small = target.open()
+    small.write(PNG)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", closing)
+        (refused,) = await target.keep([small], [None])
+    assert isinstance(refused, Lost)
     (result,) = await target.keep([sink], [None])
     assert isinstance(result, Lost)
     assert "EDQUOT" in result.problem
@@ -411,7 +419,7 @@ async def test_a_folder_that_vanishes_is_a_disk_that_failed(tmp_path: Path) -> N
     """A folder taken away between the bytes and the rename is reported, not made up for."""
     folder = tmp_path / "shots"
     target = shelf(folder)
-    sink = fed(target, PNG)
+    sink = fed(target, BIG)
     folder.rename(tmp_path / "moved")
     (result,) = await target.keep([sink], [None])
     assert isinstance(result, Lost)
@@ -423,7 +431,7 @@ async def test_a_link_put_in_the_place_of_a_hidden_file_is_not_followed(tmp_path
     outside = tmp_path / "outside.png"
     outside.write_bytes(PNG)
     target = shelf(tmp_path / "shots")
-    sink = fed(target, PNG)
+    sink = fed(target, BIG)
     (part,) = names(tmp_path / "shots")
     (tmp_path / "shots" / part).unlink()
     (tmp_path / "shots" / part).symlink_to(outside)
@@ -454,7 +462,7 @@ async def test_a_thread_that_began_ends_its_work_when_the_caller_is_cancelled(
     monkeypatch.setattr(disk, "reopen", held)
     monkeypatch.setattr(disk, "sync_folder", last)
     with anyio.CancelScope() as scope:
-        task = asyncio.create_task(kept(shelf(tmp_path), PNG, PNG))
+        task = asyncio.create_task(kept(shelf(tmp_path), BIG, BIG))
         await anyio.to_thread.run_sync(begun.wait)
         if how == "task":
             task.cancel()
