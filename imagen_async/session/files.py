@@ -198,10 +198,8 @@ class FolderShelf:
             sink.discard()
             return Lost("it is empty")
         try:
-            if sink.part is None:
-                sealed = self._stored(sink)
-            else:
-                sealed = self._inspected(sink, sink.part)
+            part = sink.part
+            sealed = self._stored(sink) if part is None else self._inspected(sink, part)
         except OSError as error:
             # A sync that failed is not tried again: the pages it lost count as clean afterwards.
             sink.fail(error)
