@@ -277,6 +277,7 @@ class AsyncImagen:
 
         Raises:
             DownloadError: If the link cannot be fetched; no new image is ordered.
+            InvalidRequestError: If the image has neither bytes nor file nor link.
         """
         if image.data is not None:
             return image.data

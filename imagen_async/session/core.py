@@ -19,8 +19,7 @@ from imagen_async.errors import (
     DownloadError,
     ForkedClientError,
     ImagenError,
-    NotSentError,
-    OutcomeUnknownError,
+    InvalidRequestError,
     Verdict,
 )
 from imagen_async.policy.deadline import Deadline
@@ -167,7 +166,7 @@ class Core:
         )
         try:
             work = self._sender.send(call, transport)
-            generation = await self._tracked(work, lambda: _closed_error(call))
+            generation = await self._tracked(work, call.closed)
         except ImagenError as error:
             self._count_error(call, error)
             raise
@@ -217,8 +216,10 @@ class Core:
         Raises:
             DownloadError: If it is not to be had.
             SaveError: If it cannot be written.
+            InvalidRequestError: If it has none.
         """
-        assert image.url is not None
+        if image.url is None:
+            raise InvalidRequestError("This image has neither bytes nor a file nor a link.")
         total = self.config.timeouts.total
         deadline = Deadline(asyncio.get_running_loop().time() + total, total)
         return await self._tracked(
@@ -379,17 +380,6 @@ def _headers(config: Config) -> CIMultiDict[str]:
     if config.api_key is not None:
         headers["Authorization"] = Masked(f"Bearer {config.api_key.reveal()}")
     return headers
-
-
-def _closed_error(call: Call) -> ImagenError:
-    kind = NotSentError if call.charge is Charge.NO else OutcomeUnknownError
-    return kind(
-        "The client was closed while the call was under way.",
-        verdict=Verdict.NOT_SENT if call.charge is Charge.NO else Verdict.UNKNOWN,
-        charge=call.charge,
-        attempts=call.attempts,
-        idempotency_key=call.idempotency_key,
-    )
 
 
 def _unfetched_error() -> ImagenError:

@@ -18,6 +18,7 @@ from imagen_async.errors import (
     DownloadError,
     ImagenError,
     NotSentError,
+    OutcomeUnknownError,
     SaveError,
     Verdict,
 )
@@ -99,6 +100,17 @@ class Call:
             f"Not sent: {reason}.",
             verdict=Verdict.NOT_SENT,
             charge=self.charge,
+            idempotency_key=self.idempotency_key,
+        )
+
+    def closed(self) -> ImagenError:
+        """Return the error of a call whose client was closed under it."""
+        free = self.charge is Charge.NO
+        return (NotSentError if free else OutcomeUnknownError)(
+            "The client was closed while the call was under way.",
+            verdict=Verdict.NOT_SENT if free else Verdict.UNKNOWN,
+            charge=self.charge,
+            attempts=self.attempts,
             idempotency_key=self.idempotency_key,
         )
 

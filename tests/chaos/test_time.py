@@ -13,6 +13,7 @@ import pytest
 from imagen_async import (
     AsyncImagen,
     Charge,
+    Generation,
     ImagenError,
     Limits,
     NotSentError,
@@ -383,7 +384,8 @@ async def test_a_machine_that_slept_during_an_attempt() -> None:
         await asyncio.sleep(1)
         asleep(3600)
         (result,) = await asyncio.gather(call, return_exceptions=True)
-        assert isinstance(result, ImagenError) or result.images[0].data
+        # Its answer and its timeout are both due: whichever is seen first, it ends in one of two.
+        assert type(result) in (Generation, OutcomeUnknownError)
         assert (await imagen.generate("q")).images[0].data
 
 

@@ -207,6 +207,13 @@ async def test_reading_and_saving(tmp_path: Path) -> None:
         assert not any(KEY in head or "Idempotency" in head for head in gets)
 
 
+async def test_an_image_of_nothing() -> None:
+    """An image without bytes, file and link is refused by name."""
+    async with chaos() as (_, imagen):
+        with pytest.raises(InvalidRequestError, match="neither bytes"):
+            await imagen.read(Image())
+
+
 async def test_saving_beside_a_file_of_that_name(tmp_path: Path) -> None:
     """A file that exists stays, and the new one is numbered, unless it may be replaced."""
     async with chaos() as (_, imagen):
