@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from imagen_async.errors import ImagenError, InvalidRequestError
+from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
 from imagen_async.policy.names import slug
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
@@ -198,7 +198,12 @@ class AsyncImagen:
         Args:
             prompts: Pulled lazily: never more than concurrency + 2 ahead of the reader.
             ordered: Whether outcomes come in input order.
+
+        Raises:
+            ConfigurationError: If it is given a single text.
         """
+        if isinstance(prompts, str | bytes):
+            raise ConfigurationError("Pass a list of prompts: a text would be a prompt a letter.")
 
         async def work(index: int, item: str | GenerationRequest) -> Outcome:
             request: GenerationRequest | None = None

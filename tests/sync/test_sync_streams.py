@@ -261,6 +261,13 @@ def test_what_is_no_input_is_refused_as_in_coroutines(
     assert len(gateway.requests) == 0
 
 
+def test_a_single_text_is_no_list_of_letters(imagen: Imagen, gateway: Emulator) -> None:
+    """generate_many of one text is refused: it would buy an image of each letter."""
+    with pytest.raises(ConfigurationError, match="list of prompts"):
+        imagen.generate_many("A fox")
+    assert len(gateway.requests) == 0
+
+
 def test_a_folder_in_use_is_refused_at_the_door(imagen: Imagen, tmp_path: Path) -> None:
     """What keeps a batch from starting is raised where it is entered."""
     (tmp_path / "shots").mkdir()
