@@ -680,7 +680,7 @@ async def test_a_disk_that_refuses_is_a_save_error(
 
 async def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
     """Half an image is removed with the task that fetched it, and its slot is free again."""
-    half = reply(200, PNG[:20] + bytes(100_000), length=999_999)  # too big to wait in memory
+    half = reply(200, PNG[:20] + bytes(90_000), length=99_999)  # too big to wait in memory
     async with pair({"/x": [(half, HANG), reply()]}, concurrency=1) as (server, made):
         task = asyncio.create_task(made.get(f"{server.url}/x", shelf(tmp_path)))
         while not names(tmp_path):
