@@ -90,7 +90,7 @@ def panels(works: dict[str, Any]) -> list[tuple[str, str, list[tuple[str, float,
         found.append(("CPU per answer", about, timed(works["images"], "cpu_us", "ms", 1000)))
         found.append(("Peak memory", about, timed(works["images"], "peak_mib", "MiB", 1)))
     if "charges" in works:
-        about = "the connection drops once the image is made, at each attempt"
+        about = "each attempt is charged, then its connection drops"
         found.append(("Charges per call", about, charged(works["charges"])))
     return [panel for panel in found if panel[2]]
 
