@@ -142,7 +142,7 @@ class Sorter:
         self._census = Census()
         self._left = frozenset(state for state in State if options.leaves(state))
         self.settled: Counter[State] = Counter()
-        self.exhausted = False
+        self.exhausted: bool = False
 
     async def rows(self, requests: Requests) -> AsyncIterator[Seen]:
         """Yield the rows to work on and those that are wrong, in the order of the input."""

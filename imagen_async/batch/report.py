@@ -85,7 +85,11 @@ class Tally:
 
     def __init__(self, counts: Iterable[Count] = ()) -> None:
         self.items: Counter[tuple[State, Charge]] = Counter()
-        self.attempts = self.images = self.invalid = self.resent = self.spent = 0
+        self.attempts: int = 0
+        self.images: int = 0
+        self.invalid: int = 0
+        self.resent: int = 0
+        self.spent: int = 0
         for count in counts:
             self.items[count.state, count.charge] += count.items
             self.attempts += count.attempts

@@ -82,7 +82,7 @@ class Gallery:
         self._seed = seed
         self._count = 0
         self._pictures: dict[str, Picture] = {}
-        self.studio = Studio()
+        self.studio: Studio = Studio()
 
     def hang(
         self, recipe: Recipe, account: Account, expires: float | None, fault: Fault | None

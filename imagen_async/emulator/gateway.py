@@ -33,7 +33,7 @@ from imagen_async.emulator.orders import Order, OrderError, fields_of, read_orde
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imagen_async.emulator.dialects import Trouble
+    from imagen_async.emulator.dialects import Dialect, Trouble
     from imagen_async.emulator.settings import Settings
 
 REPLAYS_KEPT = 1000
@@ -79,11 +79,11 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.origin = ""
-        self.dialect = settings.voice
-        self.ledger = Ledger()
-        self.log = RequestLog(settings.log_size)
-        self.plan = FaultPlan(settings.faults, settings.seed)
-        self.gallery = Gallery(settings.seed)
+        self.dialect: Dialect = settings.voice
+        self.ledger: Ledger = Ledger()
+        self.log: RequestLog = RequestLog(settings.log_size)
+        self.plan: FaultPlan = FaultPlan(settings.faults, settings.seed)
+        self.gallery: Gallery = Gallery(settings.seed)
         self._started = time.monotonic()
         self._rate = RateWindow(settings.rpm)
         self._slots = Slots(settings.concurrency, settings.queue)

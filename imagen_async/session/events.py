@@ -82,7 +82,7 @@ class Failed:
 
 Event: TypeAlias = Queued | Sent | Retrying | Throttled | Downloaded | Done | Failed
 
-log = logging.getLogger("imagen_async")
+log: logging.Logger = logging.getLogger("imagen_async")
 log.addHandler(logging.NullHandler())
 
 

@@ -185,7 +185,7 @@ class Fetcher:
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
-        self.guard = Guard()
+        self.guard: Guard = Guard()
         self._base = base_url.rstrip("/")
         self._origin = origin_of(base_url)
         self._times = times

@@ -35,9 +35,9 @@ class Gate:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.pacing = Pacing(limits.requests_per_minute, limits.burst)
-        self.valve = Valve(spread_over=limits.concurrency)
-        self.budget = RetryBudget()
+        self.pacing: Pacing = Pacing(limits.requests_per_minute, limits.burst)
+        self.valve: Valve = Valve(spread_over=limits.concurrency)
+        self.budget: RetryBudget = RetryBudget()
         self._concurrency = limits.concurrency
         self.bind()
 
@@ -48,8 +48,8 @@ class Gate:
         )
         self._turn = anyio.Lock(fast_acquire=True)
         self._changed = anyio.Event()
-        self.queued = 0
-        self.in_flight = 0
+        self.queued: int = 0
+        self.in_flight: int = 0
 
     def enter_at_once(self) -> Grant | None:
         """Take a slot and a grant if nobody has to wait for either; None otherwise."""

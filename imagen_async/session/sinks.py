@@ -57,7 +57,7 @@ class FileSink:
         self._pieces: list[bytes] = []
         self.part: Path | None = None
         self.problem: str | None = None
-        self.size = 0
+        self.size: int = 0
 
     def write(self, data: bytes | memoryview, /) -> None:
         """Append bytes; the file is created once they are more than a small image has."""

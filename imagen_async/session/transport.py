@@ -100,7 +100,7 @@ class Outgoing(BytesPayload):
         # Not BytesPayload's own: it warns of bodies over 1 MiB, and a prompt may be one.
         Payload.__init__(self, value, content_type="application/json")
         self._size = len(value)
-        self.sent = False
+        self.sent: bool = False
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the body; aiohttp calls this once it has a connection."""
