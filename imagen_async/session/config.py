@@ -147,13 +147,13 @@ def _fits(value: str) -> bool:
     return value.isascii() and (value.isprintable() or not value)
 
 
-def checked_key(key: str | None) -> str | None:
+def checked_key(key: str) -> str:
     """Return an Idempotency-Key that a header can carry.
 
     Raises:
         ConfigurationError: If it is empty, longer than 255 characters or not printable ASCII.
     """
-    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 255 and _fits(key)):
+    if not (isinstance(key, str) and 0 < len(key) <= 255 and _fits(key)):
         raise ConfigurationError(
             "idempotency_key must be 1 to 255 characters of printable ASCII, such as a UUID."
         )

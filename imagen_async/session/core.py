@@ -149,9 +149,8 @@ class Core:
         Raises:
             ImagenError: How it ended without an image.
         """
-        transport = self._bound()
-        request = self.resolve(request)
-        key = checked_key(idempotency_key) or new_key()
+        transport, request = self._bound(), self.resolve(request)
+        key = new_key() if idempotency_key is None else checked_key(idempotency_key)
         call = Call(
             request=request,
             body=request.encode(),
@@ -162,6 +161,7 @@ class Core:
             total=self.config.timeouts.total if timeout is None else checked_total(timeout),
             waits=waits,
             fetches=fetches,
+            heard=self._listener.wants,
             charge=charge,
         )
         try:
@@ -349,7 +349,7 @@ class Core:
     def _count_done(self, call: Call, generation: Generation) -> None:
         self._done += 1
         self._images += len(generation.images)
-        if self._listener.wants:
+        if call.heard:
             self._listener.tell(events.Done(call.request, call.idempotency_key, generation))
 
     def _count_error(self, call: Call, error: ImagenError) -> None:

@@ -25,7 +25,7 @@ from imagen_async.policy.retry import RetryPolicy, backoff
 from imagen_async.policy.retry_after import retry_after
 from imagen_async.session.files import Kept, Lost
 from imagen_async.session.network import origin_of
-from imagen_async.session.transport import PIECE, ExchangeError, timeouts
+from imagen_async.session.transport import ExchangeError, timeouts
 from imagen_async.wire.generation import Image
 from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import FailureKind
@@ -146,12 +146,7 @@ class _Body:
         if self._size > self._limit:
             self._stop(f"it is larger than {self._limit} bytes")
             return
-        if len(chunk) <= PIECE:
-            self._sink.write(chunk)
-            return
-        view = memoryview(chunk)
-        for start in range(0, len(chunk), PIECE):
-            self._sink.write(view[start : start + PIECE])
+        self._sink.write(chunk)
 
     def _stop(self, problem: str) -> None:
         self.problem = problem

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LARGE = 4 * 1024 * 1024
+"""Bytes of images in memory above which joining them would stall the loop for milliseconds."""
 WRITERS = 8
 """Threads that sync and rename at once: more only queue at the disk, and each holds memory."""
 
@@ -110,8 +112,11 @@ class MemoryShelf:
         sinks: Sequence[Sink],
         numbers: Sequence[int | None],  # noqa: ARG002 - memory knows no names
     ) -> list[Kept | Lost]:
-        """Return each image with its bytes."""
-        return [_in_memory(cast("MemorySink", sink).taken()) for sink in sinks]
+        """Return each image with its bytes; large ones are joined in a thread."""
+        parts = [cast("MemorySink", sink) for sink in sinks]
+        if sum(part.size for part in parts) <= LARGE:
+            return [_in_memory(part.taken()) for part in parts]
+        return await _in_thread(lambda: [_in_memory(part.taken()) for part in parts])
 
 
 @attrs.frozen

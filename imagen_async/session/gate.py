@@ -39,6 +39,7 @@ class Gate:
         self.valve: Valve = Valve(spread_over=limits.concurrency)
         self.budget: RetryBudget = RetryBudget()
         self._concurrency = limits.concurrency
+        self._paced = limits.requests_per_minute is not None
         self.bind()
 
     def bind(self) -> None:
@@ -53,15 +54,16 @@ class Gate:
 
     def enter_at_once(self) -> Grant | None:
         """Take a slot and a grant if nobody has to wait for either; None otherwise."""
-        if self.queued or self._slots.value == 0:
+        if self.queued or self.in_flight == self._concurrency:
             return None
         now = asyncio.get_running_loop().time()
-        if self.pacing.ahead(now) > 0:
+        if self._paced and self.pacing.ahead(now) > 0:
             return None
         answer = self.valve.ask(now)
         if not isinstance(answer, Grant):
             return None
-        self.pacing.reserve(now)
+        if self._paced:
+            self.pacing.reserve(now)
         self._slots.acquire_nowait()
         self.in_flight += 1
         return answer
@@ -97,9 +99,8 @@ class Gate:
 
     def succeed(self, grant: Grant) -> None:
         """Note that the server took the request."""
-        was_closed = self.valve.closed
-        self.valve.succeed(grant, asyncio.get_running_loop().time())
-        if was_closed:
+        if self.valve.closed:
+            self.valve.succeed(grant, asyncio.get_running_loop().time())
             self._tell()
 
     def abandon(self, grant: Grant) -> None:

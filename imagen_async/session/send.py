@@ -59,6 +59,7 @@ class Call:
         total: Seconds.
         waits: Whether it waits for the gate without end, as in generate_many and batch.
         fetches: Whether links are downloaded to the shelf.
+        heard: Whether anybody listens to what goes well.
         charge: The worst so far, in this run and earlier ones.
     """
 
@@ -71,9 +72,10 @@ class Call:
     total: float
     waits: bool
     fetches: bool
+    heard: bool = False
     charge: Charge = Charge.NO
     deadline: Deadline = attrs.field(init=False)
-    history: History = attrs.field(init=False, factory=History)
+    history: History = attrs.field(init=False, default=History())
     attempts: int = attrs.field(init=False, default=0)
     retried: bool = attrs.field(init=False, default=False)
     setback: Setback | None = attrs.field(init=False, default=None)
@@ -141,9 +143,9 @@ class Sender:
         Raises:
             ImagenError: How it ended without an image; its charge is the worst of all attempts.
         """
-        clock = asyncio.get_running_loop().time
-        call.deadline = Deadline(float("inf") if call.waits else clock() + call.total, call.total)
-        if self.listener.wants:
+        now = asyncio.get_running_loop().time()
+        call.deadline = Deadline(float("inf") if call.waits else now + call.total, call.total)
+        if call.heard:
             self.listener.tell(events.Queued(call.request, call.idempotency_key))
         while True:
             grant = await self._enter(call)
@@ -153,7 +155,7 @@ class Sender:
             finally:
                 self.gate.leave()
             if isinstance(step, Generation):
-                if _waits_for_links(call, step):
+                if call.fetches and _has_links(step):
                     return await self._with_links(call, step, transport)
                 return step
             if isinstance(step, ImagenError):
@@ -166,6 +168,8 @@ class Sender:
 
     async def _enter(self, call: Call) -> Grant:
         grant = self.gate.enter_at_once()
+        if grant is not None and call.attempts == 0 and not call.waits:
+            return grant  # no time has passed since the deadline was set
         clock = asyncio.get_running_loop().time
         if grant is None:
             asked = clock()
@@ -192,7 +196,7 @@ class Sender:
         try:
             await call.record.sending(call.idempotency_key)
             call.attempts += 1
-            if self.listener.wants:
+            if call.heard:
                 self.listener.tell(events.Sent(call.request, call.idempotency_key, call.attempts))
             return await self.attempt.make(
                 transport,
@@ -217,7 +221,7 @@ class Sender:
             self.gate.budget.succeeded(retried=call.retried)
             call.charge = Charge.YES
             brought = await self._brought(call, result)
-            if isinstance(brought, Generation) and _waits_for_links(call, brought):
+            if call.fetches and isinstance(brought, Generation) and _has_links(brought):
                 await call.record.received(brought)
             else:
                 await call.record.settled(brought)
@@ -363,5 +367,5 @@ class Sender:
         return attrs.evolve(generation, images=tuple(images), problems=tuple(problems))
 
 
-def _waits_for_links(call: Call, generation: Generation) -> bool:
-    return call.fetches and any(image.media_type is None for image in generation.images)
+def _has_links(generation: Generation) -> bool:
+    return any(image.media_type is None for image in generation.images)

@@ -18,13 +18,15 @@ SMALL = 64 * 1024
 class MemorySink:
     """One image in memory, in pieces: joining them once costs half of a buffer that grows."""
 
-    __slots__ = ("_pieces",)
+    __slots__ = ("_pieces", "size")
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
+        self.size: int = 0
 
     def write(self, data: bytes | memoryview, /) -> None:
         """Append bytes; a view is copied, since its buffer may be used again."""
+        self.size += len(data)
         self._pieces.append(bytes(data))
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from imagen_async.wire.b64 import Embedded, Sink
 from imagen_async.wire.document import AnswerError, AnswerLimits, DocumentDecoder
+from imagen_async.wire.places import loads
 from imagen_async.wire.sse import STARTS, EventDecoder
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["AnswerDecoder", "AnswerError", "AnswerLimits", "Embedded", "Sink"]
 
 _DEFAULT = AnswerLimits()
+_SMALL = 4096
+"""Bytes of a first piece that waits for a second one, or for the end."""
 _BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(rb"(?:[ \t\r\n]++|%s)*+" % _BOM)
 
@@ -32,20 +35,24 @@ class AnswerDecoder:
         limits: How much of the body is taken.
     """
 
-    __slots__ = ("_blanks", "_body", "_head", "_limits", "_open_sink")
+    __slots__ = ("_blanks", "_body", "_head", "_limits", "_open_sink", "_small")
 
     def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits = _DEFAULT) -> None:
         self._open_sink = open_sink
         self._limits = limits
         self._head = b""
+        self._small = min(_SMALL, limits.max_text_bytes)
         self._blanks = 0
         self._body: DocumentDecoder | EventDecoder | None = None
 
     @property
     def strays(self) -> list[Embedded | str]:
         """Whole images, and links, that no item of the document has; known after ``finish``."""
-        strays = [] if self._body is None else self._body.strays
-        return [each for each in strays if isinstance(each, str) or each.sink is not None]
+        if self._body is None:
+            return []
+        return [
+            each for each in self._body.strays if isinstance(each, str) or each.sink is not None
+        ]
 
     def feed(self, chunk: bytes, /) -> None:
         """Take the next bytes of the body.
@@ -67,6 +74,14 @@ class AnswerDecoder:
         Raises:
             AnswerError: The body is cut, too large or not JSON; ``salvage`` has what came of it.
         """
+        if self._body is None and _is_plain(self._head):
+            head, self._head = self._head, b""
+            try:
+                document: object = loads(head)
+            except (ValueError, RecursionError):
+                self._head = head  # the document's own decoder says what is wrong with it
+            else:
+                return document
         return self._known_body().finish()
 
     def salvage(self) -> list[Embedded | str]:
@@ -81,6 +96,9 @@ class AnswerDecoder:
         return self._known_body().salvage()
 
     def _begin(self, chunk: bytes) -> None:
+        if not self._head and chunk[:1] == b"{" and len(chunk) < self._small:
+            self._head = chunk
+            return
         head = self._head + chunk
         if head[:1] != b"{":
             size = len(head)
@@ -101,3 +119,11 @@ class AnswerDecoder:
             self._body = DocumentDecoder(self._open_sink, self._limits)
             self._body.feed(self._head)
         return self._body
+
+
+def _is_plain(text: bytes) -> bool:
+    """Return whether a text holds no image, not even one whose name is spelled with escapes.
+
+    So do most answers: a link or an error, in one small piece.
+    """
+    return b"b64_json" not in text and b"\\" not in text and b"data:" not in text.lower()

@@ -114,10 +114,16 @@ def request_id(headers: Mapping[str, str], message: str | None) -> str | None:
         headers: The answer's headers, a case-insensitive mapping.
         message: The error's message; one-api and new-api write the id into it too.
     """
-    named = (headers.get(name) for name in _ID_HEADERS)
-    in_message = _ID_IN_MESSAGE.search(message or "")
-    found = next(filter(None, named), in_message[1] if in_message else None)
-    return (clean(found, _ID_LIMIT) or "")[:_ID_LIMIT] or None if found else None
+    for name in _ID_HEADERS:
+        found = headers.get(name)
+        if found:
+            break
+    else:
+        in_message = _ID_IN_MESSAGE.search(message) if message else None
+        if in_message is None:
+            return None
+        found = in_message[1]
+    return (clean(found, _ID_LIMIT) or "")[:_ID_LIMIT] or None
 
 
 def clean(text: str, limit: int = 2048) -> str | None:

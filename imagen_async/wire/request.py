@@ -48,22 +48,24 @@ class ResponseFormat(enum.StrEnum):
     B64_JSON = "b64_json"
 
 
+_RATIOS = {ratio.value: ratio for ratio in AspectRatio}
+_FORMATS = {form.value: form for form in ResponseFormat}
+
+
 def _ratio(value: AspectRatio | str | None) -> AspectRatio | None:
-    return _member(AspectRatio, "aspect_ratio", value)
+    return None if value is None else _member(_RATIOS, "aspect_ratio", value)
 
 
 def _format(value: ResponseFormat | str | None) -> ResponseFormat | None:
-    return _member(ResponseFormat, "response_format", value)
+    return None if value is None else _member(_FORMATS, "response_format", value)
 
 
-def _member(kind: type[_E], field: str, value: str | None) -> _E | None:
-    if value is None:
-        return None
+def _member(allowed: Mapping[str, _E], field: str, value: str) -> _E:
     try:
-        return kind(value)
-    except ValueError:
+        return allowed[value]
+    except (KeyError, TypeError):
         raise InvalidRequestError(
-            f"{field} {printable(repr(value), 80)} is not one of {', '.join(kind)}; "
+            f"{field} {printable(repr(value), 80)} is not one of {', '.join(allowed)}; "
             f"to send another value, put it into extra={{{field!r}: ...}}."
         ) from None
 
