@@ -143,6 +143,9 @@ class Transport:
     """
 
     def __init__(self, origin: URL, network: Network, guard: Callable[[str], None] | None) -> None:
+        # glibc gives the heap's top back after each large read, and faults it in again for the
+        # next; having freed one larger block, it keeps that much (mallopt(3), M_TRIM_THRESHOLD).
+        bytes(16 * 1024 * 1024)
         self._origin_parts = (origin.scheme, origin.host, origin.port)
         self._network = network
         self._api_connector = _connector(network, None)
