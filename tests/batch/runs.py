@@ -48,7 +48,7 @@ def b64(*prompts: str, **fields: Any) -> list[GenerationRequest]:
 async def run_all(
     core: Core, requests: Any, out: Path, **options: Any
 ) -> tuple[list[Outcome], Report]:
-    """Run a batch to its end and close the client's sockets."""
+    """Run a batch to its end; the client stays open."""
     run = Run(core, requests, out, RunOptions(**{"gallery": False, **options}))
     async with run:
         outcomes = [outcome async for outcome in run]

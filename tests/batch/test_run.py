@@ -10,6 +10,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,8 @@ async def test_a_stop_by_quota_puts_the_item_back(
     """The item is not failed, the intake ends, and another run finishes it."""
     out = tmp_path / "out"
     emulator.fail_next("402", prompt="1", times=1)
-    outcomes, report = await run_all(core_on(emulator, concurrency=1), b64(*"0123456789"), out)
+    async with aclosing(core_on(emulator, concurrency=1)) as one_by_one:
+        outcomes, report = await run_all(one_by_one, b64(*"0123456789"), out)
     assert (report.stopped_by, report.failed, report.partial) == ("quota", 0, True)
     assert report.pending >= 1
     assert len(outcomes) == report.done < 10
