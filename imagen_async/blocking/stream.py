@@ -152,7 +152,7 @@ class BlockingStream(Generic[S]):
         except BaseException:
             self._portal.cancel(job)
             raise
-        if job.future.done():
+        if job.done:
             self._portal.wait(job)  # which raises what kept it from entering
         self._job = job
         return self
@@ -165,7 +165,7 @@ class BlockingStream(Generic[S]):
     ) -> None:
         job, self._job = self._job, None
         if job is not None:
-            if not job.future.done():
+            if not job.done:
                 self._portal.soon(partial(self._leave, error))
             self._portal.wait(job)
 
