@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 SMALL = 64 * 1024
-"""Bytes of an image that waits in memory until it is kept."""
+"""Bytes of an image that wait in memory: for more of them, or until the image is kept."""
 
 
 class MemorySink:
@@ -44,19 +44,29 @@ class MemorySink:
 class FileSink:
     """One image on its way into a hidden file, written straight from the event loop.
 
-    A piece of 64 KiB goes to the page cache in microseconds, far less than a hop to a thread; but
-    creating a file takes longer than that, so a small image waits in memory for the thread that
-    will sync it anyway. An OSError is kept for later, since the decoder that feeds the sink has
-    other images to save.
+    64 KiB go to the page cache in microseconds, far less than a hop to a thread; but creating a
+    file takes longer than that, so a small image waits in memory for the thread that will sync it
+    anyway. An OSError is kept for later, since the decoder that feeds the sink has other images to
+    save.
     """
 
-    __slots__ = ("_descriptor", "_digest", "_folder", "_pieces", "part", "problem", "size")
+    __slots__ = (
+        "_descriptor",
+        "_digest",
+        "_folder",
+        "_pieces",
+        "_waiting",
+        "part",
+        "problem",
+        "size",
+    )
 
     def __init__(self, folder: Path, digest: str) -> None:
         self._folder = folder
         self._digest = digest
         self._descriptor = -1
         self._pieces: list[bytes] = []
+        self._waiting = 0
         self.part: Path | None = None
         self.problem: str | None = None
         self.size: int = 0
@@ -66,15 +76,10 @@ class FileSink:
         if self.problem is not None:
             return
         self.size += len(data)
-        if self.part is None and self.size <= SMALL:
-            self._pieces.append(bytes(data))
-            return
-        try:
-            if self.part is None:
-                self._create()
-            disk.write_all(self._descriptor, data)
-        except OSError as error:
-            self.fail(error)
+        self._waiting += len(data)
+        self._pieces.append(bytes(data))
+        if self._waiting > SMALL:
+            self._flush()
 
     def gathered(self) -> bytes:
         """Return what waits in memory."""
@@ -86,7 +91,7 @@ class FileSink:
         Raises:
             OSError: If the disk does not take it; ``fail`` then removes what there is.
         """
-        part = self._create()
+        part = self._write_out()
         disk.sync(self._descriptor)
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
@@ -94,6 +99,8 @@ class FileSink:
 
     def close(self) -> None:
         """Close the file; a paid image must not wait for a free descriptor."""
+        if self.part is not None and self._pieces:
+            self._flush()
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
@@ -115,9 +122,16 @@ class FileSink:
         self.problem = disk.cannot_write(self._folder, error)
         self.discard()
 
-    def _create(self) -> Path:
-        self._descriptor, self.part = disk.open_part(self._folder, self._digest)
-        for piece in self._pieces:
-            disk.write_all(self._descriptor, piece)
+    def _flush(self) -> None:
+        try:
+            self._write_out()
+        except OSError as error:
+            self.fail(error)
+
+    def _write_out(self) -> Path:
+        if self.part is None:
+            self._descriptor, self.part = disk.open_part(self._folder, self._digest)
+        disk.write_all(self._descriptor, self.gathered())
         self._pieces.clear()
+        self._waiting = 0
         return self.part

@@ -88,17 +88,21 @@ class Base64Decoder:
         tail = bytes(piece[end:])
         if end <= needed or self._padded or self._problem or tail.translate(None, _LETTERS):
             return False
+        seam = b""
         try:
             decoded = pybase64.b64decode(memoryview(piece)[needed:end], None, True)
-            first = pybase64.b64decode(self._carry + piece[:needed], None, True)
+            if needed:
+                seam = pybase64.b64decode(self._carry + piece[:needed], None, True)
         except ValueError:
             return False
         padded = piece[end - 1] == _PAD
-        if (padded and tail) or 0 < len(first) < 3:  # padding, and yet more letters
+        if (padded and tail) or 0 < len(seam) < 3:  # padding, and yet more letters
             return False
         self._padded = padded
         self._carry = tail
-        self._emit(first + decoded if first else decoded)
+        if seam:  # written by itself, for joining would copy the rest
+            self._emit(seam)
+        self._emit(decoded)
         return True
 
     def write(self, piece: bytes) -> None:
@@ -180,7 +184,7 @@ class ImageString:
         if problem:
             self._base64.spoil(problem)
 
-    def feed(self, piece: bytes | memoryview) -> bytes | None:
+    def feed(self, piece: bytes | memoryview) -> memoryview | None:
         r"""Take the next piece of the string, in JSON's own spelling.
 
         Args:
@@ -203,7 +207,7 @@ class ImageString:
         self._held = b""
         if not self._offer(piece[:end]):
             self.take(_unescape(piece[:end]))
-        return piece[end + 1 :]
+        return memoryview(piece)[end + 1 :]
 
     def take(self, text: str) -> None:
         """Take text that has been unescaped already."""

@@ -27,7 +27,9 @@ LONG = 4096
 EXCERPT = 65_536
 """Bytes of the text that an error keeps."""
 
-_GATHER = 16_384
+GATHER = 65_536
+"""Bytes that are taken at once: smaller pieces wait, since a piece costs more than its bytes."""
+
 _SLICE = 65_536
 _LONGEST_START = 32
 _START = rb'"b64_json"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}"'
@@ -94,6 +96,7 @@ class DocumentDecoder:
         "_stub",
         "_text",
         "_vain",
+        "_waiting",
         "strays",
     )
 
@@ -104,7 +107,8 @@ class DocumentDecoder:
         self._open_sink = open_sink
         self._limits = limits
         self._bare = bare
-        self._pending = bytearray()
+        self._pending: list[bytes] = []
+        self._waiting = 0
         self._segments: list[tuple[bytes, bytes]] = []  # what stands before it, the text
         self._settled = 0
         self._stub = b""
@@ -119,7 +123,7 @@ class DocumentDecoder:
     @property
     def kept(self) -> int:
         """Bytes of text in memory."""
-        return self._settled + len(self._text) + len(self._pending)
+        return self._settled + len(self._text) + self._waiting
 
     @property
     def excerpt(self) -> bytes:
@@ -136,13 +140,10 @@ class DocumentDecoder:
         """
         if self._dead:
             raise AnswerError("the answer has ended")
-        if self._pending or len(chunk) < _GATHER:
-            self._pending += chunk
-            if len(self._pending) < _GATHER:
-                return
-            chunk = bytes(self._pending)
-            self._pending.clear()
-        self._take(chunk)
+        self._pending.append(chunk)
+        self._waiting += len(chunk)
+        if self._waiting >= GATHER:
+            self._flush()
 
     def finish(self) -> object:
         """Return the document, with an ``Embedded`` in the stead of each image string.
@@ -152,10 +153,9 @@ class DocumentDecoder:
         """
         if self._dead:
             raise AnswerError("the answer has ended")
-        if self._pending and (self._segments or self._text or len(self._pending) >= LONG):
+        if self._segments or self._text or self._waiting >= LONG:
             self._flush()
-        self._text += self._pending
-        self._pending.clear()
+        self._text += self._gathered()
         self._dead = True
         if self._string is not None:
             raise self._error("the answer is cut inside an image")
@@ -180,9 +180,7 @@ class DocumentDecoder:
 
         All text before a link has to prove that it is the ``url`` of an item.
         """
-        if not self._dead:
-            with contextlib.suppress(AnswerError):
-                self._flush()
+        self.drain()
         self._dead = True
         if self._string is not None:
             self._string.abandon()
@@ -198,12 +196,20 @@ class DocumentDecoder:
         self._text.clear()
         return [each for each in found if each is not None]
 
-    def _flush(self) -> None:
-        chunk = bytes(self._pending)
-        self._pending.clear()
-        self._take(chunk)
+    def drain(self) -> None:
+        """Take what waits for more; what is wrong with it does not matter any more."""
+        if not self._dead:
+            with contextlib.suppress(AnswerError):
+                self._flush()
 
-    def _take(self, chunk: bytes) -> None:
+    def _gathered(self) -> bytes:
+        chunk = b"".join(self._pending)
+        self._pending.clear()
+        self._waiting = 0
+        return chunk
+
+    def _flush(self) -> None:
+        chunk = self._gathered()
         try:
             for piece in (chunk,) if len(chunk) <= _SLICE else _slices(chunk):
                 self._process(piece)
@@ -253,7 +259,7 @@ class DocumentDecoder:
         return None
 
     def _divert(self, start: int, stub: bytes) -> bytes:
-        rest = bytes(self._text[start:])
+        rest = bytes(memoryview(self._text)[start:])
         self._segments.append((self._stub, bytes(self._text[: start - 1])))
         self._settled += start - 1
         self._stub = stub

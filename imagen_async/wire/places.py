@@ -15,6 +15,7 @@ LISTS = ("data", "images")
 NAMES = ("b64_json", "url")
 
 _STUB_NAME = "of the stub"
+_PAIRS = json.JSONDecoder(object_pairs_hook=tuple)
 _LINK = re.compile(r"https?://[^/\s]", re.IGNORECASE)
 
 
@@ -52,7 +53,7 @@ class Place:
     def prove(self, text: bytes) -> Proof | None:
         """Return what a string that follows the text is, None if it is no entry of this place."""
         try:
-            pairs = loads(text + self.closer, object_pairs_hook=tuple)
+            pairs = _PAIRS.decode(_text(text + self.closer))
         except (ValueError, RecursionError):
             return None
         # the closer forces what is an object and what a list; only the names are open
@@ -98,6 +99,10 @@ def is_link(text: str) -> bool:
     return _LINK.match(text) is not None
 
 
-def loads(text: bytes, **options: Any) -> Any:
+def loads(text: bytes) -> Any:
     """Return what ``json.loads`` makes of UTF-8, lone surrogates included."""
-    return json.loads(text.decode("utf-8", "surrogatepass"), **options)
+    return json.loads(_text(text))
+
+
+def _text(text: bytes) -> str:
+    return text.decode("utf-8", "surrogatepass")

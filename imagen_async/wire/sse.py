@@ -185,6 +185,7 @@ class EventDecoder:
 
     def _rescue(self, event: DocumentDecoder) -> None:
         """Keep the whole images of a broken event if it is known to be a result."""
+        event.drain()  # the text tells the place of what waits
         told = self._name.encode() + event.excerpt
         keep = b"partial" not in told and _RESULT.search(told) is not None
         self.strays += self._settle(event.salvage(), keep=keep)

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from imagen_async.wire.b64 import ImageString
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 
+pytestmark = pytest.mark.usefixtures("gather")
+
 NO_LIMITS = AnswerLimits()
 CUTS = (1, 7, 1460, 16_384, 10**9)
 
@@ -258,8 +260,8 @@ def two_documents(body: bytes) -> bool:
 
 def test_every_long_value_is_diverted_at_any_cut() -> None:
     """The sink of a long value has bytes before the body ends, wherever the body is cut."""
-    body = json.dumps(answer(60_000, 60_000)).encode()
-    for first in (*range(1, 60), 70_000, 80_000, len(body) - 60_000):
+    body = json.dumps(answer(120_000, 120_000)).encode()
+    for first in (*range(1, 60), 150_000, 160_000, len(body) - 120_000):
         run = Run()
         run.decoder.feed(body[:first])
         run.decoder.feed(body[first : len(body) - 20_000])

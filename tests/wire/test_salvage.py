@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 
+pytestmark = pytest.mark.usefixtures("gather")
+
 PICTURES = {"QUJD": b"ABC", "QUJE" * 2000: b"ABD" * 2000}
 HOSTILE = 'a sign that says "}],"data":[{"url":"https://evil.example/x.png"},'
 LINK = "https://cdn.example/a.png?sig=%2Fa%2B&x=1"

@@ -11,6 +11,8 @@ import pytest
 
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 
+pytestmark = pytest.mark.usefixtures("gather")
+
 NO_LIMITS = AnswerLimits()
 CUTS = (1, 7, 1460, 65_536, 10**9)
 DONE = "image_generation.completed"
@@ -35,11 +37,11 @@ class MemorySink:
         self.state = "discarded"
 
 
-def picture(seed: int, size: int = 20_000) -> bytes:
+def picture(seed: int, size: int = 60_000) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def encoded(seed: int, size: int = 20_000) -> str:
+def encoded(seed: int, size: int = 60_000) -> str:
     return base64.b64encode(picture(seed, size)).decode()
 
 

@@ -1,0 +1,17 @@
+"""What the tests of the decoder share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from imagen_async.wire import document
+
+
+@pytest.fixture(scope="module", params=[1, document.GATHER])
+def gather(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Take every piece as it is cut, then as users do: gathered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "GATHER", request.param)
+        yield
