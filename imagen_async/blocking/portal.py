@@ -53,7 +53,7 @@ class Job(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._value: T
         self._error: BaseException | None = None
-        self.done = False
+        self.done: bool = False
         self._running = threading.Lock()
         self._running.acquire()
 
