@@ -40,7 +40,7 @@ _BLOCKS = (
 class Job(Generic[T]):
     """A coroutine on the loop, and its result for other threads.
 
-    A bare lock tells the end: a concurrent.futures.Future takes five times as long for it.
+    A bare lock tells the end: a concurrent.futures.Future has a condition and more locks for it.
 
     Args:
         function: Makes the coroutine.
