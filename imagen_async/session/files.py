@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import mmap
 import os
 import re
 import warnings
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from inspect import GEN_CREATED, getgeneratorstate
+from typing import TYPE_CHECKING, Protocol, cast
 
-import anyio
-import anyio.to_thread
 import attrs
-from anyio.lowlevel import RunVar
 
 from imagen_async.errors import Charge, SaveError
 from imagen_async.policy.names import file_name
 from imagen_async.session import disk
 from imagen_async.session.sinks import FileSink, MemorySink
+from imagen_async.session.threads import alone, in_thread, together
 from imagen_async.wire.generation import Image
 from imagen_async.wire.media import inspect, suffix
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from imagen_async.session.threads import Steps
     from imagen_async.wire.decoder import Sink
     from imagen_async.wire.media import Media
 
-T = TypeVar("T")
-
 LARGE = 4 * 1024 * 1024
 """Bytes of images in memory above which joining them would stall the loop for milliseconds."""
-WRITERS = 8
-"""Threads that sync and rename at once: more only queue at the disk, and each holds memory."""
-
-_writers: RunVar[anyio.CapacityLimiter] = RunVar("imagen_async_writers")
 _SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".apng": ".png", ".avifs": ".avif"}
 _SUFFIX = re.compile(r"[^.]\.[a-z][a-z0-9]{1,9}$", re.IGNORECASE)
 # "v1.5" has none, whatever pathlib says of it.
@@ -116,15 +109,14 @@ class MemoryShelf:
         parts = [cast("MemorySink", sink) for sink in sinks]
         if sum(part.size for part in parts) <= LARGE:
             return [_in_memory(part.taken()) for part in parts]
-        return await _in_thread(lambda: [_in_memory(part.taken()) for part in parts])
+        return await in_thread(lambda: [_in_memory(part.taken()) for part in parts])
 
 
 @attrs.frozen
-class _Sealed:
-    """A part file that is a whole image and on the disk."""
+class _Whole:
+    """A hidden file that is a whole image."""
 
     sink: FileSink
-    part: Path
     media: Media
     sha256: str | None
 
@@ -166,86 +158,83 @@ class FolderShelf:
         begun, it ends its work whatever becomes of the caller.
         """
         parts = [cast("FileSink", sink) for sink in sinks]
-        begun = False
-
-        def work() -> list[Kept | Lost]:
-            nonlocal begun
-            begun = True
-            return self._keep(parts, numbers)
-
+        steps = self._steps(parts, numbers)
+        if all(sink.part is None for sink in parts):
+            return await together(steps)
         try:
-            return await _in_thread(work)
+            return await alone(steps)
         finally:
-            if not begun:
+            if getgeneratorstate(steps) == GEN_CREATED:
                 for sink in parts:
                     sink.discard()
 
-    def _keep(self, sinks: Sequence[FileSink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
-        sealed = [self._seal(sink) for sink in sinks]
+    def _steps(
+        self, sinks: Sequence[FileSink], numbers: Sequence[int | None]
+    ) -> Steps[list[Kept | Lost]]:
+        checked: list[_Whole | Lost] = []
+        for sink in sinks:
+            found = self._check(sink)
+            yield
+            checked.append(self._sync(found))
         results: dict[int, Kept | Lost] = {}
-        for index in reversed(range(len(sealed))):
-            results[index] = self._place(sealed[index], numbers[index])
-        ordered = [results[index] for index in range(len(sealed))]
-        if not any(isinstance(result, Kept) for result in ordered):
-            return ordered
+        for index in reversed(range(len(checked))):
+            results[index] = self._place(checked[index], numbers[index])
+        yield
+        return self._sync_names([results[index] for index in range(len(checked))])
+
+    def _check(self, sink: FileSink) -> _Whole | Lost:
+        """Look at one image's bytes; of a small one, write the file."""
+        sink.close()
+        if sink.problem is not None:
+            return Lost(sink.problem, disk=True)
+        try:
+            with sink.view() as view:
+                media = inspect(view)
+                lost = _lost(media, view[:_HEAD])
+                digest = hashlib.sha256(view).hexdigest() if self._sha256 and not lost else None
+            if lost is None:
+                sink.store()
+                return _Whole(sink, media, digest)
+        except OSError as error:
+            return self._failed(sink, error)
+        sink.discard()
+        return lost
+
+    def _sync(self, found: _Whole | Lost) -> _Whole | Lost:
+        if isinstance(found, Lost):
+            return found
+        try:
+            found.sink.sync()
+        except OSError as error:
+            # A sync that failed is not tried again: the pages it lost count as clean afterwards.
+            return self._failed(found.sink, error)
+        return found
+
+    def _place(self, found: _Whole | Lost, number: int | None) -> Kept | Lost:
+        if isinstance(found, Lost):
+            return found
+        sink, media = found.sink, found.media
+        assert sink.part is not None
+        try:
+            names = self._names(number, suffix(media.media_type))
+            path = disk.place(sink.part, names, replace=self._replace)
+        except OSError as error:
+            return self._failed(sink, error)
+        return Kept(_image(media, path=path), sink.size, found.sha256)
+
+    def _sync_names(self, results: list[Kept | Lost]) -> list[Kept | Lost]:
+        if not any(isinstance(result, Kept) for result in results):
+            return results
         try:
             disk.sync_folder(self._folder)
         except OSError as error:
             unsure = Lost(disk.cannot_write(self._folder, error), disk=True)
-            return [unsure if isinstance(result, Kept) else result for result in ordered]
-        return ordered
+            return [unsure if isinstance(result, Kept) else result for result in results]
+        return results
 
-    def _seal(self, sink: FileSink) -> _Sealed | Lost:
-        sink.close()
-        if sink.problem is not None:
-            return Lost(sink.problem, disk=True)
-        if sink.size == 0:
-            sink.discard()
-            return Lost("it is empty")
-        try:
-            part = sink.part
-            sealed = self._stored(sink) if part is None else self._inspected(sink, part)
-        except OSError as error:
-            # A sync that failed is not tried again: the pages it lost count as clean afterwards.
-            sink.fail(error)
-            return Lost(disk.cannot_write(self._folder, error), disk=True)
-        if isinstance(sealed, Lost):
-            sink.discard()
-        return sealed
-
-    def _stored(self, sink: FileSink) -> _Sealed | Lost:
-        data = sink.gathered()
-        media = inspect(data)
-        lost = _lost(media, data[:_HEAD])
-        if lost is not None:
-            return lost
-        digest = hashlib.sha256(data).hexdigest() if self._sha256 else None
-        return _Sealed(sink, sink.store(), media, digest)
-
-    def _inspected(self, sink: FileSink, part: Path) -> _Sealed | Lost:
-        descriptor = disk.reopen(part)
-        try:
-            with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as view:
-                media = inspect(view)
-                lost = _lost(media, view[:_HEAD])
-                if lost is not None:
-                    return lost
-                digest = hashlib.sha256(view).hexdigest() if self._sha256 else None
-            disk.sync(descriptor)
-        finally:
-            os.close(descriptor)
-        return _Sealed(sink, part, media, digest)
-
-    def _place(self, sealed: _Sealed | Lost, number: int | None) -> Kept | Lost:
-        if isinstance(sealed, Lost):
-            return sealed
-        try:
-            names = self._names(number, suffix(sealed.media.media_type))
-            path = disk.place(sealed.part, names, replace=self._replace)
-        except OSError as error:
-            sealed.sink.fail(error)
-            return Lost(disk.cannot_write(self._folder, error), disk=True)
-        return Kept(_image(sealed.media, path=path), sealed.sink.size, sealed.sha256)
+    def _failed(self, sink: FileSink, error: OSError) -> Lost:
+        sink.fail(error)
+        return Lost(disk.cannot_write(self._folder, error), disk=True)
 
     def _names(self, number: int | None, ending: str) -> Iterator[Path]:
         numbers = itertools.chain([number], itertools.count(2 if number is None else number + 1))
@@ -270,7 +259,7 @@ async def write_file(data: bytes, path: Path, *, overwrite: bool) -> Path:
     """
     found = inspect(data).media_type
     ending = suffix(found) if found is not None else ""
-    written, problem = await _in_thread(lambda: _written(data, path, ending, overwrite=overwrite))
+    written, problem = await in_thread(lambda: _written(data, path, ending, overwrite=overwrite))
     if problem is not None:
         raise SaveError(f"The image is here, but we {problem}.", charge=Charge.YES)
     given = written.suffix.lower()
@@ -314,19 +303,6 @@ def _write(data: bytes, path: Path, ending: str, *, overwrite: bool) -> Path:
 def _numbered(path: Path) -> Iterable[Path]:
     others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     return itertools.chain([path], others)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Run blocking work where it does not stop the loop; anyio's cancellation waits for it."""
-    limiter = _writers.get(None)
-    if limiter is None:
-        # A limiter belongs to its loop, and a client may live through several.
-        limiter = anyio.CapacityLimiter(WRITERS)
-        _writers.set(limiter)
-    done: list[T] = []
-    with anyio.CancelScope(shield=True):
-        done.append(await anyio.to_thread.run_sync(work, limiter=limiter))
-    return done[0]
 
 
 def _in_memory(data: bytes) -> Kept | Lost:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 from typing import TYPE_CHECKING
 
 from imagen_async.session import disk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
 
 SMALL = 64 * 1024
 """Bytes of an image that wait in memory: for more of them, or until the image is kept."""
@@ -81,21 +83,38 @@ class FileSink:
         if self._waiting > SMALL:
             self._flush()
 
-    def gathered(self) -> bytes:
-        """Return what waits in memory."""
-        return b"".join(self._pieces)
+    @contextlib.contextmanager
+    def view(self) -> Iterator[bytes | mmap.mmap]:
+        """Show the bytes of a closed sink, in memory or mapped; a mapped file is open after this.
 
-    def store(self) -> Path:
-        """Create the file of a small image and sync it; for a thread.
+        Raises:
+            OSError: If the file cannot be read; ``fail`` then removes what there is.
+        """
+        if self.part is None:
+            yield b"".join(self._pieces)
+            return
+        self._descriptor = disk.reopen(self.part)
+        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as view:
+            yield view
+
+    def store(self) -> None:
+        """Create the file of a small image, for a thread; it is open after this.
 
         Raises:
             OSError: If the disk does not take it; ``fail`` then removes what there is.
         """
-        part = self._write_out()
+        if self.part is None:
+            self._write_out()
+
+    def sync(self) -> None:
+        """Make the open file's bytes survive a power cut and close it, for a thread.
+
+        Raises:
+            OSError: If the disk does not take it; ``fail`` then removes what there is.
+        """
         disk.sync(self._descriptor)
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
-        return part
 
     def close(self) -> None:
         """Close the file; a paid image must not wait for a free descriptor."""
@@ -128,10 +147,9 @@ class FileSink:
         except OSError as error:
             self.fail(error)
 
-    def _write_out(self) -> Path:
+    def _write_out(self) -> None:
         if self.part is None:
             self._descriptor, self.part = disk.open_part(self._folder, self._digest)
-        disk.write_all(self._descriptor, self.gathered())
+        disk.write_all(self._descriptor, b"".join(self._pieces))
         self._pieces.clear()
         self._waiting = 0
-        return self.part

@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from imagen_async.errors import Charge, SaveError
-from imagen_async.session import disk, files
+from imagen_async.session import disk
 from imagen_async.session.files import FolderShelf, Kept, Lost, MemoryShelf, write_file
 from imagen_async.wire.decoder import Sink
 
@@ -470,7 +470,7 @@ async def test_a_thread_that_began_ends_its_work_when_the_caller_is_cancelled(
             scope.cancel()
         asyncio.get_running_loop().call_later(0.01, go.set)
         await asyncio.wait([task])
-    await asyncio.to_thread(ended.wait, 5)
+    assert await asyncio.to_thread(ended.wait, 5)
     await asyncio.wait([task])
     assert names(tmp_path) == [f"forest-{DIGEST}-1.png", f"forest-{DIGEST}-2.png"]
 
@@ -478,13 +478,26 @@ async def test_a_thread_that_began_ends_its_work_when_the_caller_is_cancelled(
 async def test_a_keep_that_never_began_leaves_no_hidden_file(tmp_path: Path) -> None:
     """A task cancelled before the thread has its work removes what it had written."""
     target = shelf(tmp_path)
-    sink = fed(target, PNG)
+    sink = fed(target, BIG)
     task = asyncio.create_task(target.keep([sink], [None]))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert names(tmp_path) == []
+
+
+async def test_a_small_image_is_kept_although_its_caller_was_cancelled(tmp_path: Path) -> None:
+    """What waits in memory for its turn is paid for, and reaches the disk."""
+    target = shelf(tmp_path)
+    sink = fed(target, PNG)
+    task = asyncio.create_task(target.keep([sink], [None]))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await kept(target, PNG)  # its visit follows the first
+    assert names(tmp_path) == [f"forest-{DIGEST}-2.png", f"forest-{DIGEST}.png"]
 
 
 async def test_a_cancelled_scope_still_lets_paid_images_be_kept(tmp_path: Path) -> None:
@@ -597,8 +610,3 @@ def test_a_list_of_taken_names_ends_in_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         disk.place(part, [taken], replace=False)
     assert taken.read_bytes() == b"mine"
-
-
-def test_at_most_eight_threads_write() -> None:
-    """More writers only queue at the disk."""
-    assert files.WRITERS == 8

@@ -1,0 +1,175 @@
+"""Blocking work off the loop: alone, or side by side in one visit."""
+
+import asyncio
+import threading
+from collections.abc import Generator
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagen_async.session import threads
+from imagen_async.session.threads import alone, finish, in_thread, together
+
+Steps = Generator[None, None, str]
+
+
+def steps(name: str, count: int, log: list[str]) -> Steps:
+    for number in range(count):
+        log.append(f"{name}{number}")
+        yield
+    return name
+
+
+def failing(log: list[str]) -> Steps:
+    log.append("failing")
+    yield
+    raise ZeroDivisionError
+
+
+def held(begun: threading.Event, go: threading.Event) -> Steps:
+    begun.set()
+    assert go.wait(10)
+    yield
+    return "held"
+
+
+@given(st.lists(st.integers(0, 5), max_size=8))
+def test_works_are_finished_side_by_side(counts: list[int]) -> None:
+    """Every work takes its next step before any takes the one after, and each gets its own end."""
+    log: list[str] = []
+    works = [steps(f"{place}.", count, log) for place, count in enumerate(counts)]
+    assert finish(works) == [f"{place}." for place in range(len(counts))]
+    most = max(counts, default=0)
+    assert log == [
+        f"{place}.{number}"
+        for number in range(most)
+        for place, count in enumerate(counts)
+        if number < count
+    ]
+
+
+def test_a_work_that_fails_does_not_stop_the_others() -> None:
+    """An error is one work's end; the others go on to theirs."""
+    log: list[str] = []
+    first, second, third = finish([steps("a", 3, log), failing(log), steps("b", 3, log)])
+    assert (first, third) == ("a", "b")
+    assert isinstance(second, ZeroDivisionError)
+    assert log == ["a0", "failing", "b0", "a1", "b1", "a2", "b2"]
+
+
+async def test_what_waits_at_the_same_time_shares_a_visit() -> None:
+    """Works of one turn of the loop run in one thread, step by step beside each other."""
+    log: list[str] = []
+    found = await asyncio.gather(*(together(steps(name, 2, log)) for name in "abc"))
+    assert found == ["a", "b", "c"]
+    assert log == ["a0", "b0", "c0", "a1", "b1", "c1"]
+
+
+async def test_an_error_reaches_its_own_caller_alone() -> None:
+    """Of several works in one visit, only the one that failed raises."""
+    log: list[str] = []
+    found = await asyncio.gather(
+        together(failing(log)), together(steps("a", 2, log)), return_exceptions=True
+    )
+    assert isinstance(found[0], ZeroDivisionError)
+    assert found[1] == "a"
+    with pytest.raises(ZeroDivisionError):
+        await alone(failing(log))
+
+
+async def test_what_comes_during_a_visit_shares_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One visit goes on at a time; a visit has a bound, since each work may hold a file open."""
+    monkeypatch.setattr(threads, "TOGETHER", 3)
+    begun, go, log = threading.Event(), threading.Event(), list[str]()
+    first = asyncio.create_task(together(held(begun, go)))
+    await asyncio.to_thread(begun.wait, 10)
+    later = [asyncio.create_task(together(steps(name, 2, log))) for name in "abcd"]
+    await asyncio.sleep(0)
+    assert log == []
+    go.set()
+    assert await asyncio.gather(first, *later) == ["held", "a", "b", "c", "d"]
+    assert log == ["a0", "b0", "c0", "a1", "b1", "c1", "d0", "d1"]
+
+
+@pytest.mark.parametrize("how", ["task", "scope"])
+async def test_a_work_is_done_whatever_becomes_of_its_caller(how: str) -> None:
+    """A cancelled caller's work still runs, and so do those beside it."""
+    begun, go, log = threading.Event(), threading.Event(), list[str]()
+    first = asyncio.create_task(together(held(begun, go)))
+    await asyncio.to_thread(begun.wait, 10)
+    scope = anyio.CancelScope()
+
+    async def call() -> str:
+        with scope:
+            return await together(steps("a", 2, log))
+        return "cancelled"
+
+    given_up = asyncio.create_task(call())
+    other = asyncio.create_task(together(steps("b", 2, log)))
+    await asyncio.sleep(0)
+    scope.cancel() if how == "scope" else given_up.cancel()
+    go.set()
+    assert await asyncio.gather(first, other) == ["held", "b"]
+    await asyncio.wait([given_up])
+    assert given_up.cancelled() is (how == "task")
+    assert log == ["a0", "b0", "a1", "b1"]
+
+
+def test_a_loop_that_ends_leaves_no_caller_waiting() -> None:
+    """Works that had not begun are given up with the loop, and nobody hangs."""
+    begun, go, log = threading.Event(), threading.Event(), list[str]()
+
+    async def main() -> list[asyncio.Task[str]]:
+        tasks = [asyncio.create_task(together(held(begun, go)))]
+        await asyncio.to_thread(begun.wait, 10)
+        tasks.append(asyncio.create_task(together(steps("a", 1, log))))
+        await asyncio.sleep(0)
+        return tasks
+
+    try:
+        tasks = asyncio.run(main())
+    finally:
+        go.set()
+    assert all(task.cancelled() for task in tasks)
+    assert log == []
+
+
+async def test_a_thread_that_cannot_be_had_is_told_to_every_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If no thread starts, each call fails; the next visit is tried anew."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    log: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threads, "in_thread", refuse)
+        found = await asyncio.gather(
+            *(together(steps(name, 1, log)) for name in "ab"), return_exceptions=True
+        )
+    assert [type(each) for each in found] == [RuntimeError, RuntimeError]
+    assert await together(steps("c", 1, log)) == "c"
+
+
+async def test_at_most_eight_threads_write_at_once() -> None:
+    """More writers only queue at the disk, and each holds memory."""
+    go, lock, active, most = threading.Event(), threading.Lock(), 0, 0
+
+    def work() -> None:
+        nonlocal active, most
+        with lock:
+            active += 1
+            most = max(most, active)
+            if active == 8:
+                go.set()
+        assert go.wait(10)
+        with lock:
+            active -= 1
+
+    async with anyio.create_task_group() as group:
+        for _ in range(40):
+            group.start_soon(in_thread, work)
+    assert most == 8
