@@ -72,6 +72,8 @@ def url_problem(url: str, *, api_scheme: str) -> str | None:
         return "holds control characters"
     if "\\" in url:
         return "holds a backslash"
+    if url.startswith(" "):  # urlsplit would pass over it, an HTTP client would not
+        return "begins with a space"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

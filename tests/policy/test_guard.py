@@ -140,6 +140,7 @@ def test_no_text_raises(text: str) -> None:
         ("https://user:secret@a.example/x", "user name"),
         ("https://@a.example/x", "user name"),
         ("https://a.example\\@b.example/x", "backslash"),
+        (" https://a.example/x", "space"),
         ("https://a.example/x\ny", "control"),
         ("https://a.example/x\ty", "control"),
         ("https://a.example/\u2028", "control"),
