@@ -176,6 +176,7 @@ class FolderShelf:
             found = self._check(sink)
             yield
             checked.append(self._sync(found))
+        yield
         results: dict[int, Kept | Lost] = {}
         for index in reversed(range(len(checked))):
             results[index] = self._place(checked[index], numbers[index])

@@ -115,5 +115,4 @@ class _Lane:
         finally:
             self._visits = None
             for _, future in (*group, *self._waiting):
-                future.cancel()
-            self._waiting.clear()
+                future.cancel()  # the next visit still does the work

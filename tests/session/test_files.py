@@ -127,6 +127,30 @@ async def test_the_first_image_appears_last(
     assert seen == [f"forest-{DIGEST}-{number}.png" for number in (3, 2, 1)]
 
 
+async def test_small_images_that_wait_are_written_then_synced_then_named_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step of all comes before the next, so that the disk commits once for many."""
+    seen: list[str] = []
+
+    def watched(step: str) -> Callable[..., Any]:
+        real: Callable[..., Any] = getattr(disk, step)
+
+        def call(*args: Any, **options: Any) -> Any:
+            seen.append(step)
+            return real(*args, **options)
+
+        return call
+
+    tmp_path.joinpath("shots").mkdir()
+    for step in ("write_all", "sync", "place", "sync_folder"):
+        monkeypatch.setattr(disk, step, watched(step))
+    monkeypatch.setattr(disk, "_sync_names", lambda _: None)
+    await asyncio.gather(*(kept(shelf(tmp_path / "shots"), PNG) for _ in range(3)))
+    steps = ("write_all", "sync", "place", "sync_folder")
+    assert seen == [step for step in steps for _ in range(3)]
+
+
 async def test_missing_folders_are_made_and_synced_with_their_parents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +244,8 @@ async def test_a_disk_without_links_that_fails_leaves_no_empty_file(
         (b"", "it is empty", False),
         (b"<!DOCTYPE html><html>", "an HTML page came", False),
         (b"\n <html>", "an HTML page came", False),
+        (b"<html>" + bytes(100_000), "an HTML page came", False),
+        (BIG[:-1], "image/png is cut short", True),
         (b'{"error": 1}', "a JSON document came", False),
         (b"<svg xmlns='x'/>", "an SVG drawing came", False),
         (b"<?xml version='1.0'?><svg/>", "an SVG drawing came", False),

@@ -154,22 +154,34 @@ async def test_a_thread_that_cannot_be_had_is_told_to_every_caller(
     assert await together(steps("c", 1, log)) == "c"
 
 
+async def test_works_outlive_a_visit_that_is_cut_off() -> None:
+    """If the visits alone are cancelled, no caller hangs, and what waited is done by the next."""
+    begun, go, log = threading.Event(), threading.Event(), list[str]()
+    before = asyncio.all_tasks()
+    first = asyncio.create_task(together(held(begun, go)))
+    assert await asyncio.to_thread(begun.wait, 10)
+    (visits,) = asyncio.all_tasks() - before - {first}
+    waiting = asyncio.create_task(together(steps("a", 1, log)))
+    await asyncio.sleep(0)
+    visits.cancel()
+    go.set()
+    assert await asyncio.wait([first, waiting], timeout=10) == ({first, waiting}, set())
+    assert (first.cancelled(), waiting.cancelled()) == (True, True)
+    assert await together(steps("b", 1, log)) == "b"
+    assert log == ["a0", "b0"]
+
+
 async def test_at_most_eight_threads_write_at_once() -> None:
     """More writers only queue at the disk, and each holds memory."""
-    go, lock, active, most = threading.Event(), threading.Lock(), 0, 0
-
-    def work() -> None:
-        nonlocal active, most
-        with lock:
-            active += 1
-            most = max(most, active)
-            if active == 8:
-                go.set()
-        assert go.wait(10)
-        with lock:
-            active -= 1
-
-    async with anyio.create_task_group() as group:
-        for _ in range(40):
-            group.start_soon(in_thread, work)
-    assert most == 8
+    go = threading.Event()
+    try:
+        async with anyio.create_task_group() as group:
+            for _ in range(40):
+                group.start_soon(in_thread, lambda: go.wait(10))
+            await anyio.wait_all_tasks_blocked()
+            limiter = threads._writers.get()
+            assert limiter.borrowed_tokens == 8
+            assert limiter.statistics().tasks_waiting == 32
+            go.set()
+    finally:
+        go.set()
