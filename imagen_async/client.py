@@ -14,6 +14,7 @@ from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
 from imagen_async.session.files import FolderShelf, MemoryShelf, write_file
 from imagen_async.session.many import Outcome, Stream
+from imagen_async.session.patience import SharedPatience
 from imagen_async.session.transport import Masked
 from imagen_async.wire.request import GenerationRequest
 
@@ -189,27 +190,34 @@ class AsyncImagen:
         prompts: Iterable[str | GenerationRequest] | AsyncIterable[str | GenerationRequest],
         *,
         ordered: bool = False,
+        give_up_after: float | None = None,
     ) -> Stream[str | GenerationRequest]:
         """Generate images from many prompts; a context manager over outcomes.
 
         Each item settles as an Outcome, a value or an error; one failure costs no other item. A
-        refused call waits without end. Leaving the block cancels what is in flight.
+        refused call waits. Leaving the block cancels what is in flight.
 
         Args:
             prompts: Pulled lazily: never more than concurrency + 2 ahead of the reader.
             ordered: Whether outcomes come in input order.
+            give_up_after: Seconds without an answer other than a refusal, after which the rest
+                settles with the error; None for 60 if nothing was ever reached, else 1,800.
 
         Raises:
-            ConfigurationError: If it is given a single text.
+            ConfigurationError: If it is given a single text, or an option is out of range.
         """
         if isinstance(prompts, str | bytes):
             raise ConfigurationError("Pass a list of prompts: a text would be a prompt a letter.")
+
+        patience = SharedPatience(give_up_after)
 
         async def work(index: int, item: str | GenerationRequest) -> Outcome:
             request: GenerationRequest | None = None
             try:
                 request = self._request(item)
-                generation = await self._core.run(request, shelf=MemoryShelf(), waits=True)
+                generation = await self._core.run(
+                    request, shelf=MemoryShelf(), waits=True, patience=patience
+                )
             except ImagenError as error:
                 return Outcome(index, request, error=error)
             return Outcome(index, request, generation)
@@ -234,6 +242,7 @@ class AsyncImagen:
         price_per_image: float | None = None,
         budget: float | None = None,
         max_failures: int | None = None,
+        give_up_after: float | None = None,
         emulator: bool = False,
         gallery: bool = True,
     ) -> Run:
@@ -254,6 +263,9 @@ class AsyncImagen:
             price_per_image: In any currency; for the report and the budget.
             budget: The most that may be spent on this folder, in the same currency.
             max_failures: How many items may end without an image before the run stops.
+            give_up_after: Seconds without an answer other than a refusal, after which the run
+                stops and leaves the rest pending; None for 60 if nothing was ever reached, else
+                1,800.
             emulator: Whether the endpoint is an emulator of your own, new at every run.
             gallery: Whether to write ``index.html`` at the end.
 
@@ -272,6 +284,7 @@ class AsyncImagen:
             price_per_image=price_per_image,
             budget=budget,
             max_failures=max_failures,
+            give_up_after=give_up_after,
             emulator=emulator,
             gallery=gallery,
         )

@@ -64,6 +64,8 @@ class ImagenError(Exception):
         code: The gateway's own error code, as text.
         request_id: The gateway's id of the deciding answer, for its support.
         attempts: How many HTTP exchanges the call began.
+        sends: How often the request's body went out and was answered by neither a 429 nor the
+            API's own refusal in JSON, in earlier runs of a batch too.
         idempotency_key: The key that every attempt of the call carried.
         retry_after: Seconds that the server asked to wait.
         images: What arrived whole all the same; they are paid for.
@@ -81,6 +83,7 @@ class ImagenError(Exception):
         code: str | None = None,
         request_id: str | None = None,
         attempts: int = 0,
+        sends: int = 0,
         idempotency_key: str | None = None,
         retry_after: float | None = None,
         images: Iterable[Image] = (),
@@ -92,6 +95,7 @@ class ImagenError(Exception):
         self.code = code
         self.request_id = request_id
         self.attempts = attempts
+        self.sends = sends
         self.idempotency_key = idempotency_key
         self.retry_after = retry_after
         self.images: tuple[Image, ...] = tuple(images)
@@ -104,17 +108,23 @@ class ImagenError(Exception):
     def __str__(self) -> str:
         parts = [self.message]
         if self.advice:
-            parts.append(f"{_COST[self.charge]}; {self.advice}")
+            parts.append(f"{cost_words(self)}; {self.advice}")
         if self.request_id:
             parts.append(f"(request id {self.request_id})")
         return " ".join(parts)
 
 
-_COST = {
-    Charge.NO: "Nothing was charged",
-    Charge.MAYBE: "It may have been charged",
-    Charge.YES: "It was charged",
-}
+def cost_words(error: ImagenError) -> str:
+    """Return what an error may have cost, in words that claim no more than is known.
+
+    That nothing was charged is certain only where no body went out, or where the API itself
+    turned each one away.
+    """
+    if error.charge is Charge.YES:
+        return "It was charged"
+    if error.charge is Charge.MAYBE:
+        return "It may have been charged"
+    return "It counts as not charged" if error.sends else "Nothing was charged"
 
 
 class ConfigurationError(ImagenError):
@@ -148,13 +158,18 @@ class QuotaError(ImagenError):
 
 
 class RejectedError(ImagenError):
-    """The server will not take this request as it is."""
+    """The server will not take this request as it is.
+
+    Attributes:
+        authentication: Whether the key is at fault: no other request will fare better.
+    """
 
     advice = "change the request, the key or the base URL."
+    authentication: bool = False
 
 
 class ServerFailedError(ImagenError):
-    """The server failed, by convention before it charged."""
+    """The server failed, and is known or stated to charge nothing for it."""
 
     advice = "run it again later."
 

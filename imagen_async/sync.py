@@ -128,11 +128,14 @@ class Imagen:
         prompts: Iterable[str | GenerationRequest] | AsyncIterable[str | GenerationRequest],
         *,
         ordered: bool = False,
+        give_up_after: float | None = None,
     ) -> BlockingStream[Stream[str | GenerationRequest]]:
         return BlockingStream(
             self._portal,
             prompts,
-            functools.partial(self._client.generate_many, ordered=ordered),
+            functools.partial(
+                self._client.generate_many, ordered=ordered, give_up_after=give_up_after
+            ),
             self._bound,
             dropped=self._client._core.drop,  # noqa: SLF001
         )
@@ -150,6 +153,7 @@ class Imagen:
         price_per_image: float | None = None,
         budget: float | None = None,
         max_failures: int | None = None,
+        give_up_after: float | None = None,
         emulator: bool = False,
         gallery: bool = True,
     ) -> BlockingRun:
@@ -163,6 +167,7 @@ class Imagen:
             price_per_image=price_per_image,
             budget=budget,
             max_failures=max_failures,
+            give_up_after=give_up_after,
             emulator=emulator,
             gallery=gallery,
         )

@@ -10,6 +10,7 @@ import attrs
 
 from imagen_async.batch import schema, views
 from imagen_async.batch.journal import Item, State
+from imagen_async.batch.records import count_files, image_of, ordered, row_of, to_json, told
 from imagen_async.batch.shelf import ItemShelf, described, rescue
 from imagen_async.errors import (
     Charge,
@@ -21,9 +22,8 @@ from imagen_async.errors import (
     SaveError,
     Verdict,
 )
-from imagen_async.wire.envelope import Envelope
+from imagen_async.session.patience import SharedPatience
 from imagen_async.wire.generation import Generation, Image
-from imagen_async.wire.verdict_table import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,47 +33,9 @@ if TYPE_CHECKING:
     from imagen_async.batch.report import Tally
     from imagen_async.wire.request import GenerationRequest
 
-_JSON = json.JSONEncoder(separators=(",", ":"), default=str)
-REQUEST_FIELDS = ("prompt", "model", "aspect_ratio", "response_format", "n")
-
 
 class StoppedError(Exception):
     """The intake has stopped: the item stays as it was and nothing is sent."""
-
-
-def row_of(request: GenerationRequest, name: str | None) -> dict[str, Any]:
-    """Return a row that can be an input again: the user's id and what was asked."""
-    row: dict[str, Any] = {} if name is None else {"id": name}
-    for field in REQUEST_FIELDS:
-        if (value := getattr(request, field)) is not None:
-            row[field] = value
-    if request.extra:
-        row["extra"] = dict(request.extra)
-    return row
-
-
-def row_json(request: GenerationRequest, name: str | None) -> str:
-    """Return a row as the journal keeps it, ASCII JSON."""
-    return _JSON.encode(row_of(request, name))
-
-
-def told(error: ImagenError) -> dict[str, Any]:
-    """Return what is kept of an error: nothing that could hold a secret."""
-    return {
-        "type": type(error).__name__,
-        "message": error.message,
-        "status": error.status,
-        "code": error.code,
-        "charge": str(error.charge),
-        "idempotency_key": error.idempotency_key,
-        "request_id": error.request_id,
-    }
-
-
-def ordered(request: GenerationRequest) -> int:
-    """Return how many images a request buys, at least."""
-    n = request.n if request.n is not None else request.extra.get("n")
-    return n if isinstance(n, int) and n > 0 else 1
 
 
 def stop_reason(error: ImagenError) -> str | None:
@@ -84,10 +46,8 @@ def stop_reason(error: ImagenError) -> str | None:
         return "disk"
     if isinstance(error, ConfigurationError):
         return "client"
-    if isinstance(error, RejectedError) and error.status is not None:
-        # A prompt that the gateway blocks with a 403 is not a key that it does not know.
-        said = Envelope(code=error.code, type=None, message=error.message)
-        return "authentication" if look_up(error.status, said, {}, False)[1] else None
+    if isinstance(error, RejectedError) and error.authentication:
+        return "authentication"
     return None
 
 
@@ -101,6 +61,7 @@ class Desk:
         tally: What is counted.
         stop: Ends the intake, with a word and a sentence.
         allowance: How many images may be charged in all; None for no bound.
+        patience: How long nothing may come of the run.
         stopped: Whether it has ended.
     """
 
@@ -109,6 +70,7 @@ class Desk:
     tally: Tally
     stop: Callable[[str, str], None]
     allowance: float | None = None
+    patience: SharedPatience = attrs.field(factory=SharedPatience)
     stopped: bool = False
 
 
@@ -123,6 +85,7 @@ class Entry:
         name: The user's id.
         known: Whether the journal has it.
         resend: Whether it is sent although it may have been charged.
+        recount: Whether it is sent on the user's word, whatever was sent in earlier runs.
     """
 
     desk: Desk
@@ -131,12 +94,14 @@ class Entry:
     name: str | None
     known: bool = False
     resend: bool = False
+    recount: bool = False
     scope: anyio.CancelScope | None = None
     busy: bool = attrs.field(init=False, default=False)
     ended: bool = attrs.field(init=False, default=False)
     error: ImagenError | None = attrs.field(init=False, default=None)
     answer: dict[str, Any] | None = attrs.field(init=False, default=None)
     ordered: int = attrs.field(init=False)
+    sends: int = attrs.field(init=False)
     shelf: ItemShelf = attrs.field(init=False)
     state: State = attrs.field(init=False)
     charge: Charge = attrs.field(init=False)
@@ -148,6 +113,7 @@ class Entry:
         self.shelf = ItemShelf(self.desk.folder, self.item.id, self.request.prompt)
         self.state, self.charge = self.item.state, self.item.charge
         self.ordered = ordered(self.request)
+        self.sends = 0 if self.recount else self.item.sends
         self.counted = max(self.ordered, self.item.spent if self.known else 0)
         self._files = self.item.images
         self._counted_at = (self.state, self.charge)
@@ -165,10 +131,12 @@ class Entry:
         desk, item = self.desk, self.item
         if desk.stopped:
             raise StoppedError
-        if desk.allowance is not None and desk.tally.spent + self.ordered > desk.allowance:
+        if desk.allowance is not None and desk.tally.at_risk + self.ordered > desk.allowance:
             desk.stop("budget", f"The budget has no room for {self.ordered} more image(s).")
             raise StoppedError
         self.busy, resends = True, int(self.resend)
+        # Counted now, so that a crash does not forget it; an answer may take it back.
+        self.sends += 1
         self._spend(self.ordered)
         try:
             await desk.journal.write(
@@ -177,36 +145,47 @@ class Entry:
                 item.position,
                 item.row,
                 int(self.charge),
+                self.sends,
                 self.ordered,
                 resends,
                 idempotency_key,
             )
         except ConfigurationError as error:
             self._spend(-self.ordered)
+            self.sends -= 1
             self.busy = False
             desk.stop("journal", str(error))
             raise StoppedError from None
         desk.tally.resent += resends
         desk.tally.attempts += 1
-        self.state, self.resend = State.SENDING, False
+        desk.tally.recounted += self.recount and item.sends > 0
+        self.state, self.resend, self.recount = State.SENDING, False, False
 
     # From here on the state is changed first and the commit awaited last: it is in the journal's
     # queue by then, so that a cancellation of the wait cannot undo what was told.
 
-    async def returned(self, charge: Charge) -> None:
-        """Commit that the attempt cost nothing."""
+    async def returned(self, charge: Charge, sends: int) -> None:
+        """Commit that the attempt counts as free."""
+        presumed = self._freed(sends)
         self.charge, self.busy = max(self.charge, charge), False
-        self._spend(-self.ordered)
         self._moved(State.NEW if self.charge is Charge.NO else State.UNKNOWN)
-        await self._write(schema.RETURNED, self.item.id, int(self.charge), self.ordered)
+        await self._write(
+            schema.RETURNED,
+            str(self.state),
+            int(self.charge),
+            self.sends,
+            self.ordered,
+            presumed,
+            self.item.id,
+        )
 
     async def received(self, generation: Generation) -> None:
         """Commit the links of a paid answer before the first download."""
         excess = self._excess(len(generation.images))
         answer = self._answer(generation, generation.images)
-        self.item = attrs.evolve(self.item, answer=_JSON.encode(answer))
+        self.item = attrs.evolve(self.item, answer=to_json(answer))
         self.state, self.charge, self.busy = State.RECEIVED, Charge.YES, False
-        await self._write(schema.RECEIVED, self.item.id, excess, self.item.answer)
+        await self._write(schema.RECEIVED, excess, self.item.answer, self.item.id)
 
     async def settled(self, result: Generation | ImagenError) -> None:
         """Commit the end; what the intake must stop for goes back to be sent another day."""
@@ -218,6 +197,8 @@ class Entry:
         self.error = result
         self.charge = max(self.charge, result.charge)
         reason = stop_reason(result)
+        if reason is None and result.verdict in (Verdict.NOT_SENT, Verdict.REFUSED):
+            reason = self.desk.patience.ended
         if reason is not None:
             self.desk.stop(reason, str(result))
         if self.state is State.RECEIVED:
@@ -225,7 +206,7 @@ class Entry:
         elif reason is not None and self.charge is Charge.NO:
             self.ended = True
             if self.busy:
-                await self.returned(Charge.NO)
+                await self.returned(Charge.NO, result.sends)
         else:
             await self._settle_error(result)
 
@@ -236,7 +217,7 @@ class Entry:
         if self.ended or not self.busy:
             return
         if self.state is not State.SENDING:  # its commit was not awaited, so nothing was sent
-            await self.returned(self.charge)
+            await self.returned(self.charge, self.sends - 1)
             return
         self.error = OutcomeUnknownError(
             "The call was cancelled while it was under way.",
@@ -297,9 +278,18 @@ class Entry:
         if isinstance(error, SaveError):
             found, _ = await anyio.to_thread.run_sync(self._rescued)
             answer = self._answer(None, [image_of(self.desk.folder, each) for each in found], found)
-        elif state is State.FAILED and self.busy:
-            self._spend(-self.ordered)
-        await self._end(state, self.charge, 0, error, answer)
+        presumed = 0
+        if state is State.FAILED and self.busy:
+            presumed = self._freed(error.sends)
+        await self._end(state, self.charge, 0, error, answer, presumed)
+
+    def _freed(self, sends: int) -> int:
+        """Take back the attempt under way; return how many images are only presumed free."""
+        presumed = self.ordered if sends >= self.sends else 0
+        self.sends = sends
+        self._spend(-self.ordered)
+        self.desk.tally.presumed += presumed
+        return presumed
 
     def _rescued(self) -> tuple[list[dict[str, Any]], bool]:
         """Return the item's images that are here all the same, and whether they are all."""
@@ -315,8 +305,9 @@ class Entry:
         excess: int,
         error: ImagenError | None,
         answer: dict[str, Any] | None,
+        presumed: int = 0,
     ) -> None:
-        images = self._files if answer is None else _files(answer)
+        images = self._files if answer is None else count_files(answer)
         self.answer, self.charge = answer, charge
         self.busy, self.ended = False, True
         self.desk.tally.images += images - self._files
@@ -329,10 +320,12 @@ class Entry:
             self.item.row,
             str(state),
             int(charge),
+            self.sends,
             excess,
+            presumed,
             images,
-            None if error is None else _JSON.encode(told(error)),
-            None if answer is None else _JSON.encode(answer),
+            None if error is None else to_json(told(error)),
+            None if answer is None else to_json(answer),
         )
 
     def _moved(self, state: State) -> None:
@@ -379,20 +372,3 @@ class Entry:
             await self.desk.journal.write(statement, *parameters)
         except ConfigurationError as error:
             self.desk.stop("journal", str(error))
-
-
-def _files(answer: dict[str, Any]) -> int:
-    return sum(each.get("file_name") is not None for each in answer["images"])
-
-
-def image_of(folder: Path, kept: dict[str, Any]) -> Image:
-    """Return an image as the journal describes it."""
-    name = kept.get("file_name")
-    return Image(
-        url=kept.get("url"),
-        path=None if name is None else folder / name,
-        media_type=kept.get("media_type"),
-        width=kept.get("width"),
-        height=kept.get("height"),
-        revised_prompt=kept.get("revised_prompt"),
-    )

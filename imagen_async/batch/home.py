@@ -151,6 +151,8 @@ def _settle(connection: sqlite3.Connection, folder: Path, item: Item) -> None:
             item.row,
             str(state),
             int(charge),
+            item.sends,
+            0,
             0,
             len(images) + len(older) if images else item.images,
             None,

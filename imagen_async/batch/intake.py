@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import anyio.lowlevel
 import attrs
 
-from imagen_async.batch.entry import Desk, Entry, row_json
+from imagen_async.batch.entry import Desk, Entry
 from imagen_async.batch.home import Book, row_of
 from imagen_async.batch.identity import Census, body_digest
 from imagen_async.batch.journal import Item, State, ids
+from imagen_async.batch.records import row_json
 from imagen_async.batch.source import Requests, Row, as_rows
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 
@@ -51,6 +52,8 @@ class RunOptions:
         price_per_image: In any currency.
         budget: The most that may be spent on this folder, in the same currency.
         max_failures: How many items may end without an image before the intake stops.
+        give_up_after: Seconds without an answer other than a refusal until the intake stops; None
+            for the usual limits.
         emulator: Whether the endpoint is an emulator of the caller's, new at every run.
         gallery: Whether to write ``index.html`` at the end.
 
@@ -70,6 +73,9 @@ class RunOptions:
     )
     max_failures: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(_count)
+    )
+    give_up_after: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_above_zero)
     )
     emulator: bool = False
     gallery: bool = True
@@ -250,4 +256,5 @@ class Intake:
             name=seen.row.id,
             known=known is not None,
             resend=item.charge is not Charge.NO and item.state is not State.RECEIVED,
+            recount=item.state in (State.FAILED, State.UNKNOWN),
         )

@@ -59,7 +59,10 @@ class Item:
         state: Where it stands.
         charge: The worst over all its attempts in all runs.
         attempts: How many HTTP exchanges were begun for it.
+        sends: How often its body went out and was answered by neither a 429 nor the API's own
+            refusal, since its count began.
         spent: How many images may have been charged for it.
+        presumed: How many images those sends asked for that were taken as free.
         resends: How often it was sent again although it may have been charged.
         images: How many files of it are here.
         idempotency_key: What its last attempts carried.
@@ -73,7 +76,9 @@ class Item:
     state: State = attrs.field(default=State.NEW, converter=State)
     charge: Charge = attrs.field(default=Charge.NO, converter=Charge)
     attempts: int = 0
+    sends: int = 0
     spent: int = 0
+    presumed: int = 0
     resends: int = 0
     images: int = 0
     idempotency_key: str | None = None
@@ -90,6 +95,7 @@ class Count:
     items: int
     attempts: int
     spent: int
+    presumed: int
     resends: int
     images: int
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from imagen_async.batch.entry import ordered
 from imagen_async.batch.journal import State
+from imagen_async.batch.records import ordered
 
 if TYPE_CHECKING:
     from imagen_async.batch.intake import RunOptions, Sorter

@@ -36,12 +36,17 @@ class Report:
         charged_maybe: Unknown and dropped items that may have been charged.
         charged_yes: Unknown and dropped items that were charged.
         resent: How often an item was sent again although it may have been charged.
+        recounted: Failed items that this run sent again with a new count of sends.
         spent: Images that were or may have been charged.
         cost: Their price, if one was given, in its currency.
+        presumed_free: Images that went out and were answered by a failure that counts as free;
+            they were bought too if the gateway charges its failures.
+        presumed_free_cost: Their price, if one was given.
         seconds: How long this run took.
         partial: Whether the input was not read to its end: there may be more items.
         stopped_by: What stopped the intake: ``quota``, ``authentication``, ``budget``,
-            ``max_failures``, ``disk``, ``journal``, ``client``, or the reason given to ``stop``.
+            ``max_failures``, ``unreachable``, ``refused``, ``disk``,
+            ``journal``, ``client``, or the reason given to ``stop``.
         problem: What stopped it, or went wrong with a view, as a sentence.
     """
 
@@ -57,8 +62,11 @@ class Report:
     charged_maybe: int
     charged_yes: int
     resent: int
+    recounted: int
     spent: int
     cost: float | None
+    presumed_free: int
+    presumed_free_cost: float | None
     seconds: float
     partial: bool
     stopped_by: str | None
@@ -81,13 +89,24 @@ class Tally:
         counts: Of the journal.
     """
 
-    __slots__ = ("attempts", "images", "invalid", "items", "resent", "spent")
+    __slots__ = (
+        "attempts",
+        "images",
+        "invalid",
+        "items",
+        "presumed",
+        "recounted",
+        "resent",
+        "spent",
+    )
 
     def __init__(self, counts: Iterable[Count] = ()) -> None:
         self.items: Counter[tuple[State, Charge]] = Counter()
         self.attempts: int = 0
         self.images: int = 0
         self.invalid: int = 0
+        self.presumed: int = 0
+        self.recounted: int = 0
         self.resent: int = 0
         self.spent: int = 0
         for count in counts:
@@ -96,6 +115,12 @@ class Tally:
             self.images += count.images
             self.resent += count.resends
             self.spent += count.spent
+            self.presumed += count.presumed
+
+    @property
+    def at_risk(self) -> int:
+        """Images that were, are or may be charged, those included that only count as free."""
+        return self.spent + self.presumed
 
     def enter(self) -> None:
         """Count an item that the journal does not know yet."""
@@ -141,8 +166,11 @@ class Tally:
             charged_maybe=self.of(*doubtful, charge=Charge.MAYBE),
             charged_yes=self.of(*doubtful, charge=Charge.YES),
             resent=self.resent,
+            recounted=self.recounted,
             spent=self.spent,
             cost=None if price is None else round(self.spent * price, 6),
+            presumed_free=self.presumed,
+            presumed_free_cost=None if price is None else round(self.presumed * price, 6),
             seconds=round(seconds, 3),
             partial=partial,
             stopped_by=stopped_by,

@@ -15,16 +15,18 @@ import attrs
 
 from imagen_async.batch import home, schema, views
 from imagen_async.batch.display import Panel
-from imagen_async.batch.entry import Desk, Entry, StoppedError, row_of, told
+from imagen_async.batch.entry import Desk, Entry, StoppedError
 from imagen_async.batch.gallery import write_gallery
 from imagen_async.batch.home import Book
 from imagen_async.batch.intake import Intake, RunOptions, Seen, Sorter
 from imagen_async.batch.journal import Journal, State
 from imagen_async.batch.plan import make_plan
+from imagen_async.batch.records import row_of, told
 from imagen_async.batch.report import Tally
 from imagen_async.errors import ConfigurationError, ImagenError
 from imagen_async.session import disk
 from imagen_async.session.many import Outcome, Stream
+from imagen_async.session.patience import SharedPatience
 from imagen_async.wire.display import filtered
 
 if TYPE_CHECKING:
@@ -235,6 +237,7 @@ class Run:
             tally=self._tally,
             stop=self.stop,
             allowance=options.allowance,
+            patience=SharedPatience(options.give_up_after),
             stopped=self._stopped is not None,
         )
         intake = Intake(desk, Sorter(book, options, self._core.config.model))
@@ -301,6 +304,8 @@ class Run:
             waits=True,
             fetches=True,
             charge=entry.charge,
+            sends=entry.sends,
+            patience=self._inside.desk.patience,
         )
 
     async def _refuse(self, seen: Seen) -> Outcome:

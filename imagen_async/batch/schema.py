@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "journal.sqlite3"
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x696D6731
 """SQLite's application id of our files: the letters img1."""
 
@@ -28,7 +28,9 @@ CREATE TABLE item (
         CHECK (state IN ('new','sending','received','done','failed','unknown','dropped')),
     charge INTEGER NOT NULL CHECK (charge IN (0, 1, 2)),
     attempts INTEGER NOT NULL CHECK (attempts >= 0),
+    sends INTEGER NOT NULL DEFAULT 0 CHECK (sends >= 0),
     spent INTEGER NOT NULL CHECK (spent >= 0),
+    presumed INTEGER NOT NULL DEFAULT 0 CHECK (presumed >= 0),
     resends INTEGER NOT NULL CHECK (resends >= 0),
     images INTEGER NOT NULL DEFAULT 0 CHECK (images >= 0),
     idempotency_key TEXT,
@@ -41,42 +43,47 @@ INSERT INTO closed VALUES (1);
 """
 
 _ITEM = (
-    "id, position, row, state, charge, attempts, spent, resends, images, "
+    "id, position, row, state, charge, attempts, sends, spent, presumed, resends, images, "
     "idempotency_key, error, answer"
 )
 FIND = f"SELECT {_ITEM} FROM item WHERE id = ?"  # noqa: S608 - a constant
 ITEMS = f"SELECT {_ITEM} FROM item WHERE state IN ({{}}) ORDER BY number"  # noqa: S608
 IDS = "SELECT id FROM item WHERE state IN ({})"
 COUNTS = """
-SELECT state, charge, count(*), sum(attempts), sum(spent), sum(resends), sum(images)
+SELECT state, charge, count(*), sum(attempts), sum(spent), sum(presumed), sum(resends), sum(images)
 FROM item GROUP BY state, charge
 """
 
+# Plain placeholders, each named once: Python 3.12.0 to 3.12.3 warns of numbered ones.
 SENDING = """
-INSERT INTO item (id, position, row, state, charge, attempts, spent, resends, idempotency_key)
-VALUES (?1, ?2, ?3, 'sending', ?4, 1, ?5, ?6, ?7)
+INSERT INTO item
+    (id, position, row, state, charge, attempts, sends, spent, resends, idempotency_key)
+VALUES (?, ?, ?, 'sending', ?, 1, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
-    position = ?2, row = ?3, state = 'sending', charge = max(charge, ?4),
-    attempts = attempts + 1, spent = spent + ?5, resends = resends + ?6,
-    idempotency_key = ?7, error = NULL
+    position = excluded.position, row = excluded.row, state = 'sending',
+    charge = max(charge, excluded.charge), attempts = attempts + 1, sends = excluded.sends,
+    spent = spent + excluded.spent, resends = resends + excluded.resends,
+    idempotency_key = excluded.idempotency_key, error = NULL
 """
 RETURNED = """
 UPDATE item SET
-    state = CASE WHEN max(charge, ?2) = 0 THEN 'new' ELSE 'unknown' END,
-    charge = max(charge, ?2), spent = max(0, spent - ?3)
-WHERE id = ?1
+    state = ?, charge = max(charge, ?), sends = ?, spent = max(0, spent - ?),
+    presumed = presumed + ?
+WHERE id = ?
 """
 RECEIVED = """
-UPDATE item SET state = 'received', charge = 2, spent = spent + ?2, answer = ?3 WHERE id = ?1
+UPDATE item SET state = 'received', charge = 2, spent = spent + ?, answer = ? WHERE id = ?
 """
 SETTLED = """
 INSERT INTO item
-    (id, position, row, state, charge, attempts, spent, resends, images, error, answer)
-VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, 0, ?7, ?8, ?9)
+    (id, position, row, state, charge, attempts, sends, spent, presumed, resends, images, error,
+    answer)
+VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, 0, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
-    state = ?4, charge = max(charge, ?5),
-    spent = CASE WHEN max(charge, ?5) = 0 THEN 0 ELSE spent + ?6 END,
-    images = ?7, error = ?8, answer = coalesce(?9, answer)
+    state = excluded.state, charge = max(charge, excluded.charge), sends = excluded.sends,
+    spent = CASE WHEN max(charge, excluded.charge) = 0 THEN 0 ELSE spent + excluded.spent END,
+    presumed = presumed + excluded.presumed, images = excluded.images, error = excluded.error,
+    answer = coalesce(excluded.answer, answer)
 """
 DROP = "UPDATE item SET state = 'dropped' WHERE state = 'unknown'"
 INVALID = "INSERT INTO invalid VALUES (?)"

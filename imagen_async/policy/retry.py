@@ -5,7 +5,9 @@ What ``decide`` does, first row that fits::
     the attempt ended as              the call                      the gate of the whole client
     --------------------------------  ----------------------------  ----------------------------
     never to be sent again            gives up                      as below
+    given up: nothing reached so long gives up                      as below
     charges at max_charges            gives up                      as below
+    sends at max_sends                gives up                      as below
     REFUSED, refusals at the limit    gives up                      closes for the wait
     other, failures at max_attempts   gives up, but not in a batch  as below
                                       whose retry budget is empty
@@ -19,6 +21,9 @@ What ``decide`` does, first row that fits::
 
 The wait is the server's own (Retry-After and up to 1 s of jitter), else a backoff with full
 jitter. REFUSED costs neither attempts nor budget: nothing was done, and the gate slows everyone.
+
+``max_sends`` stands behind every verdict: whatever the table calls free, a request is bought at
+most so often by a gateway that charges for it all the same.
 """
 
 from __future__ import annotations
@@ -63,7 +68,10 @@ class RetryPolicy:
             without end; "auto" is 4 in ``generate``, and None in ``generate_many`` and ``batch``.
         max_charges: An attempt is sent only while the charges of this run are below this; an
             attempt that may have been charged counts. 1 never buys an image twice, 2 may.
-        server_errors_charged: Whether 500, 503 and 529 may have been charged.
+        max_sends: How often a request's body may go out, in a batch over all its runs; what a 429
+            or the API's own refusal in JSON answered does not count.
+        server_errors_charged: Whether a 500, 503 or 529 that is not known to come before any work
+            may have been charged. False states that the gateway does not charge its failures.
         backoff_base: Seconds; the most that the first wait takes. It doubles with each failure.
         backoff_cap: Seconds; the most that any wait takes that no server asked for.
         retry_after_max: Seconds; ``generate`` raises at once if the server asks for more.
@@ -75,7 +83,8 @@ class RetryPolicy:
     max_attempts: int = attrs.field(default=4, validator=count)
     max_refusals: int | Literal["auto"] | None = attrs.field(default="auto", validator=_refusals)
     max_charges: int = attrs.field(default=1, validator=count)
-    server_errors_charged: bool = attrs.field(default=False, validator=flag)
+    max_sends: int = attrs.field(default=4, validator=count)
+    server_errors_charged: bool = attrs.field(default=True, validator=flag)
     backoff_base: float = attrs.field(default=0.5, validator=positive)
     backoff_cap: float = attrs.field(default=20.0, validator=positive)
     retry_after_max: float = attrs.field(default=60.0, validator=positive)
@@ -85,15 +94,19 @@ class RetryPolicy:
 class History:
     """What the attempts of one call came to in this run, the latest included.
 
+    ``sends`` counts those of earlier runs too.
+
     Args:
         failures: Attempts that ended as FAILED, NOT_SENT or UNKNOWN.
         refusals: Attempts that ended as REFUSED.
         charges: Attempts that were or may have been charged.
+        sends: Attempts whose body went out, but for those that the API itself turned away.
     """
 
     failures: int = 0
     refusals: int = 0
     charges: int = 0
+    sends: int = 0
 
 
 @attrs.frozen
@@ -187,6 +200,7 @@ def decide(
     budget: RetryBudget,
     draw: float,
     waits: bool,
+    gave_up: str = "",
     closings: int | None = None,
 ) -> Retry | GiveUp:
     """Decide what happens after an attempt without an image; the module says how.
@@ -201,6 +215,7 @@ def decide(
         draw: A random number, 0 or more and below 1.
         waits: Whether a refused call waits without end, and its deadline stands still while the
             gate is closed: so in ``generate_many`` and ``batch``.
+        gave_up: Why the whole run sends nothing more, if it has come to that.
         closings: What the backoff of a refusal grows with, if the gate knows better than the
             call's own refusals.
     """
@@ -216,7 +231,9 @@ def decide(
     limit = _refusal_limit(policy, waits=waits)
     stops = (
         (not judgement.again, ""),
+        (bool(gave_up), gave_up),
         (history.charges >= policy.max_charges, f"the charge cap of {policy.max_charges}"),
+        (history.sends >= policy.max_sends, sends_spent(history.sends)),
         (refused and history.refusals >= limit, _plural(history.refusals, "refusal")),
         (not closes_gate and failures >= policy.max_attempts, _plural(failures, "attempt")),
         (
@@ -232,6 +249,11 @@ def decide(
     if not closes_gate:
         budget.take()
     return Retry(wait, closes_gate)
+
+
+def sends_spent(sends: int) -> str:
+    """Return why a request whose sends are used up is not sent again."""
+    return f"it went out {_plural(sends, 'time')}, and max_sends allows no more"
 
 
 def _wait(policy: RetryPolicy, retry_after: float | None, steps: int, draw: float) -> float:

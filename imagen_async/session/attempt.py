@@ -212,7 +212,7 @@ class Attempt:
             key_used_before=key_used_before,
             server_errors_charged=self.server_errors_charged,
         )
-        return Setback(judgement, retry_after(head.headers, time.time()))
+        return _setback(judgement, head)
 
     def _phase(self, broken: ExchangeError, limit: float) -> str:
         if broken.kind is FailureKind.CONNECT_TIMEOUT:
@@ -239,10 +239,15 @@ class Attempt:
                 server_errors_charged=self.server_errors_charged,
             )
             if judgement is not None:
-                return Setback(judgement, retry_after(head.headers, time.time()))
+                return _setback(judgement, head)
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
             return Setback(judge_spoiled(reason, b"", head.headers, head.status))
         return Reply(answer, head, request_id(head.headers, None))
+
+
+def _setback(judgement: Judgement, head: Head) -> Setback:
+    asked = retry_after(head.headers, time.time())
+    return Setback(judgement, judgement.asked if asked is None else asked)
 
 
 def _salvaged(head: Head, receiver: _AnswerText, reason: str, text: bytes = b"") -> Reply | Setback:

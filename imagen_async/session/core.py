@@ -23,13 +23,15 @@ from imagen_async.errors import (
     Verdict,
 )
 from imagen_async.policy.deadline import Deadline
+from imagen_async.policy.retry import History
 from imagen_async.session import events
 from imagen_async.session.attempt import Attempt
+from imagen_async.session.call import Call
 from imagen_async.session.config import checked_key, checked_total, new_key
 from imagen_async.session.fetch import Fetcher
 from imagen_async.session.gate import Gate
 from imagen_async.session.record import NO_RECORD
-from imagen_async.session.send import Call, Sender
+from imagen_async.session.send import Sender
 from imagen_async.session.transport import Masked, Transport
 from imagen_async.wire.decoder import AnswerLimits
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from imagen_async.session.config import Config
     from imagen_async.session.files import Kept, Shelf
     from imagen_async.session.many import Outcome
+    from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import GenerationRequest
@@ -133,6 +136,8 @@ class Core:
         waits: bool = False,
         fetches: bool = False,
         charge: Charge = Charge.NO,
+        sends: int = 0,
+        patience: SharedPatience | None = None,
     ) -> Generation:
         """Carry one call to its end.
 
@@ -145,6 +150,8 @@ class Core:
             waits: Whether it waits for the gate without end, as in generate_many and batch.
             fetches: Whether links are downloaded to the shelf.
             charge: The worst of earlier runs.
+            sends: How often its body went out in earlier runs.
+            patience: Of the run that it belongs to.
 
         Raises:
             ImagenError: How it ended without an image.
@@ -163,6 +170,8 @@ class Core:
             fetches=fetches,
             heard=self._listener.wants,
             charge=charge,
+            history=History(sends=sends),
+            patience=patience,
         )
         try:
             work = self._sender.send(call, transport)

@@ -19,11 +19,12 @@ class Record(Protocol):
     async def sending(self, idempotency_key: str) -> None:
         """Note that an attempt is about to be sent: a slot is held, no byte has left."""
 
-    async def returned(self, charge: Charge) -> None:
+    async def returned(self, charge: Charge, sends: int) -> None:
         """Note that the attempt ended without a charge; the slot is given back after this.
 
         Args:
             charge: The worst of the call's earlier attempts.
+            sends: How often its body went out and only the table says that it was free.
         """
 
     async def received(self, generation: Generation) -> None:
@@ -47,7 +48,7 @@ class NoRecord:
     async def sending(self, idempotency_key: str) -> None:
         """Keep nothing."""
 
-    async def returned(self, charge: Charge) -> None:
+    async def returned(self, charge: Charge, sends: int) -> None:
         """Keep nothing."""
 
     async def received(self, generation: Generation) -> None:

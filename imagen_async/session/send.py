@@ -8,6 +8,7 @@ failure never leads to a new POST.
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import anyio
@@ -17,13 +18,18 @@ from imagen_async.errors import (
     Charge,
     DownloadError,
     ImagenError,
-    NotSentError,
-    OutcomeUnknownError,
     SaveError,
     Verdict,
 )
 from imagen_async.policy.deadline import Deadline
-from imagen_async.policy.retry import GiveUp, History, Retry, RetryPolicy, decide
+from imagen_async.policy.retry import (
+    GiveUp,
+    History,
+    Retry,
+    RetryPolicy,
+    decide,
+    sends_spent,
+)
 from imagen_async.session import events
 from imagen_async.session.attempt import Attempt, Reply, Setback
 from imagen_async.session.harvest import harvest, size_problems
@@ -33,88 +39,15 @@ from imagen_async.wire.verdict import Judgement, error_for, judge_spoiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from multidict import CIMultiDict
+    from contextlib import AbstractContextManager
 
     from imagen_async.policy.valve import Grant
+    from imagen_async.session.call import Call
     from imagen_async.session.fetch import Fetcher
     from imagen_async.session.files import Shelf
     from imagen_async.session.gate import Gate
-    from imagen_async.session.record import Record
+    from imagen_async.session.patience import SharedPatience
     from imagen_async.session.transport import Transport
-    from imagen_async.wire.request import GenerationRequest
-
-
-@attrs.define(eq=False)
-class Call:
-    """One logical request and what became of it so far.
-
-    Args:
-        request: What is asked; ``body`` is made from it once.
-        body: The bytes that every attempt sends.
-        headers: The headers that every attempt sends.
-        idempotency_key: The key among them, or the one that would be.
-        shelf: Where images go.
-        record: Who follows the call.
-        total: Seconds.
-        waits: Whether it waits for the gate without end, as in generate_many and batch.
-        fetches: Whether links are downloaded to the shelf.
-        heard: Whether anybody listens to what goes well.
-        charge: The worst so far, in this run and earlier ones.
-    """
-
-    request: GenerationRequest
-    body: bytes
-    headers: CIMultiDict[str]
-    idempotency_key: str
-    shelf: Shelf
-    record: Record
-    total: float
-    waits: bool
-    fetches: bool
-    heard: bool = False
-    charge: Charge = Charge.NO
-    deadline: Deadline = attrs.field(init=False)
-    history: History = attrs.field(init=False, default=History())
-    attempts: int = attrs.field(init=False, default=0)
-    retried: bool = attrs.field(init=False, default=False)
-    setback: Setback | None = attrs.field(init=False, default=None)
-
-    def failed(self, reason: str) -> ImagenError:
-        """Return the error of the latest attempt, and why there is no further one."""
-        assert self.setback is not None
-        judgement = self.setback.judgement
-        why = f" Not sent again: {reason}." if reason else ""
-        return error_for(
-            attrs.evolve(judgement, message=judgement.message + why),
-            charge=self.charge,
-            attempts=self.attempts,
-            idempotency_key=self.idempotency_key,
-            retry_after=self.setback.retry_after,
-        )
-
-    def out_of_time(self) -> ImagenError:
-        """Return the error of a call whose total ended before it could be sent."""
-        reason = f"the call's total of {self.total:g} s ran out in the queue"
-        if self.setback is not None:
-            return self.failed(reason)
-        return NotSentError(
-            f"Not sent: {reason}.",
-            verdict=Verdict.NOT_SENT,
-            charge=self.charge,
-            idempotency_key=self.idempotency_key,
-        )
-
-    def closed(self) -> ImagenError:
-        """Return the error of a call whose client was closed under it."""
-        free = self.charge is Charge.NO
-        return (NotSentError if free else OutcomeUnknownError)(
-            "The client was closed while the call was under way.",
-            verdict=Verdict.NOT_SENT if free else Verdict.UNKNOWN,
-            charge=self.charge,
-            attempts=self.attempts,
-            idempotency_key=self.idempotency_key,
-        )
 
 
 @attrs.frozen
@@ -147,6 +80,8 @@ class Sender:
         call.deadline = Deadline(float("inf") if call.waits else now + call.total, call.total)
         if call.heard:
             self.listener.tell(events.Queued(call.request, call.idempotency_key))
+        if call.history.sends >= self.policy.max_sends:
+            raise await self._unsent(call, sends_spent(call.history.sends))
         while True:
             grant = await self._enter(call)
             try:
@@ -164,9 +99,12 @@ class Sender:
                 finally:
                     del step, result  # its traceback holds this frame: no cycle with its images
             if not step.closes_gate:
-                await anyio.sleep(step.wait)
+                with _while_hopeful(call.patience):
+                    await anyio.sleep(step.wait)
 
     async def _enter(self, call: Call) -> Grant:
+        if call.gave_up:
+            raise await self._unsent(call, call.gave_up)
         grant = self.gate.enter_at_once()
         if grant is not None and call.attempts == 0 and not call.waits:
             return grant  # no time has passed since the deadline was set
@@ -174,7 +112,8 @@ class Sender:
         if grant is None:
             asked = clock()
             if call.waits:
-                grant = await self.gate.enter()
+                with _while_hopeful(call.patience):
+                    grant = await self.gate.enter()
                 call.deadline.extend(clock() - asked)
             else:
                 with anyio.move_on_after(call.deadline.left(asked)):
@@ -187,9 +126,13 @@ class Sender:
             # A sleeping machine or a busy loop: the time ended on the way.
             self.gate.abandon(grant)
             self.gate.leave()
-        error = call.out_of_time()
+        late = f"the call's total of {call.total:g} s ran out in the queue"
+        raise await self._unsent(call, call.gave_up or late)
+
+    async def _unsent(self, call: Call, reason: str) -> ImagenError:
+        error = call.unsent(reason)
         await call.record.settled(error)
-        raise error
+        return error
 
     async def _attempt(self, call: Call, transport: Transport, grant: Grant) -> Reply | Setback:
         outgoing = Outgoing(call.body)
@@ -217,6 +160,8 @@ class Sender:
     ) -> Generation | ImagenError | Retry:
         """Decide on an attempt, and put it on record, while the slot is held."""
         if isinstance(result, Reply):
+            if call.patience is not None:
+                call.patience.tell(Verdict.DONE)
             self.gate.succeed(grant)
             self.gate.budget.succeeded(retried=call.retried)
             call.charge = Charge.YES
@@ -230,7 +175,7 @@ class Sender:
         if isinstance(step, ImagenError):
             await call.record.settled(step)
         elif result.judgement.charge is Charge.NO:
-            await call.record.returned(call.charge)
+            await call.record.returned(call.charge, call.history.sends)
         return step
 
     async def _brought(self, call: Call, reply: Reply) -> Generation | ImagenError:
@@ -243,13 +188,19 @@ class Sender:
                 status=reply.head.status,
                 request_id=reply.request_id,
                 attempts=call.attempts,
+                sends=call.history.sends + 1,
                 idempotency_key=call.idempotency_key,
                 images=found.images,
             )
         if not found.images:
             reason = "; ".join((*found.problems, *reply.answer.problems)) or "no image in it"
             spoiled = judge_spoiled(reason, b"", reply.head.headers, reply.head.status)
-            return error_for(spoiled, attempts=call.attempts, idempotency_key=call.idempotency_key)
+            return error_for(
+                spoiled,
+                attempts=call.attempts,
+                sends=call.history.sends + 1,
+                idempotency_key=call.idempotency_key,
+            )
         return Generation(
             call.request,
             found.images,
@@ -269,7 +220,10 @@ class Sender:
             failures=call.history.failures + (not refused),
             refusals=call.history.refusals + refused,
             charges=call.history.charges + (judgement.charge is not Charge.NO),
+            sends=call.history.sends + judgement.counts,
         )
+        if call.patience is not None:
+            call.patience.tell(judgement.verdict)
         step = decide(
             self.policy,
             call.history,
@@ -279,6 +233,7 @@ class Sender:
             budget=self.gate.budget,
             draw=self.draw(),
             waits=call.waits,
+            gave_up=call.gave_up,
             closings=self.gate.valve.closings(grant),
         )
         self._steer(judgement, step, grant)
@@ -365,6 +320,10 @@ class Sender:
             first.idempotency_key = idempotency_key
             return first
         return attrs.evolve(generation, images=tuple(images), problems=tuple(problems))
+
+
+def _while_hopeful(patience: SharedPatience | None) -> AbstractContextManager[object]:
+    return nullcontext() if patience is None else patience.waiting()
 
 
 def _has_links(generation: Generation) -> bool:

@@ -25,7 +25,9 @@ class Envelope:
         code: The gateway's own code, as text, whatever JSON type it had.
         type: The kind of error; Google's ``status`` counts as one.
         message: What it says to people.
-        html: Whether the body is a web page, with its title as the message.
+        html: Whether the body is a web page, with its title or heading as the message.
+        page: Whether it is no JSON of an API: a web page, plain text, XML or nothing.
+        footer: What a web page of nginx's kind names as its server.
         reasons: Google's ``reason`` and ``quotaId`` of the error's details.
     """
 
@@ -33,6 +35,8 @@ class Envelope:
     type: str | None = None
     message: str | None = None
     html: bool = False
+    page: bool = False
+    footer: str | None = None
     reasons: tuple[str, ...] = ()
 
 
@@ -46,10 +50,22 @@ def read_error_body(body: bytes) -> Envelope:
         The envelope of its JSON, else the title of its HTML, else its first 200 characters.
     """
     text = body[:BODY_LIMIT].decode("utf-8-sig", "replace").strip()
-    if _HTML.match(text):
-        title = _TITLE.search(text)
-        return Envelope(message=clean(title[1]) if title else None, html=True)
-    return read_envelope(_first_json(text)) or Envelope(message=clean(text, 200))
+    if not _HTML.match(text):
+        document = _first_json(text)
+        wrapped = document.get("html-message") if isinstance(document, dict) else None
+        if not isinstance(wrapped, str):
+            return read_envelope(document) or Envelope(message=clean(text, 200), page=True)
+        text = wrapped  # Portkey, of an upstream's answer that is no JSON
+        if not _HTML.match(text):
+            return Envelope(message=clean(text, 200), page=True)
+    title = _TITLE.search(text) or _HEADING.search(text)
+    footer = _FOOTER.search(text)
+    return Envelope(
+        message=clean(title[1]) if title else None,
+        html=True,
+        page=True,
+        footer=clean(footer[1], 50) if footer else None,
+    )
 
 
 def read_envelope(document: object) -> Envelope | None:
@@ -126,6 +142,19 @@ def request_id(headers: Mapping[str, str], message: str | None) -> str | None:
     return (clean(found, _ID_LIMIT) or "")[:_ID_LIMIT] or None
 
 
+def asked_wait(message: str) -> float | None:
+    """Return the seconds that an error's words ask to wait, or None.
+
+    OpenAI writes "Please try again in 6m0s", "in 1.2s" or "in 864ms", Google "Please retry in
+    41.5s", others "retry after 30 seconds".
+    """
+    found = _ASKED.search(message)
+    if found is None or not any(found.groups()):
+        return None
+    hours, minutes, seconds, milliseconds = (float(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
+
+
 def clean(text: str, limit: int = 2048) -> str | None:
     """Return foreign text without keys, signed queries and terminal escapes; None if empty.
 
@@ -164,8 +193,18 @@ _ID_LIMIT = 200
 
 # Bounded repeats: a hostile body of 64 KiB must not cost more than a pass over it.
 _HTML = re.compile(r"(?:<[!?][^>]*>\s*)*<html\b|<!doctype html|<head\b", re.IGNORECASE)
+_HEADING = re.compile(r"<h1[^>]{0,200}>([^<]{0,500})</h1", re.IGNORECASE)  # haproxy has no title
+_FOOTER = re.compile(r"<hr[^>]{0,20}>\s{0,20}<center>([^<]{0,50})</center", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,500})</title", re.IGNORECASE)
 _ID_IN_MESSAGE = re.compile(r"\(request[ _]id: ?([^()\s]+)\)", re.IGNORECASE)
+_ASKED = re.compile(
+    r"\b(?:try again|retry|wait)(?: again)?(?: in| after| for)?:? "
+    r"(?:([0-9]{1,4}) ?h(?:ours?)? ?)?"
+    r"(?:([0-9]{1,5}) ?m(?:in(?:ute)?s?)?(?![a-z]) ?)?"
+    r"(?:([0-9]{1,7}(?:\.[0-9]{1,9})?) ?s(?:ec(?:ond)?s?)?(?![a-z]))?"
+    r"(?:([0-9]{1,9}(?:\.[0-9]{1,9})?) ?ms)?",
+    re.IGNORECASE,
+)
 _LINK = re.compile(r"https?://[^\s\"'<>\\]+", re.IGNORECASE)
 _KEY = re.compile(
     r"\b(?:sk|pk|rk|hf|gsk|xai|r8)[-_][\w.*-]{6,}"

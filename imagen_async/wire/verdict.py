@@ -28,6 +28,7 @@ from imagen_async.errors import (
 )
 from imagen_async.wire.envelope import (
     Envelope,
+    asked_wait,
     clean,
     holds_image,
     is_error,
@@ -37,7 +38,7 @@ from imagen_async.wire.envelope import (
     request_id,
 )
 from imagen_async.wire.text import printable
-from imagen_async.wire.verdict_table import look_up
+from imagen_async.wire.verdict_table import Found, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,8 +61,9 @@ class Judgement:
         status: The HTTP status, if an answer came.
         code: The gateway's own code.
         request_id: The gateway's id of the answer.
-        conflict: Whether the gateway refused the Idempotency-Key because an earlier attempt had it.
         authentication: Whether the key is at fault: no other request will fare better.
+        refusal: Whether the API itself turned the request away, by a 429 or in JSON.
+        asked: Seconds that its words ask to wait.
     """
 
     verdict: Verdict
@@ -71,8 +73,14 @@ class Judgement:
     status: int | None = None
     code: str | None = None
     request_id: str | None = None
-    conflict: bool = False
     authentication: bool = False
+    refusal: bool = False
+    asked: float | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether its body went out and nothing but the table says what that cost."""
+        return self.verdict is not Verdict.NOT_SENT and not self.refusal
 
 
 class FailureKind(enum.StrEnum):
@@ -80,7 +88,6 @@ class FailureKind(enum.StrEnum):
 
     CONNECT = "connect"
     CONNECT_TIMEOUT = "connect_timeout"
-    POOL = "pool"
     CERTIFICATE = "certificate"
     TLS = "tls"
     BAD_URL = "bad_url"
@@ -92,8 +99,6 @@ class FailureKind(enum.StrEnum):
     PROTOCOL = "protocol"
     CUT_BODY = "cut_body"
     BAD_ENCODING = "bad_encoding"
-    CANCELLED = "cancelled"
-    OTHER = "other"
 
 
 CHARGES: Final[Mapping[Verdict, Charge]] = MappingProxyType(
@@ -128,7 +133,6 @@ _PERMANENT = frozenset(
 _FAILURES: Mapping[FailureKind, str] = {
     FailureKind.CONNECT: "No connection to the gateway could be made",
     FailureKind.CONNECT_TIMEOUT: "The gateway did not accept a connection in time",
-    FailureKind.POOL: "No connection became free in time",
     FailureKind.CERTIFICATE: "The gateway's certificate was not accepted",
     FailureKind.TLS: "The gateway does not speak TLS on that port",
     FailureKind.BAD_URL: "The base URL cannot be used",
@@ -140,8 +144,6 @@ _FAILURES: Mapping[FailureKind, str] = {
     FailureKind.PROTOCOL: "The answer was not readable as HTTP",
     FailureKind.CUT_BODY: "The answer was cut off",
     FailureKind.BAD_ENCODING: "The answer could not be decompressed",
-    FailureKind.CANCELLED: "The call was cancelled",
-    FailureKind.OTHER: "The exchange with the gateway broke off",
 }
 _STATUS = re.compile("[45][0-9]{2}")
 _NAMES_KEY = re.compile("idempoten", re.IGNORECASE)
@@ -170,7 +172,7 @@ def judge_status(
     body: bytes,
     *,
     key_used_before: bool = False,
-    server_errors_charged: bool = False,
+    server_errors_charged: bool = True,
 ) -> Judgement:
     """Judge an answer that is not 2xx.
 
@@ -179,13 +181,14 @@ def judge_status(
         headers: Its headers, a case-insensitive mapping.
         body: Its body; the first 64 KiB are read.
         key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
-        server_errors_charged: Whether 500, 503 and 529 may have been charged.
+        server_errors_charged: Whether 500, 503 and 529 that the table does not know may have
+            been charged.
     """
     envelope = read_error_body(body)
+    found = look_up(status, envelope, server_errors_charged=server_errors_charged)
     if key_used_before and _refuses_key(status, envelope):
-        return _answered(Verdict.UNKNOWN, status, headers, envelope, conflict=True)
-    verdict, authentication = look_up(status, envelope, headers, server_errors_charged)
-    return _answered(verdict, status, headers, envelope, authentication=authentication)
+        found = Found(Verdict.UNKNOWN, authentication=False, refusal=False)
+    return _answered(found, status, headers, envelope)
 
 
 def judge_error_document(
@@ -193,7 +196,7 @@ def judge_error_document(
     headers: Mapping[str, str],
     status: int,
     *,
-    server_errors_charged: bool = False,
+    server_errors_charged: bool = True,
 ) -> Judgement | None:
     """Judge a 2xx answer whose JSON may be an error, or a task, in place of images.
 
@@ -201,7 +204,7 @@ def judge_error_document(
         document: The parsed JSON; anything truthy at an item's image keys is an image.
         headers: The answer's headers, a case-insensitive mapping.
         status: Its HTTP status.
-        server_errors_charged: Whether an error that says 500, 503 or 529 may have been charged.
+        server_errors_charged: As in ``judge_status``, of an error that says 500, 503 or 529.
 
     Returns:
         What it means; None if it holds an image, or neither an error nor a task.
@@ -214,8 +217,8 @@ def judge_error_document(
         envelope = read_envelope(document) or Envelope()
         code = envelope.code or ""
         meant = int(code) if _STATUS.fullmatch(code) else status
-        verdict, authentication = look_up(meant, envelope, headers, server_errors_charged)
-        return _answered(verdict, status, headers, envelope, authentication=authentication)
+        found = look_up(meant, envelope, server_errors_charged=server_errors_charged)
+        return _answered(found, status, headers, envelope)
     if is_task(document) or status == 202:
         return _spoiled("The gateway answered with a task, not with an image", headers, status)
     return None
@@ -247,6 +250,7 @@ class ErrorFields(TypedDict, total=False):
 
     charge: Charge
     attempts: int
+    sends: int
     idempotency_key: str | None
     retry_after: float | None
     images: Iterable[Image]
@@ -257,10 +261,14 @@ def error_for(judgement: Judgement, **fields: Unpack[ErrorFields]) -> ImagenErro
 
     Args:
         judgement: Of the deciding attempt; never DONE.
-        **fields: The worst charge of the call, its attempts, key, retry_after and images.
+        **fields: The worst charge of the call, its attempts, sends, key, retry_after and images.
     """
-    known: ErrorFields = {"charge": judgement.charge, **fields}
-    return ERRORS[judgement.verdict](
+    known: ErrorFields = {
+        "charge": judgement.charge,
+        "sends": int(judgement.counts),
+        **fields,
+    }
+    error = ERRORS[judgement.verdict](
         judgement.message,
         verdict=judgement.verdict,
         status=judgement.status,
@@ -268,17 +276,15 @@ def error_for(judgement: Judgement, **fields: Unpack[ErrorFields]) -> ImagenErro
         request_id=judgement.request_id,
         **known,
     )
+    if isinstance(error, RejectedError):
+        error.authentication = judgement.authentication
+    return error
 
 
 def _answered(
-    verdict: Verdict,
-    status: int,
-    headers: Mapping[str, str],
-    envelope: Envelope,
-    *,
-    conflict: bool = False,
-    authentication: bool = False,
+    found: Found, status: int, headers: Mapping[str, str], envelope: Envelope
 ) -> Judgement:
+    verdict = found.verdict
     stop = (headers.get("x-should-retry") or "").strip().lower() == "false"
     return Judgement(
         verdict,
@@ -288,8 +294,9 @@ def _answered(
         status=status,
         code=envelope.code,
         request_id=request_id(headers, envelope.message),
-        conflict=conflict,
-        authentication=authentication,
+        authentication=found.authentication,
+        refusal=found.refusal,
+        asked=asked_wait(envelope.message or "") if found.refusal else None,
     )
 
 

@@ -1,8 +1,12 @@
 """The table of verdicts on answers, as data to be checked line by line.
 
 A gateway's status is often wrong, its code and words less so: ``ROWS`` is asked first, from top
-to bottom, then ``STATUSES``, then the class of the status. What a row calls uncharged is sent
-again or reported as free, so a doubtful answer stays UNKNOWN.
+to bottom, then ``STATUSES``, then the class of the status.
+
+What is not known to be free is UNKNOWN. From 500 on, and in an error inside a 2xx, an answer is
+free only by a row that knows its code or words as said before any work. What a front writes in
+place of an API (a web page, plain text, XML, nothing) proves nothing there, but for the pages in
+``ROWS`` and the statuses in ``STATUSES`` that say that nothing was passed on.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ class Row:
         statuses: The HTTP statuses it is about.
         codes: The error's code, type or reason is one of these, in lower case.
         words: A pattern, in lower case, found in its code, type, reasons or message.
-        retry_after: The answer carries a Retry-After header.
+        page: It is about what is no JSON, words of a front; other rows, from 500 on, are not.
         authentication: The key is at fault.
     """
 
@@ -38,24 +42,40 @@ class Row:
     statuses: Container[int]
     codes: frozenset[str] | None = None
     words: re.Pattern[str] | None = None
-    retry_after: bool = False
+    page: bool = False
     authentication: bool = False
 
-    def fits(self, status: int, names: list[str], heard: str, later: bool) -> bool:
+    def fits(self, status: int, names: list[str], heard: str, page: bool) -> bool:
         """Return whether an answer is one that this row is about.
 
         Args:
             status: Its HTTP status.
             names: Its code, type and reasons, in lower case.
             heard: These and its message, in lower case.
-            later: Whether it carries a Retry-After header.
+            page: Whether it is no JSON.
         """
         return (
             status in self.statuses
+            and (self.page == page or (status < 500 and not self.page))
             and (self.codes is None or not self.codes.isdisjoint(names))
             and (self.words is None or self.words.search(heard) is not None)
-            and (later or not self.retry_after)
         )
+
+
+@attrs.frozen
+class Found:
+    """What the table says of an answer.
+
+    Args:
+        verdict: What it means.
+        authentication: Whether the key is at fault.
+        refusal: Whether the API itself turned the request away, by a 429 or in JSON: the one
+            answer, beside an image, that says for certain what became of the request.
+    """
+
+    verdict: Verdict
+    authentication: bool
+    refusal: bool
 
 
 def _codes(names: str) -> frozenset[str]:
@@ -68,12 +88,49 @@ def _words(*patterns: str) -> re.Pattern[str]:
 
 _SUCCESS = frozenset(range(200, 300))
 _FAULTY = frozenset({500, 501, 503, 529})
-_BUSY = _SUCCESS | {429, 500, 503}
+_BUSY = _SUCCESS | {429, 500, 503, 529}
+# Cloudflare never reached the origin: down, no route, no TLS, a bad certificate, no tunnel. Not
+# 522, which it also says of a request that was passed on (its "Error 522" page, 2026).
+_UNREACHED = frozenset({521, 523, 525, 526, 530})
 # Where a body's code or words are believed. Not 408, 502, 504, 52x: a front wrote those, and
 # whatever stands behind it may have gone on.
 _SPOKEN = _SUCCESS | (frozenset(range(400, 500)) - {408}) | _FAULTY
 
 ROWS: Final[tuple[Row, ...]] = (
+    # After sending: the work was handed on, and its end was not seen. First, for an error may
+    # quote several others, and one of these is enough for a doubt.
+    Row(
+        Verdict.UNKNOWN,
+        _SUCCESS | _FAULTY,
+        codes=_codes(
+            "do_request_failed read_response_body_failed bad_response_body bad_response"
+            " empty_response aws_invoke_error channel:response_time_exceeded"
+            " origin_gateway_timeout cf_gateway_timeout 408 499 502 504 520 524"
+            " get_channel_failed"  # new-api says it only of a second try
+            " new_api_panic one_api_panic"  # may come at any moment
+        ),
+    ),
+    # new-api and litellm pass on the upstream's status, of the last of several tries.
+    Row(Verdict.UNKNOWN, _UNREACHED, codes=_codes("bad_response_status_code upstream_error")),
+    Row(
+        Verdict.UNKNOWN,
+        _SUCCESS | _FAULTY,
+        words=_words(
+            r"time[ds]?[ -]?out",
+            "deadline",
+            r"\beof\b",
+            "connection",
+            "(?:side|peer) closed",
+            "fetch failed",
+            "socket",
+            "network",
+            "disconnected",
+            "broken pipe",
+            "expecting (?:value|property|'[^']')",  # Python's json, of a cut body
+            "请求上游",
+            "超时",
+        ),
+    ),
     # new-api puts this text in place of any upstream 429's, whose code (even billing_not_active)
     # it leaves: that account is the gateway's own, not the caller's.
     Row(Verdict.REFUSED, _BUSY, words=_words("负载已饱和")),
@@ -136,18 +193,6 @@ ROWS: Final[tuple[Row, ...]] = (
         ),
         authentication=True,
     ),
-    # After sending: the work was handed on, and its end was not seen.
-    Row(
-        Verdict.UNKNOWN,
-        _FAULTY,
-        codes=_codes(
-            "do_request_failed read_response_body_failed bad_response_body bad_response"
-            " empty_response aws_invoke_error channel:response_time_exceeded"
-            " origin_gateway_timeout cf_gateway_timeout 408 499 502 504 520 524"
-            " get_channel_failed"  # new-api says it only of a second try
-            " new_api_panic one_api_panic"  # may come at any moment
-        ),
-    ),
     # At 403 such a code means that the key is not at fault.
     Row(
         Verdict.REJECTED,
@@ -179,24 +224,49 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(Verdict.REJECTED, _SUCCESS | _FAULTY, words=_words("无可用渠道", "no available channels?")),
     # Here and not among the codes above: its words are the upstream's, which may be permanent.
     Row(Verdict.UNKNOWN, _FAULTY, codes=_codes("bad_response_status_code")),
+    # new-api's limiter lost its Redis, in the middleware before any channel is chosen
+    # (middleware/model-rate-limit.go, read 2026-11).
+    Row(Verdict.FAILED, _FAULTY, words=_words(r"\brate_limit_check_failed\b")),
+    # Overload, said at the door: OpenAI's error codes, Anthropic's 529, Google's 503 UNAVAILABLE in
+    # the two wordings of its API, Hugging Face's cold model, queues of image gateways.
     Row(
-        Verdict.UNKNOWN,
-        _FAULTY,
+        Verdict.REFUSED,
+        _BUSY,
+        codes=_codes("overloaded_error server_is_overloaded slow_down provider_overloaded"),
+    ),
+    Row(
+        Verdict.REFUSED,
+        _BUSY,
         words=_words(
-            r"time[ds]?[ -]?out",
-            "deadline exceeded",
-            r"\beof\b",
-            "connection (?:was )?(?:reset|closed|aborted)",
-            "socket hang up",
-            "disconnected",
-            # Envoy's 503s; its "connection failure" and "overflow" never reached the origin.
-            "reset reason: (?:connection termination|remote reset|local reset|protocol error)",
-            "请求上游",
-            "超时",
+            "(?:model|engine) is (?:currently |temporarily )?overloaded",
+            "experiencing high demand",
+            "model .{0,200}is currently loading",
+            "queue (?:is |was )?full",
+            "too many (?:queued|pending|concurrent) requests",
+            "rate[ _]limit",
+            "排队",
+            "队列",
         ),
     ),
-    Row(Verdict.REFUSED, {503}, words=_words("queue", "排队", "队列")),
-    Row(Verdict.REFUSED, {503}, retry_after=True),
+    # Envoy's "UF" and "UO": no connection to the origin, or no room for one (Envoy's documentation
+    # of response flags, 2026). Its other reset reasons come after the request was passed on, and
+    # so may these where it says "retried and the latest reset reason".
+    Row(
+        Verdict.REFUSED,
+        frozenset({503}),
+        words=_words(
+            r"before headers\. reset reason: (?:(?:remote |local )?connection failure|overflow)\b"
+        ),
+        page=True,
+    ),
+    # nginx's limit_req and limit_conn (their documentation, 2026): it says 502 and 504 of its
+    # origins. Other servers use the same title, so the page must name it.
+    Row(
+        Verdict.REFUSED,
+        frozenset({503}),
+        words=_words(r"^503 service temporarily unavailable\n(?:nginx|openresty)\b"),
+        page=True,
+    ),
 )
 
 STATUSES: Final[Mapping[int, Verdict]] = MappingProxyType(
@@ -205,43 +275,40 @@ STATUSES: Final[Mapping[int, Verdict]] = MappingProxyType(
         408: Verdict.UNKNOWN,
         425: Verdict.REFUSED,
         429: Verdict.REFUSED,
-        500: Verdict.FAILED,
-        503: Verdict.FAILED,
-        # Cloudflare never reached the origin: down, no connection, no route, no TLS, no tunnel.
-        521: Verdict.REFUSED,
-        522: Verdict.REFUSED,
-        523: Verdict.REFUSED,
-        525: Verdict.REFUSED,
-        526: Verdict.REFUSED,
-        529: Verdict.FAILED,
-        530: Verdict.REFUSED,
+        **dict.fromkeys(_UNREACHED, Verdict.REFUSED),
+        499: Verdict.UNKNOWN,
     }
 )
+STATED: Final = frozenset({500, 503, 529})
+"""Statuses that ``server_errors_charged=False`` states to be free where the table does not know."""
 
 _AUTHENTICATION = frozenset({401, 403, 407})
+_REFUSALS = frozenset({Verdict.REFUSED, Verdict.QUOTA, Verdict.REJECTED})
 
 
-def look_up(
-    status: int, envelope: Envelope, headers: Mapping[str, str], server_errors_charged: bool
-) -> tuple[Verdict, bool]:
-    """Return what an answer that is not a success means, and whether the key is at fault.
+def look_up(status: int, envelope: Envelope, *, server_errors_charged: bool) -> Found:
+    """Return what an answer that is not a success means.
 
     Args:
         status: The HTTP status, or the one that an error inside a 2xx answer gives as its code.
         envelope: What the gateway says.
-        headers: The answer's headers, a case-insensitive mapping.
-        server_errors_charged: Whether to take FAILED as UNKNOWN.
+        server_errors_charged: Whether 500, 503 and 529 that the table does not know may have been
+            charged.
     """
     named = (envelope.code, envelope.type, *envelope.reasons)
     names = [name.lower() for name in named if name]
-    heard = "\n".join([*names, (envelope.message or "").lower()])
-    later = bool(headers.get("Retry-After"))
-    row = next((row for row in ROWS if row.fits(status, names, heard, later)), None)
+    heard = "\n".join([*names, *filter(None, (envelope.message, envelope.footer))]).lower()
+    page = envelope.page
+    row = next((row for row in ROWS if row.fits(status, names, heard, page)), None)
     if row is not None:
-        return row.verdict, row.authentication
-    verdict = STATUSES.get(status)
-    if verdict is None:
-        verdict = Verdict.REJECTED if 300 <= status < 500 else Verdict.UNKNOWN
-    if verdict is Verdict.FAILED and server_errors_charged:
-        verdict = Verdict.UNKNOWN
-    return verdict, status in _AUTHENTICATION
+        verdict, authentication = row.verdict, row.authentication
+    else:
+        unlisted = Verdict.REJECTED if 300 <= status < 500 else Verdict.UNKNOWN
+        verdict, authentication = STATUSES.get(status, unlisted), status in _AUTHENTICATION
+        if status in STATED and not server_errors_charged:
+            verdict = Verdict.FAILED
+    return Found(
+        verdict,
+        authentication,
+        refusal=status == 429 or (verdict in _REFUSALS and not page and status not in _UNREACHED),
+    )

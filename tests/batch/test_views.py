@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.batch import schema, views
-from imagen_async.batch.entry import row_json
+from imagen_async.batch.records import row_json
 from imagen_async.batch.home import bind, claim, row_of
 from imagen_async.batch.journal import Count, Item, State
 from imagen_async.batch.report import Tally

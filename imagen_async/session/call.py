@@ -1,0 +1,103 @@
+"""One call: what it asks, what became of it so far, and the errors that tell of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from imagen_async.errors import Charge, ImagenError, NotSentError, OutcomeUnknownError, Verdict
+from imagen_async.policy.retry import History
+from imagen_async.wire.verdict import error_for
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDict
+
+    from imagen_async.policy.deadline import Deadline
+    from imagen_async.session.attempt import Setback
+    from imagen_async.session.files import Shelf
+    from imagen_async.session.patience import SharedPatience
+    from imagen_async.session.record import Record
+    from imagen_async.wire.request import GenerationRequest
+
+
+@attrs.define(eq=False)
+class Call:
+    """One logical request and what became of it so far.
+
+    Args:
+        request: What is asked; ``body`` is made from it once.
+        body: The bytes that every attempt sends.
+        headers: The headers that every attempt sends.
+        idempotency_key: The key among them, or the one that would be.
+        shelf: Where images go.
+        record: Who follows the call.
+        total: Seconds.
+        waits: Whether it waits for the gate without end, as in generate_many and batch.
+        fetches: Whether links are downloaded to the shelf.
+        heard: Whether anybody listens to what goes well.
+        charge: The worst so far, in this run and earlier ones.
+        history: What its attempts came to; of earlier runs only ``sends``.
+        patience: Of the run that it belongs to, if that may end for all its calls.
+    """
+
+    request: GenerationRequest
+    body: bytes
+    headers: CIMultiDict[str]
+    idempotency_key: str
+    shelf: Shelf
+    record: Record
+    total: float
+    waits: bool
+    fetches: bool
+    heard: bool = False
+    charge: Charge = Charge.NO
+    history: History = attrs.field(default=History())
+    patience: SharedPatience | None = None
+    deadline: Deadline = attrs.field(init=False)
+    attempts: int = attrs.field(init=False, default=0)
+    retried: bool = attrs.field(init=False, default=False)
+    setback: Setback | None = attrs.field(init=False, default=None)
+
+    @property
+    def gave_up(self) -> str:
+        """Why its whole run sends nothing more; empty while it does."""
+        return "" if self.patience is None else self.patience.problem
+
+    def failed(self, reason: str) -> ImagenError:
+        """Return the error of the latest attempt, and why there is no further one."""
+        assert self.setback is not None
+        judgement = self.setback.judgement
+        why = f" Not sent again: {reason}." if reason else ""
+        return error_for(
+            attrs.evolve(judgement, message=judgement.message + why),
+            charge=self.charge,
+            attempts=self.attempts,
+            sends=self.history.sends,
+            idempotency_key=self.idempotency_key,
+            retry_after=self.setback.retry_after,
+        )
+
+    def unsent(self, reason: str) -> ImagenError:
+        """Return the error of a call that ended before this attempt could be sent."""
+        if self.setback is not None:
+            return self.failed(reason)
+        return NotSentError(
+            f"Not sent: {reason}.",
+            verdict=Verdict.NOT_SENT,
+            charge=self.charge,
+            sends=self.history.sends,
+            idempotency_key=self.idempotency_key,
+        )
+
+    def closed(self) -> ImagenError:
+        """Return the error of a call whose client was closed under it."""
+        free = self.charge is Charge.NO
+        return (NotSentError if free else OutcomeUnknownError)(
+            "The client was closed while the call was under way.",
+            verdict=Verdict.NOT_SENT if free else Verdict.UNKNOWN,
+            charge=self.charge,
+            attempts=self.attempts,
+            sends=self.history.sends,
+            idempotency_key=self.idempotency_key,
+        )
