@@ -63,6 +63,11 @@ class Answer:
     pieces: Iterable[tuple[float, bytes]] = ()
 
 
+def failed(headers: dict[str, str] | None = None) -> Answer:
+    """Return a failure that is known to come before any work."""
+    return Answer(500, b'{"error": {"message": "rate_limit_check_failed"}}', headers or {})
+
+
 Handler = Callable[[Post], Awaitable[Answer]]
 
 

@@ -62,6 +62,7 @@ class BatchFlags(RequestFlags):
     price_per_image: float | None = None
     budget: float | None = None
     max_failures: int | None = None
+    give_up_after: float | None = None
     dry_run: bool = False
 
 
@@ -96,6 +97,7 @@ async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
             price_per_image=flags.price_per_image,
             budget=flags.budget,
             max_failures=flags.max_failures,
+            give_up_after=flags.give_up_after,
             emulator=flags.emulator,
         )
         if flags.dry_run:

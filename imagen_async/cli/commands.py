@@ -43,6 +43,27 @@ _REQUEST_FLAGS = (
         metavar="NAME:VALUE",
         help="Sent with every request to the gateway; may be repeated.",
     ),
+    click.option(
+        "--max-attempts",
+        type=_COUNT,
+        help="How often a prompt is tried that fails or does not get through [default: 4].",
+    ),
+    click.option(
+        "--max-sends",
+        type=_COUNT,
+        help="How often a prompt may go out in all, whatever comes back but a 429 or the "
+        "gateway's own refusal [default: 4].",
+    ),
+    click.option(
+        "--max-charges",
+        type=_COUNT,
+        help="Send again what may have been charged, until so many charges [default: 1].",
+    ),
+    click.option(
+        "--server-errors-free",
+        is_flag=True,
+        help="State that this gateway does not charge for its 500, 503 and 529.",
+    ),
     click.option("--proxy", metavar="URL", help="Such as http://proxy.example:3128."),
     click.option("--allow-private", is_flag=True, help="Follow links to private addresses, too."),
     click.option(
@@ -112,10 +133,21 @@ def generate(**flags: Any) -> int:
     help="Items that may have been charged and brought no image: list them, buy them again, "
     "or close them.",
 )
-@click.option("--retry-failed", is_flag=True, help="Try failed items again; they cost nothing.")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Try failed items again, which count as not charged; their sends are counted anew.",
+)
 @click.option("--price-per-image", type=_ABOVE_ZERO, help="For --budget and --dry-run.")
 @click.option("--budget", type=_ABOVE_ZERO, help="Stop before more than this may be spent.")
 @click.option("--max-failures", type=_COUNT, help="Stop after so many failed items.")
+@click.option(
+    "--give-up-after",
+    type=_ABOVE_ZERO,
+    metavar="SECONDS",
+    help="Stop if nothing comes but refusals for so long [default: 60 if nothing was ever "
+    "reached, else 1800].",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done and send nothing.")
 def batch(**flags: Any) -> int:
     """Generate images from a file of prompts.

@@ -14,6 +14,7 @@ from imagen_async.cli.console import note
 from imagen_async.client import AsyncImagen
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits, Timeouts
+from imagen_async.policy.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from imagen_async.session.events import Event
 
 _FIELDS = ("model", "aspect_ratio", "response_format", "n")
+_RETRY = ("max_attempts", "max_sends", "max_charges")
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +35,10 @@ class RequestFlags:
     n: int | None = None
     base_url: str | None = None
     timeout: float | None = None
+    max_attempts: int | None = None
+    max_sends: int | None = None
+    max_charges: int | None = None
+    server_errors_free: bool = False
     header: tuple[str, ...] = ()
     proxy: str | None = None
     allow_private: bool = False
@@ -44,6 +50,15 @@ class RequestFlags:
         """The fields of each request that were given."""
         given = {name: getattr(self, name) for name in _FIELDS}
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """The client's policy: the flags that were given, else its own values."""
+        given = {name: getattr(self, name) for name in _RETRY}
+        return RetryPolicy(
+            server_errors_charged=not self.server_errors_free,
+            **{name: value for name, value in given.items() if value is not None},
+        )
 
     @property
     def headers(self) -> dict[str, str]:
@@ -88,6 +103,7 @@ async def open_client(
             api_key="" if flags.emulator else None,
             model=flags.model,
             limits=limits,
+            retry=flags.retry,
             timeouts=timeouts,
             headers=flags.headers,
             proxy=flags.proxy,

@@ -31,10 +31,20 @@ def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[st
             f"({shown}/failed.jsonl says why) and run the same command again."
         )
     if tried:
+        free = "" if report.presumed_free else " and cost nothing"
         lines.append(
-            f"{tried:,} failed and cost nothing: {shown}/failed.jsonl says why; "
-            "--retry-failed tries them again."
+            f"{tried:,} failed{free}: {shown}/failed.jsonl says why; --retry-failed tries them "
+            "again."
         )
+    if report.presumed_free:
+        cost = report.presumed_free_cost
+        price = "" if cost is None else f" ({cost:,.2f})"
+        lines.append(
+            f"{report.presumed_free:,} images{price} count as not charged, by how the requests for "
+            "them failed; they were bought if the gateway charges its failures."
+        )
+    if report.recounted:
+        lines.append(f"{report.recounted:,} of the failed were sent again with a new count.")
     if report.unknown:
         lines.append(
             f"{report.unknown:,} were or may have been charged and are not done: see "

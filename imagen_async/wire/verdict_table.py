@@ -97,6 +97,12 @@ _UNREACHED = frozenset({521, 523, 525, 526, 530})
 _SPOKEN = _SUCCESS | (frozenset(range(400, 500)) - {408}) | _FAULTY
 
 ROWS: Final[tuple[Row, ...]] = (
+    # litellm on Vertex's {} for a blocked prompt (BerriAI/litellm#8221): the answer was seen.
+    Row(
+        Verdict.REJECTED,
+        _SUCCESS | _FAULTY,
+        words=_words("does not contain 'predictions'"),
+    ),
     # After sending: the work was handed on, and its end was not seen. First, for an error may
     # quote several others, and one of these is enough for a doubt.
     Row(
@@ -110,8 +116,6 @@ ROWS: Final[tuple[Row, ...]] = (
             " new_api_panic one_api_panic"  # may come at any moment
         ),
     ),
-    # new-api and litellm pass on the upstream's status, of the last of several tries.
-    Row(Verdict.UNKNOWN, _UNREACHED, codes=_codes("bad_response_status_code upstream_error")),
     Row(
         Verdict.UNKNOWN,
         _SUCCESS | _FAULTY,
@@ -215,15 +219,27 @@ ROWS: Final[tuple[Row, ...]] = (
             "sensitive[ _]words?",
             "prohibited content",
             "usage guidelines",
-            "does not contain 'predictions'",  # litellm on Vertex's {} for a blocked prompt
             "敏感词",
             "内容审核",
             "违规",
         ),
     ),
-    Row(Verdict.REJECTED, _SUCCESS | _FAULTY, words=_words("无可用渠道", "no available channels?")),
-    # Here and not among the codes above: its words are the upstream's, which may be permanent.
-    Row(Verdict.UNKNOWN, _FAULTY, codes=_codes("bad_response_status_code")),
+    Row(
+        Verdict.REJECTED,
+        _SUCCESS | _FAULTY,
+        words=_words(
+            "无可用渠道",
+            "no available channels?",
+            r"missing \d+ required positional argument",  # litellm, of its own function
+        ),
+    ),
+    # Here and not among the codes above: its words are the upstream's, which may be permanent. Its
+    # status is that of the last of several tries.
+    Row(
+        Verdict.UNKNOWN,
+        _FAULTY | _UNREACHED,
+        codes=_codes("bad_response_status_code upstream_error"),
+    ),
     # new-api's limiter lost its Redis, in the middleware before any channel is chosen
     # (middleware/model-rate-limit.go, read 2026-11).
     Row(Verdict.FAILED, _FAULTY, words=_words(r"\brate_limit_check_failed\b")),
@@ -236,7 +252,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     Row(
         Verdict.REFUSED,
-        _BUSY,
+        _FAULTY,
         words=_words(
             "(?:model|engine) is (?:currently |temporarily )?overloaded",
             "experiencing high demand",

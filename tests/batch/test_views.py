@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.batch import schema, views
-from imagen_async.batch.records import row_json
 from imagen_async.batch.home import bind, claim, row_of
 from imagen_async.batch.journal import Count, Item, State
+from imagen_async.batch.records import row_json
 from imagen_async.batch.report import Tally
 from imagen_async.batch.source import read_source
 from imagen_async.errors import Charge, ConfigurationError

@@ -27,9 +27,9 @@ def status(code: int | str, body: bytes = b"", *headers: str, charged: bool = Fa
     return answer
 
 
-def error(code: int, /, **fields: Any) -> Fault:
+def error(code: int, /, *, charged: bool = False, **fields: Any) -> Fault:
     """Return a fault that answers with a status and an error object."""
-    return status(code, json.dumps({"error": fields}).encode())
+    return status(code, json.dumps({"error": fields}).encode(), charged=charged)
 
 
 def body(make: Callable[[bytes], bytes] | bytes, *headers: str, code: int = 200) -> Fault:
@@ -177,7 +177,15 @@ CHARGED: dict[str, Fault] = {
     "504": status(504, charged=True),
     "520": status(520, charged=True),
     "524": status(524, b"error code: 524", charged=True),
+    "499": status(499, charged=True),
+    "522": status(522, charged=True),
     "599": status(599, charged=True),
+    "500": status(500, b"Internal Server Error", charged=True),
+    "503": status(503, b"", "Retry-After: 0", charged=True),
+    "529": status(529, charged=True),
+    "500 of a forwarder": error(
+        500, message="litellm.APIConnectionError: Connection error.", charged=True
+    ),
     "SSH banner": raw(b"SSH-2.0-OpenSSH_9.6\r\n"),
     "HTTP/2 preface": raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "HTTP/0.9": raw(b'{"data": []}'),
@@ -209,10 +217,9 @@ FREE: dict[str, Fault] = {
     "425": status(425),
     "429": status(429, b"", "Retry-After: 0"),
     "an empty 429": status(429),
-    "500": status(500, b"Internal Server Error"),
-    "503": status(503),
+    "500": error(500, message="rate_limit_check_failed"),
     "503 in a queue": error(503, message="Queue is full"),
-    "529": error(529, message="overloaded"),
+    "529": error(529, code="overloaded_error"),
     "521": status(521),
     "200 with a rate limit": error(200, code="rate_limit_exceeded", message="slow down"),
 }

@@ -46,22 +46,24 @@ async def test_a_refusal_is_sent_again(name: str) -> None:
 async def test_refused_to_the_end(name: str) -> None:
     """What is turned away four times ends as an error without a charge."""
     async with chaos({}, FREE[name]) as (server, imagen):
-        with pytest.raises(ImagenError, match=r"4 (attempts|refusals).*Nothing was charged") as e:
+        with pytest.raises(ImagenError, match=r"4 (attempts|refusals|times)") as e:
             await imagen.generate("p")
         assert e.value.verdict in (Verdict.REFUSED, Verdict.FAILED)
         assert (e.value.charge, e.value.attempts) == (Charge.NO, 4)
+        assert ("Nothing was charged" in str(e.value)) is (e.value.sends == 0)
         assert (server.ledger.requests["p"], server.ledger.charges["p"]) == (4, 0)
         assert imagen.stats().failed == 1
 
 
-async def test_server_errors_may_be_declared_charged() -> None:
-    """With server_errors_charged a 500 is no free failure and is not sent again."""
-    policy = RetryPolicy(server_errors_charged=True)
-    async with chaos({}, FREE["500"], options={"retry": policy}) as (server, imagen):
-        with pytest.raises(ImagenError) as caught:
+@pytest.mark.parametrize("code", [500, 503, 529])
+async def test_server_errors_may_be_stated_free(code: int) -> None:
+    """By the user's statement a failure is sent again, at most max_sends times, never "free"."""
+    policy = RetryPolicy(server_errors_charged=False, max_attempts=9, max_sends=3)
+    async with chaos({}, status(code), options={"retry": policy}) as (server, imagen):
+        with pytest.raises(ServerFailedError, match=r"max_sends.*counts as not charged") as caught:
             await imagen.generate("p")
-        assert (caught.value.verdict, caught.value.charge) == (Verdict.UNKNOWN, Charge.MAYBE)
-        assert server.ledger.requests["p"] == 1
+        assert (caught.value.charge, caught.value.sends) == (Charge.NO, 3)
+        assert server.ledger.requests["p"] == 3
 
 
 FINAL: dict[str, tuple[Any, type[ImagenError]]] = {
@@ -73,7 +75,6 @@ FINAL: dict[str, tuple[Any, type[ImagenError]]] = {
     "policy 400": (error(400, code="content_policy_violation"), RejectedError),
     "policy 500": (error(500, message="blocked by our safety system"), RejectedError),
     "web page": (status(200, b"<!DOCTYPE html><html>Welcome"), RejectedError),
-    "x-should-retry": (status(500, b"", "x-should-retry: false"), ServerFailedError),
     "early 413": (early, RejectedError),
 }
 

@@ -28,7 +28,7 @@ from imagen_async import (
 )
 from imagen_async.policy.valve import PROBE_EVERY
 from imagen_async.wire.verdict import FailureKind
-from tests.scripted import Answer, Post, answering, scripted
+from tests.scripted import Answer, Post, answering, failed, scripted
 from tests.virtual import VirtualLoop, now, virtually
 
 
@@ -133,8 +133,8 @@ async def test_backoff_keeps_to_its_formula() -> None:
         if isinstance(event, Retrying):
             waits.append(event.wait)
 
-    policy = RetryPolicy(max_attempts=6)
-    failing = answering(*[Answer(500)] * 5)
+    policy = RetryPolicy(max_attempts=6, max_sends=6)
+    failing = answering(*[failed()] * 5)
     async with scripted(failing, retry=policy, on_event=on_event) as (gateway, imagen):
         await imagen.generate("p")
         gaps = [b - a for a, b in itertools.pairwise(gateway.times)]
@@ -191,7 +191,7 @@ async def test_a_long_wait_is_told_at_once(value: str) -> None:
 @virtually
 async def test_a_call_waits_no_longer_than_its_total() -> None:
     """A wait that cannot end inside total is not begun."""
-    answer = Answer(503, headers={"retry-after": "20"})
+    answer = Answer(429, headers={"retry-after": "20"})
     async with scripted(answering(answer)) as (gateway, imagen):
         began = now()
         with pytest.raises(RefusedError, match="no time left"):
@@ -206,7 +206,7 @@ async def test_many_wait_as_long_as_it_takes() -> None:
     answers = [Answer(429, headers={"retry-after": "500"})] * 6
     async with scripted(answering(*answers), timeouts=Timeouts(total=100)) as (_, imagen):
         began = now()
-        async with imagen.generate_many(["p"]) as outcomes:
+        async with imagen.generate_many(["p"], give_up_after=4000) as outcomes:
             assert [outcome.ok async for outcome in outcomes] == [True]
         assert now() - began >= 3000
 
@@ -280,7 +280,7 @@ async def test_a_failing_server_is_not_amplified() -> None:
     """The same holds for a server that answers every request with 500."""
 
     async def failing(post: Post) -> Answer:
-        return Answer(500)
+        return failed()
 
     async with scripted(failing, limits=Limits(concurrency=50)) as (gateway, imagen):
         calls = (imagen.generate(str(n)) for n in range(200))
@@ -393,7 +393,7 @@ async def test_a_machine_that_slept_during_an_attempt() -> None:
 @virtually
 async def test_a_machine_that_slept_during_a_wait(wait: str) -> None:
     """After an hour's sleep in a wait no attempt begins: the call's time is over."""
-    first = {"backoff": Answer(500), "gate": Answer(429), "pace": None}[wait]
+    first = {"backoff": failed(), "gate": Answer(429), "pace": None}[wait]
     policy = RetryPolicy(backoff_base=50, backoff_cap=50)
     rate = 1.0 if wait == "pace" else None
     limits = Limits(requests_per_minute=rate)

@@ -23,7 +23,7 @@ from imagen_async import (
     SpoiledAnswerError,
 )
 from tests.chaos import naive
-from tests.chaos.faults import CHARGED, ok_then_closed, overlong, sliced, status, twice_answered
+from tests.chaos.faults import CHARGED, FREE, ok_then_closed, overlong, sliced, twice_answered
 from tests.chaos.harness import chaos
 from tests.chaos.server import Exchange, fine, head, serving
 
@@ -145,7 +145,7 @@ async def test_half_of_the_connections_break() -> None:
 async def test_half_of_the_answers_fail() -> None:
     """With every second answer a free failure the retries stay within the budget's share."""
     dice = random.Random(7)
-    async with chaos(choose=lambda prompt: status(500) if dice.random() < 0.5 else fine) as (
+    async with chaos(choose=lambda prompt: FREE["500"] if dice.random() < 0.5 else fine) as (
         server,
         imagen,
     ):
@@ -155,7 +155,7 @@ async def test_half_of_the_answers_fail() -> None:
         assert server.ledger.requests.total() <= 1200
         assert max(server.ledger.charges.values()) == 1
     async with (
-        serving(choose=lambda prompt: status(500) if dice.random() < 0.5 else fine) as server,
+        serving(choose=lambda prompt: FREE["500"] if dice.random() < 0.5 else fine) as server,
         aiohttp.ClientSession() as session,
     ):
         twins = (naive.generate(session, server.base_url, str(n)) for n in range(300))

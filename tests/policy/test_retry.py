@@ -63,6 +63,7 @@ def decided(
     budget: RetryBudget | None = None,
     draw: float = 0.5,
     waits: bool = False,
+    gave_up: str = "",
     closings: int | None = None,
 ) -> Retry | GiveUp:
     return decide(
@@ -74,14 +75,15 @@ def decided(
         budget=budget or RetryBudget(),
         draw=draw,
         waits=waits,
+        gave_up=gave_up,
         closings=closings,
     )
 
 
 def test_the_defaults_are_the_promise() -> None:
     """Unless told otherwise a call may be charged once, and begins with nothing counted."""
-    assert attrs.astuple(RetryPolicy()) == (4, "auto", 1, False, 0.5, 20.0, 60.0)
-    assert History() == History(failures=0, refusals=0, charges=0)
+    assert attrs.astuple(RetryPolicy()) == (4, "auto", 1, 4, True, 0.5, 20.0, 60.0)
+    assert History() == History(failures=0, refusals=0, charges=0, sends=0)
     unknown = decided(Verdict.UNKNOWN, History(failures=1, charges=1))
     assert unknown == GiveUp("the charge cap of 1")
 
@@ -92,6 +94,25 @@ def test_one_attempt_is_named_in_the_singular() -> None:
     once = History(failures=1, refusals=1)
     assert decided(Verdict.FAILED, once, policy=policy) == GiveUp("1 attempt")
     assert decided(Verdict.REFUSED, once, policy=policy) == GiveUp("1 refusal", 0.25, True)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.REFUSED, Verdict.UNKNOWN])
+@pytest.mark.parametrize("waits", [True, False])
+def test_no_verdict_is_sent_beyond_max_sends(verdict: Verdict, waits: bool) -> None:
+    """Whatever an answer means, a body that went out so often stays where it is."""
+    policy = RetryPolicy(max_attempts=9, max_refusals=None, max_charges=9, max_sends=3)
+    for budget in (RetryBudget(), spent()):
+        step = decided(verdict, History(sends=3), policy=policy, waits=waits, budget=budget)
+        assert isinstance(step, GiveUp)
+        assert step.reason == "it went out 3 times, and max_sends allows no more"
+        below = decided(verdict, History(sends=2), policy=policy, waits=True, budget=budget)
+        assert isinstance(below, Retry)
+
+
+def test_a_run_that_gave_up_sends_nothing_more() -> None:
+    """The reason of the run ends each of its calls."""
+    step = decided(Verdict.NOT_SENT, History(failures=1), gave_up="nothing was reached")
+    assert step == GiveUp("nothing was reached")
 
 
 def test_a_silent_server_asks_for_no_wait() -> None:

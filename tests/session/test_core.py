@@ -31,10 +31,10 @@ from imagen_async import (
 )
 from imagen_async.policy.retry import RetryBudget
 from imagen_async.session import core
-from tests.chaos.faults import error, raw
+from tests.chaos.faults import FREE, raw
 from tests.chaos.harness import chaos, client, leakless
 from tests.chaos.server import ChaosServer, Exchange, fine, serving
-from tests.scripted import Answer, Gateway, Post, answering, scripted
+from tests.scripted import Answer, Gateway, Post, answering, failed, scripted
 from tests.virtual import now, virtually
 
 if sys.platform == "win32":
@@ -224,7 +224,7 @@ async def test_closing_cancels_after_its_grace(phase: str, kind: Any, charge: Ch
 
     async def handler(post: Post) -> Answer:
         if phase == "sleep":
-            return Answer(500, headers={"retry-after": "50"})
+            return failed({"retry-after": "50"})
         if phase == "gate":
             return Answer(429, headers={"retry-after": "50"})
         if phase != "connect":
@@ -347,7 +347,7 @@ async def test_cancelled_at_every_await() -> None:
     async with chaos(options=options) as (server, imagen):
         await imagen.generate("warm")
         for count in range(200):
-            server.script[f"p{count}"] = deque([error(500), fine])
+            server.script[f"p{count}"] = deque([FREE["500"], fine])
             imagen._core._gate.budget = RetryBudget()  # cancelled retries are not paid back
             before = imagen.stats()
             reached, result = await awaits(count, lambda n=count: imagen.generate(f"p{n}"))

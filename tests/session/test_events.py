@@ -18,7 +18,7 @@ from imagen_async import (
     Throttled,
     Verdict,
 )
-from tests.scripted import Answer, answering, scripted
+from tests.scripted import Answer, answering, failed, scripted
 from tests.virtual import virtually
 
 
@@ -30,7 +30,7 @@ def kinds(events: list[Event]) -> list[type]:
 async def test_the_order_of_events() -> None:
     """A call tells each step in its order, with its key and what it knows."""
     events: list[Event] = []
-    answers = answering(Answer(500), Answer(429, headers={"retry-after": "2"}))
+    answers = answering(failed(), Answer(429, headers={"retry-after": "2"}))
     async with scripted(answers, on_event=events.append) as (_, imagen):
         generation = await imagen.generate("p")
     assert kinds(events) == [Queued, Sent, Retrying, Sent, Throttled, Retrying, Sent, Done]
@@ -88,7 +88,7 @@ async def test_a_hook_that_raises(caplog: pytest.LogCaptureFixture) -> None:
 async def test_the_log_tells_no_prompt_at_info(caplog: pytest.LogCaptureFixture) -> None:
     """Retries, pauses and failures are logged at INFO without the prompt; at DEBUG with it."""
     caplog.set_level(logging.INFO, "imagen_async")
-    answers = [Answer(500), Answer(429), Answer(400)] * 2
+    answers = [failed(), Answer(429), Answer(400)] * 2
     async with scripted(answering(*answers)) as (_, imagen):
         with pytest.raises(ImagenError):
             await imagen.generate("a private prompt")
@@ -112,7 +112,7 @@ def test_the_log_is_silent_by_default() -> None:
 @virtually
 async def test_statistics() -> None:
     """The snapshot counts calls by how they ended, images, attempts, and what waits."""
-    answers = answering(None, Answer(500), None, Answer(400), Answer(504))
+    answers = answering(None, failed(), None, Answer(400), Answer(504))
     async with scripted(answers, limits=Limits(concurrency=1)) as (_, imagen):
         for _ in range(2):
             await imagen.generate("p")

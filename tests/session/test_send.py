@@ -27,10 +27,10 @@ from imagen_async import (
 )
 from imagen_async.session.files import FolderShelf, MemoryShelf
 from imagen_async.wire.verdict import FailureKind
-from tests.chaos.faults import document, error
+from tests.chaos.faults import FREE, document, error
 from tests.chaos.harness import chaos
 from tests.chaos.server import PNG, Exchange, fine
-from tests.scripted import Answer, Post, answering, scripted
+from tests.scripted import Answer, Post, answering, failed, scripted
 from tests.virtual import now, virtually
 
 B64 = base64.b64encode(PNG).decode()
@@ -56,8 +56,8 @@ class Book:
     async def sending(self, idempotency_key: str) -> None:
         self._note("sending", idempotency_key)
 
-    async def returned(self, charge: Charge) -> None:
-        self._note("returned", charge)
+    async def returned(self, charge: Charge, sends: int) -> None:
+        self._note("returned", charge, sends)
 
     async def received(self, generation: Generation) -> None:
         self._note("received", len(generation.images))
@@ -79,12 +79,12 @@ async def run(imagen: Any, book: Book, **options: Any) -> Generation:
 @virtually
 async def test_each_step_is_on_record_while_the_slot_is_held() -> None:
     """Attempts and their ends are recorded in their order, before another call may enter."""
-    answers = [Answer(500), FailureKind.CONNECT, Answer(429), None]
+    answers = [failed(), FailureKind.CONNECT, Answer(429), None]
     async with scripted(answering(*answers)) as (_, imagen):
         book = Book(imagen)
         await run(imagen, book, idempotency_key="k")
     assert book.steps == [
-        *[("sending", "k"), ("returned", Charge.NO)] * 3,
+        *[("sending", "k"), ("returned", Charge.NO, 1)] * 3,
         ("sending", "k"),
         ("settled", "Generation"),
     ]
@@ -99,14 +99,14 @@ async def test_what_may_be_charged_is_not_returned() -> None:
         post.send()
         if post.number == 1:
             raise post.broken()
-        return Answer(500) if post.number == 2 else Answer(400)
+        return failed() if post.number == 2 else Answer(400)
 
     async with scripted(handler, retry=RetryPolicy(max_charges=2)) as (_, imagen):
         book = Book()
         with pytest.raises(RejectedError) as caught:
             await run(imagen, book)
     assert book.names == ["sending", "sending", "returned", "sending", "settled"]
-    assert ("returned", Charge.MAYBE) in book.steps
+    assert ("returned", Charge.MAYBE, 2) in book.steps
     assert caught.value.charge is Charge.MAYBE
     assert caught.value.verdict is Verdict.REJECTED
     assert "may have been charged" in str(caught.value)
@@ -125,7 +125,7 @@ async def test_the_charge_of_an_earlier_run_stays() -> None:
 @virtually
 async def test_a_journal_that_fails(step: str) -> None:
     """A step that cannot be recorded ends the call; nothing is sent without its record."""
-    async with scripted(answering(Answer(500))) as (gateway, imagen):
+    async with scripted(answering(failed())) as (gateway, imagen):
         with pytest.raises(OSError, match="disk is full"):
             await run(imagen, Book(breaks_at=step))
         assert len(gateway.posts) == {"sending": 0, "returned": 1, "settled": 2}[step]
@@ -168,7 +168,7 @@ async def test_time_that_runs_out_behind_the_gate_tells_both() -> None:
 @pytest.mark.parametrize("idempotency", [True, False])
 async def test_a_key_that_the_gateway_remembers(idempotency: bool) -> None:
     """A 409 after an attempt with the same key leaves the outcome open; without one it does not."""
-    script = {"p": [error(500), error(409, message="in progress")], "q": [error(409, code="x")]}
+    script = {"p": [FREE["500"], error(409, message="in progress")], "q": [error(409, code="x")]}
     async with chaos(script, options={"idempotency": idempotency}) as (server, imagen):
         with pytest.raises(OutcomeUnknownError if idempotency else RejectedError) as caught:
             await imagen.generate("p")
@@ -262,7 +262,7 @@ async def test_a_success_pays_the_budget_back() -> None:
     """A retry that succeeds is refunded, so that a client that heals may go on retrying."""
 
     async def every_second(post: Post) -> Answer:
-        return Answer(500) if post.number == 1 else post.image()
+        return failed() if post.number == 1 else post.image()
 
     async with scripted(every_second) as (_, imagen):
         for number in range(60):
@@ -274,7 +274,7 @@ async def test_an_empty_budget_ends_single_calls() -> None:
     """Without budget a failed call raises at once and says so."""
 
     async def failing(post: Post) -> Answer:
-        return Answer(500)
+        return failed()
 
     async with scripted(failing) as (gateway, imagen):
         for number in range(4):
@@ -294,7 +294,7 @@ async def test_a_call_that_waits_holds_no_slot() -> None:
 
     async def handler(post: Post) -> Answer:
         if post.prompt == "p" and post.number == 1:
-            return Answer(500, headers={"retry-after": "30"})
+            return failed({"retry-after": "30"})
         post.send()
         await asyncio.sleep(1)
         return post.image()
@@ -370,6 +370,6 @@ async def test_a_sink_is_dropped_with_its_call(tmp_path: Path) -> None:
 
 async def test_a_call_after_the_storm() -> None:
     """After every kind of end the same client serves the next call."""
-    script = {"p": [error(429), error(500), fine]}
+    script = {"p": [error(429), FREE["500"], fine]}
     async with chaos(script) as (_, imagen):
         assert (await imagen.generate("p")).attempts == 3

@@ -20,7 +20,7 @@ from imagen_async.wire.envelope import (
     read_error_body,
     request_id,
 )
-from tests.wire.known_answers import is_harmless
+from tests.wire.known_answers import is_harmless, page
 
 SHAPES: dict[str, tuple[object, Envelope | None]] = {
     "error object": (
@@ -119,23 +119,39 @@ def test_every_known_shape_is_read(document: object, expected: Envelope | None) 
 
 
 BODIES: dict[str, tuple[bytes, Envelope]] = {
-    "empty": (b"", Envelope()),
+    "empty": (b"", Envelope(page=True)),
     "json": (b'{"error":{"message":"no","code":"c"}}', Envelope("c", None, "no")),
     "bom": (b'\xef\xbb\xbf{"error":"no"}', Envelope(None, None, "no")),
     "spaces first": (b' \r\n {"error":"no"}', Envelope(None, None, "no")),
     "two documents": (b'{"error":"one"}{"error":"two"}', Envelope(None, None, "one")),
-    "unknown json": (b'{"a": 1}', Envelope(None, None, '{"a": 1}')),
-    "cloudflare text": (b"error code: 502\n", Envelope(None, None, "error code: 502")),
+    "unknown json": (b'{"a": 1}', Envelope(None, None, '{"a": 1}', page=True)),
+    "cloudflare text": (b"error code: 502\n", Envelope(None, None, "error code: 502", page=True)),
     "html": (
         b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>",
-        Envelope(None, None, "502 Bad Gateway", html=True),
+        Envelope(None, None, "502 Bad Gateway", html=True, page=True),
     ),
-    "doctype": (b"<!DOCTYPE html><body>x", Envelope(html=True)),
+    "doctype": (b"<!DOCTYPE html><body>x", Envelope(html=True, page=True)),
     "html after comments": (
         b"<?xml version='1.0'?> <!-- x --> <HTML lang=en><TITLE\n>No</TITLE>",
-        Envelope(None, None, "No", html=True),
+        Envelope(None, None, "No", html=True, page=True),
     ),
-    "not utf-8": (b"\xff\xfe no", Envelope(None, None, "�� no")),
+    "not utf-8": (b"\xff\xfe no", Envelope(None, None, "�� no", page=True)),
+    "haproxy": (
+        b"<html><body><h1>503 Service Unavailable</h1>\nNo server is available.\n</body></html>",
+        Envelope(None, None, "503 Service Unavailable", html=True, page=True),
+    ),
+    "nginx": (
+        page("502 Bad Gateway"),
+        Envelope(None, None, "502 Bad Gateway", html=True, page=True, footer="nginx/1.22.1"),
+    ),
+    "text in html-message": (
+        b'{"html-message": "fetch failed", "status": 500}',
+        Envelope(None, None, "fetch failed", page=True),
+    ),
+    "a page in html-message": (
+        b'{"html-message": "<!doctype html><title>No</title>"}',
+        Envelope(None, None, "No", html=True, page=True),
+    ),
 }
 
 

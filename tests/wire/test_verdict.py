@@ -89,9 +89,8 @@ def test_words_of_a_lost_answer_are_unknown(words: str, status: int) -> None:
 
 BARE = {
     **dict.fromkeys([402], QUOTA),
-    **dict.fromkeys([425, 429, 521, 522, 523, 525, 526, 530], REFUSED),
-    **dict.fromkeys([500, 503, 529], FAILED),
-    408: UNKNOWN,
+    **dict.fromkeys([425, 429, 521, 523, 525, 526, 530], REFUSED),
+    **dict.fromkeys([408, 499], UNKNOWN),
 }
 
 
@@ -110,19 +109,61 @@ def test_every_code_stands_in_one_row() -> None:
     assert not re.search("[A-Z]", " ".join([*codes, *patterns]).replace(r"\S", ""))
 
 
-def test_503_with_retry_after_is_a_refusal() -> None:
-    """A server that names a time to come back has not begun; a 500 that does may have failed."""
+def test_503_with_retry_after_proves_nothing() -> None:
+    """A time to come back says nothing of the request: Varnish names one after its time-out."""
     later = CIMultiDict({"retry-after": "30"})
-    assert judge_status(503, later, b"").verdict is REFUSED
-    assert judge_status(500, later, b"").verdict is FAILED
-    assert judge_status(503, later, error("no", code="do_request_failed")).verdict is UNKNOWN
+    assert judge_status(503, later, b"").verdict is UNKNOWN
+    assert judge_status(503, later, error("no")).verdict is UNKNOWN
 
 
 @pytest.mark.parametrize("status", [500, 503, 529])
-def test_server_errors_can_be_taken_as_charged(status: int) -> None:
-    """With server_errors_charged a failed server is an unknown outcome that may have cost."""
-    judgement = judge_status(status, NONE, b"oops", server_errors_charged=True)
-    assert (judgement.verdict, judgement.charge) == (UNKNOWN, Charge.MAYBE)
+def test_server_errors_can_be_stated_free(status: int) -> None:
+    """By the user's statement an unknown failure is free, but not one that tells of a lost end."""
+    free = judge_status(status, NONE, b"oops", server_errors_charged=False)
+    assert (free.verdict, free.charge, free.counts) == (FAILED, Charge.NO, True)
+    lost = judge_status(status, NONE, error("timed out"), server_errors_charged=False)
+    assert lost.verdict is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "counts"),
+    [
+        (429, b"", False),
+        (429, page("429 Too Many Requests"), False),
+        (503, error("queue is full"), False),
+        (400, error("no"), False),
+        (402, error("no"), False),
+        (503, page("503 Service Temporarily Unavailable"), True),
+        (521, b"error code: 521", True),
+        (521, b'{"status": 521, "title": "Web server is down"}', True),
+        (403, page("Just a moment...", "cloudflare"), True),
+        (425, b"", True),
+        (500, error("rate_limit_check_failed"), True),
+        (504, b"", True),
+    ],
+)
+def test_only_the_apis_own_refusal_does_not_count(status: int, body: bytes, counts: bool) -> None:
+    """What a front says, or a failure, counts as a send: only the table calls it free."""
+    assert judge_status(status, NONE, body).counts is counts
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "asked"),
+    [
+        (429, "Rate limit reached. Please try again in 12s.", 12),
+        (429, "Please try again in 6m0s.", 360),
+        (429, "try again in 864ms", 0.864),
+        (429, "Please retry in 41.5s", 41.5),
+        (429, "retry after 2 minutes", 120),
+        (429, "try again in 1h2m3s", 3723),
+        (429, "please try again in a few moments", None),
+        (503, "queue is full, try again in 3s", 3),
+        (500, "try again in 12s", None),
+    ],
+)
+def test_a_wait_in_words_is_read(status: int, words: str, asked: float | None) -> None:
+    """A refusal that says how long to wait in its text is taken at its word."""
+    assert judge_status(status, NONE, error(words)).asked == asked
 
 
 def test_other_verdicts_ignore_server_errors_charged() -> None:
@@ -147,7 +188,6 @@ def test_a_refused_key_after_an_earlier_attempt_is_unknown(
 ) -> None:
     """A 409, or a 422 naming the key, says that an earlier attempt was taken: it may have cost."""
     judgement = judge_status(status, NONE, body, key_used_before=True)
-    assert judgement.conflict is conflict
     assert judgement.verdict is (UNKNOWN if conflict else REJECTED)
     assert judgement.charge is (Charge.MAYBE if conflict else Charge.NO)
     assert judge_status(status, NONE, body).verdict is REJECTED
@@ -161,6 +201,12 @@ def test_a_refused_key_after_an_earlier_attempt_is_unknown(
         (407, b"", True),
         (403, error("用户已被封禁"), True),
         (400, error("API key not valid.", code="invalid_api_key"), True),
+        (400, error("no", "authentication_error"), True),
+        (
+            400,
+            b'{"error": {"message": "no", "details": [{"reason": "API_KEY_INVALID"}]}}',
+            True,
+        ),
         (403, error("no", code="content_policy_violation"), False),
         (403, error("rejected by our safety system"), False),
         (403, error("no access to the model", code="model_not_found"), False),
@@ -171,7 +217,9 @@ def test_a_refused_key_after_an_earlier_attempt_is_unknown(
 )
 def test_a_key_at_fault_is_told_apart(status: int, body: bytes, authentication: bool) -> None:
     """Only an answer about the key itself, which no other request escapes, says authentication."""
-    assert judge_status(status, NONE, body).authentication is authentication
+    judgement = judge_status(status, NONE, body)
+    assert judgement.authentication is authentication
+    assert getattr(error_for(judgement), "authentication", False) is authentication
 
 
 @pytest.mark.parametrize(
@@ -240,7 +288,7 @@ DOCUMENTS: dict[str, tuple[object, Verdict | None]] = {
     "worker-vllm": ({"code": 404, "object": "error", "message": "no model"}, REJECTED),
     "int code": ({"error": {"code": 429, "message": "slow down"}}, REFUSED),
     "text code": ({"error": {"code": "402", "message": "pay"}}, QUOTA),
-    "500": ({"error": {"code": 500, "message": "no"}}, FAILED),
+    "500": ({"error": {"code": 500, "message": "no"}}, UNKNOWN),
     "504": ({"error": {"code": 504, "message": "no"}}, UNKNOWN),
     "known code": ({"error": {"code": "insufficient_quota", "message": "no"}}, QUOTA),
     "known words": ({"error": "image queue is full"}, UNKNOWN),
@@ -292,9 +340,9 @@ def test_an_error_in_a_success_says_so() -> None:
     assert judged is not None
     assert judged.message == "The gateway answered 200 with an error: bad key."
     assert judged.authentication
-    charged = judge_error_document({"error": {"code": 500}}, NONE, 200, server_errors_charged=True)
-    assert charged is not None
-    assert charged.verdict is UNKNOWN
+    stated = judge_error_document({"error": {"code": 500}}, NONE, 200, server_errors_charged=False)
+    assert stated is not None
+    assert stated.verdict is FAILED
 
 
 def test_a_spoiled_answer_is_paid() -> None:
@@ -372,12 +420,20 @@ def test_any_answer_is_judged(
     assert judge_spoiled("", body, CIMultiDict(headers), 200).verdict in {SPOILED, REJECTED}
 
 
-@given(st.sampled_from([408, 502, 504, 520, 524]), BODY, HEADERS)
+@given(st.sampled_from([408, 499, 502, 504, 520, 522, 524, 599]), BODY, HEADERS)
 def test_a_cut_off_front_is_never_believed(
     status: int, body: bytes, headers: dict[str, str]
 ) -> None:
     """Whatever body stands under these statuses, the image may have been made."""
     assert judge_status(status, CIMultiDict(headers), body).verdict is UNKNOWN
+
+
+@given(st.sampled_from([500, 501, 503, 505, 529]), st.text(max_size=300), HEADERS)
+def test_no_page_is_believed(status: int, text: str, headers: dict[str, str]) -> None:
+    """No text that is not JSON makes a server error free, whatever it says."""
+    body = f"<html><head><title>{text}</title></head><body><h1>{text}</h1></body></html>".encode()
+    assert judge_status(status, CIMultiDict(headers), body).verdict is UNKNOWN
+    assert judge_status(status, CIMultiDict(headers), b"oops: " + text.encode()).counts
 
 
 @given(
