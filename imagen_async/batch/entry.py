@@ -171,7 +171,7 @@ class Entry:
         self._moved(State.NEW if self.charge is Charge.NO else State.UNKNOWN)
         await self._write(
             schema.RETURNED,
-            str(self.state),
+            int(self.charge),
             int(self.charge),
             self.sends,
             self.ordered,

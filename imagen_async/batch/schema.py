@@ -67,8 +67,8 @@ ON CONFLICT (id) DO UPDATE SET
 """
 RETURNED = """
 UPDATE item SET
-    state = ?, charge = max(charge, ?), sends = ?, spent = max(0, spent - ?),
-    presumed = presumed + ?
+    state = CASE WHEN max(charge, ?) = 0 THEN 'new' ELSE 'unknown' END,
+    charge = max(charge, ?), sends = ?, spent = max(0, spent - ?), presumed = presumed + ?
 WHERE id = ?
 """
 RECEIVED = """

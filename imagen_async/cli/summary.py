@@ -37,12 +37,7 @@ def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[st
             "again."
         )
     if report.presumed_free:
-        cost = report.presumed_free_cost
-        price = "" if cost is None else f" ({cost:,.2f})"
-        lines.append(
-            f"{report.presumed_free:,} images{price} count as not charged, by how the requests for "
-            "them failed; they were bought if the gateway charges its failures."
-        )
+        lines.append(_presumed(report))
     if report.recounted:
         lines.append(f"{report.recounted:,} of the failed were sent again with a new count.")
     if report.unknown:
@@ -63,6 +58,15 @@ def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[st
         f"{duration(report.seconds)}{cost}{page}"
     )
     return lines
+
+
+def _presumed(report: Report) -> str:
+    cost = report.presumed_free_cost
+    price = "" if cost is None else f" ({cost:,.2f})"
+    return (
+        f"{report.presumed_free:,} images{price} count as not charged, by how the requests for "
+        "them failed; they were bought if the gateway charges its failures."
+    )
 
 
 def _what_is_left(report: Report, shown: str) -> str:

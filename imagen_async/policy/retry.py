@@ -221,20 +221,17 @@ def decide(
     """
     refused = judgement.verdict is Verdict.REFUSED
     drained = waits and judgement.again and not refused and budget.empty
-    closes_gate = refused or drained
-    failures = history.failures
-    steps = (closings or history.refusals) if refused else failures
-    asked = retry_after or 0.0
-    wait = _wait(policy, retry_after, steps, draw)
+    failures, refusals, asked = history.failures, history.refusals, retry_after or 0.0
+    wait = _wait(policy, retry_after, (closings or refusals) if refused else failures, draw)
     if drained:
         wait = max(PROBE_EVERY, min(LONGEST_WAIT, asked))
-    limit = _refusal_limit(policy, waits=waits)
+    limit, closes_gate = _refusal_limit(policy, waits=waits), refused or drained
     stops = (
         (not judgement.again, ""),
         (bool(gave_up), gave_up),
         (history.charges >= policy.max_charges, f"the charge cap of {policy.max_charges}"),
         (history.sends >= policy.max_sends, sends_spent(history.sends)),
-        (refused and history.refusals >= limit, _plural(history.refusals, "refusal")),
+        (refused and refusals >= limit, _plural(refusals, "refusal")),
         (not closes_gate and failures >= policy.max_attempts, _plural(failures, "attempt")),
         (
             not waits and asked > policy.retry_after_max,
@@ -243,9 +240,9 @@ def decide(
         (left <= (0.0 if waits and closes_gate else wait), "no time left"),
         (not closes_gate and budget.empty, "the retry budget is empty"),
     )
-    for stop, reason in stops:
-        if stop:
-            return GiveUp(reason, wait if closes_gate else 0.0, closes_gate)
+    reason = next((reason for stop, reason in stops if stop), None)
+    if reason is not None:
+        return GiveUp(reason, wait if closes_gate else 0.0, closes_gate)
     if not closes_gate:
         budget.take()
     return Retry(wait, closes_gate)

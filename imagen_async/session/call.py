@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
     from imagen_async.wire.request import GenerationRequest
+    from imagen_async.wire.verdict import Judgement
 
 
 @attrs.define(eq=False)
@@ -63,6 +64,19 @@ class Call:
     def gave_up(self) -> str:
         """Why its whole run sends nothing more; empty while it does."""
         return "" if self.patience is None else self.patience.problem
+
+    def count(self, judgement: Judgement) -> None:
+        """Count an attempt that brought nothing."""
+        refused = judgement.verdict is Verdict.REFUSED
+        self.charge = max(self.charge, judgement.charge)
+        self.history = History(
+            failures=self.history.failures + (not refused),
+            refusals=self.history.refusals + refused,
+            charges=self.history.charges + (judgement.charge is not Charge.NO),
+            sends=self.history.sends + judgement.counts,
+        )
+        if self.patience is not None:
+            self.patience.tell(judgement.verdict)
 
     def failed(self, reason: str) -> ImagenError:
         """Return the error of the latest attempt, and why there is no further one."""

@@ -173,6 +173,9 @@ class Core:
             history=History(sends=sends),
             patience=patience,
         )
+        return await self._carried(call, transport)
+
+    async def _carried(self, call: Call, transport: Transport) -> Generation:
         try:
             work = self._sender.send(call, transport)
             generation = await self._tracked(work, call.closed)

@@ -24,7 +24,6 @@ from imagen_async.errors import (
 from imagen_async.policy.deadline import Deadline
 from imagen_async.policy.retry import (
     GiveUp,
-    History,
     Retry,
     RetryPolicy,
     decide,
@@ -214,16 +213,7 @@ class Sender:
 
     def _decided(self, call: Call, setback: Setback, grant: Grant) -> ImagenError | Retry:
         judgement = setback.judgement
-        refused = judgement.verdict is Verdict.REFUSED
-        call.charge = max(call.charge, judgement.charge)
-        call.history = History(
-            failures=call.history.failures + (not refused),
-            refusals=call.history.refusals + refused,
-            charges=call.history.charges + (judgement.charge is not Charge.NO),
-            sends=call.history.sends + judgement.counts,
-        )
-        if call.patience is not None:
-            call.patience.tell(judgement.verdict)
+        call.count(judgement)
         step = decide(
             self.policy,
             call.history,

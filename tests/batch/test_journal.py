@@ -23,7 +23,12 @@ KEYS = st.binary(min_size=16, max_size=16)
 
 
 def sending(number: int, *, charge: int = 0, resends: int = 0) -> tuple[Any, ...]:
-    return (schema.SENDING, bytes([number]) * 16, number, "{}", charge, 1, resends, f"key {number}")
+    key = bytes([number]) * 16
+    return (schema.SENDING, key, number, "{}", charge, 1, 1, resends, f"key {number}")
+
+
+def returned(number: int, charge: int = 0, *, presumed: int = 0) -> tuple[Any, ...]:
+    return (schema.RETURNED, charge, charge, 1, 1, presumed, bytes([number]) * 16)
 
 
 def settled(number: int, state: str, charge: int, *, images: int = 0) -> tuple[Any, ...]:
@@ -34,6 +39,8 @@ def settled(number: int, state: str, charge: int, *, images: int = 0) -> tuple[A
         "{}",
         state,
         charge,
+        1,
+        0,
         0,
         images,
         None,
@@ -51,10 +58,11 @@ async def test_steps_are_kept_and_counted(tmp_path: Path) -> None:
     """Attempts, charges and images of an item are those of all its steps."""
     journal = await opened(tmp_path)
     await journal.write(*sending(1))
-    await journal.write(schema.RETURNED, b"\1" * 16, 0, 1)
+    await journal.write(*returned(1, presumed=1))
     item = await journal.find(b"\1" * 16)
     assert item is not None
     assert (item.state, item.spent, item.attempts) == (State.NEW, 0, 1)
+    assert (item.sends, item.presumed) == (1, 1)
 
     await journal.write(*sending(1))
     await journal.write(*settled(1, "done", 2, images=1))
@@ -77,7 +85,7 @@ async def test_a_charge_never_sinks(tmp_path: Path) -> None:
     """An attempt that cost nothing leaves an item that may have cost as unknown."""
     journal = await opened(tmp_path)
     await journal.write(*sending(1, charge=1))
-    await journal.write(schema.RETURNED, b"\1" * 16, 0, 1)
+    await journal.write(*returned(1))
     item = await journal.find(b"\1" * 16)
     assert item is not None
     assert (item.state, item.charge) == (State.UNKNOWN, Charge.MAYBE)
@@ -115,10 +123,8 @@ def test_any_steps_keep_the_worst_charge_and_count_every_attempt(
             attempts[number] += 1
             known.add(number)
         elif step in ("returned", "received"):
-            statement, values = (
-                (schema.RETURNED, [key, charge, 1])
-                if step == "returned"
-                else (schema.RECEIVED, [key, 0, "{}"])
+            statement, *values = (
+                returned(number, charge) if step == "returned" else (schema.RECEIVED, 0, "{}", key)
             )
             charge = charge if step == "returned" else 2
             charge = charge if number in known else 0
@@ -169,7 +175,7 @@ async def test_a_full_disk_fails_every_writer_and_all_after(tmp_path: Path) -> N
     await journal.write(*sending(1))
     pages = await journal.call(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
     await journal.call(lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
-    big = (schema.SENDING, b"\2" * 16, 2, "x" * 100_000, 0, 1, 0, "key")
+    big = (schema.SENDING, b"\2" * 16, 2, "x" * 100_000, 0, 1, 1, 0, "key")
     with pytest.raises(ConfigurationError, match="disk is full"):
         await journal.write(*big)
     with pytest.raises(ConfigurationError, match="disk is full"):
@@ -267,7 +273,7 @@ async def test_files_that_are_no_journal_are_refused(tmp_path: Path) -> None:
     (tmp_path / "newer").mkdir()
     await filled(tmp_path / "newer")
     with sqlite3.connect(tmp_path / "newer" / schema.NAME) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
     with pytest.raises(ConfigurationError, match="upgrade"):
         await opened(tmp_path / "newer")

@@ -119,7 +119,7 @@ def test_a_failed_rewrite_leaves_the_old_lists(
     views.rewrite(connection, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     connection.execute(
-        schema.SETTLED, (b"\0" * 16, 0, '{"prompt":"a"}', "failed", 0, 0, 0, None, None)
+        schema.SETTLED, (b"\0" * 16, 0, '{"prompt":"a"}', "failed", 0, 1, 0, 1, 0, None, None)
     )
 
     def full(row: dict[str, Any]) -> bytes:
@@ -156,11 +156,11 @@ def test_a_report_adds_up() -> None:
     """Every item is counted once, and doubts are split by charge."""
     tally = Tally(
         [
-            Count(State.DONE, Charge.YES, 3, 4, 5, 1, 5),
-            Count(State.UNKNOWN, Charge.MAYBE, 2, 2, 2, 0, 0),
-            Count(State.RECEIVED, Charge.YES, 1, 1, 1, 0, 1),
-            Count(State.DROPPED, Charge.MAYBE, 1, 1, 1, 0, 0),
-            Count(State.FAILED, Charge.NO, 1, 1, 0, 0, 0),
+            Count(State.DONE, Charge.YES, 3, 4, 5, 2, 1, 5),
+            Count(State.UNKNOWN, Charge.MAYBE, 2, 2, 2, 0, 0, 0),
+            Count(State.RECEIVED, Charge.YES, 1, 1, 1, 0, 0, 1),
+            Count(State.DROPPED, Charge.MAYBE, 1, 1, 1, 0, 0, 0),
+            Count(State.FAILED, Charge.NO, 1, 1, 0, 1, 0, 0),
         ]
     )
     tally.enter()
@@ -171,3 +171,4 @@ def test_a_report_adds_up() -> None:
     assert (report.dropped, report.pending, report.images, report.attempts) == (1, 1, 6, 9)
     assert (report.charged_maybe, report.charged_yes) == (2, 1)
     assert (report.spent, report.cost, report.resent, report.ok) == (9, 4.5, 1, False)
+    assert (report.presumed_free, report.presumed_free_cost) == (3, 1.5)
