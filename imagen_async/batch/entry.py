@@ -132,7 +132,7 @@ class Entry:
         if desk.stopped:
             raise StoppedError
         if desk.allowance is not None and desk.tally.at_risk + self.ordered > desk.allowance:
-            desk.stop("budget", f"The budget has no room for {self.ordered} more image(s).")
+            desk.stop("budget", _no_room(self.ordered, desk.tally.presumed))
             raise StoppedError
         self.busy, resends = True, int(self.resend)
         # Counted now, so that a crash does not forget it; an answer may take it back.
@@ -372,3 +372,8 @@ class Entry:
             await self.desk.journal.write(statement, *parameters)
         except ConfigurationError as error:
             self.desk.stop("journal", str(error))
+
+
+def _no_room(images: int, presumed: int) -> str:
+    kept = f": {presumed} that count as not charged are kept back" if presumed else ""
+    return f"The budget has no room for {images} more image(s){kept}."
