@@ -89,7 +89,11 @@ class Core:
         self._headers = _headers(config)
         self._listener = events.Listener(config.on_event)
         self._fetcher = Fetcher(
-            config.base_url, config.timeouts, config.limits, policy=config.retry
+            config.base_url,
+            config.timeouts,
+            config.limits,
+            policy=config.retry,
+            allow_private=config.allow_private,
         )
         self._gate = Gate(config.limits)
         self._sender = Sender(
@@ -316,8 +320,7 @@ class Core:
         self._forget()
         self._gate.bind()
         self._loop = loop
-        guard = None if self.config.allow_private else self._fetcher.guard
-        transport = Transport(self._url.origin(), self.config.network, guard)
+        transport = Transport(self._url.origin(), self.config.network, self._fetcher.guard)
         self._keeper = _keep(transport)
         with contextlib.suppress(StopIteration):
             # Its first step, by hand: from here the loop closes it when it shuts down.
