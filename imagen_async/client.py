@@ -13,6 +13,7 @@ from imagen_async.policy.names import slug
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
 from imagen_async.session.files import FolderShelf, MemoryShelf, write_file
+from imagen_async.session.loop import running_loop
 from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.transport import Masked
 from imagen_async.wire.request import GenerationRequest
@@ -98,6 +99,7 @@ class AsyncImagen:
         )
 
     async def __aenter__(self) -> Self:
+        running_loop()
         return self
 
     async def __aexit__(
@@ -284,6 +286,7 @@ class AsyncImagen:
             DownloadError: If the link cannot be fetched; no new image is ordered.
             InvalidRequestError: If the image has neither bytes nor file nor link.
         """
+        running_loop()
         if image.data is not None:
             return image.data
         if image.path is not None:

@@ -15,6 +15,7 @@ from imagen_async.wire.envelope import request_id
 from imagen_async.wire.verdict import (
     FailureKind,
     Judgement,
+    judge_empty,
     judge_error_document,
     judge_failure,
     judge_spoiled,
@@ -90,7 +91,7 @@ class _AnswerText(Receiver):
 
     def feed(self, chunk: bytes, /) -> None:
         # Gateways send spaces while they still draw: only what follows is an answer.
-        self.began = self.began or not chunk.isspace()
+        self.began = self.began or bool(chunk.strip())
         try:
             self.decoder.feed(chunk)
         except AnswerError as error:
@@ -227,6 +228,8 @@ class Attempt:
             document = receiver.document()
             answer = structure_answer(document)
         except AnswerError as error:
+            if not receiver.began:
+                return Setback(judge_empty(head.headers, head.status))
             return _salvaged(head, receiver, error.reason, error.text)
         if receiver.decoder.strays:
             note = "images came that no item names"

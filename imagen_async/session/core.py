@@ -28,6 +28,7 @@ from imagen_async.session.attempt import Attempt
 from imagen_async.session.config import checked_key, checked_total, new_key
 from imagen_async.session.fetch import Fetcher
 from imagen_async.session.gate import Gate
+from imagen_async.session.loop import running_loop
 from imagen_async.session.record import NO_RECORD
 from imagen_async.session.send import Call, Sender
 from imagen_async.session.transport import Masked, Transport
@@ -225,7 +226,7 @@ class Core:
         if image.url is None:
             raise InvalidRequestError("This image has neither bytes nor a file nor a link.")
         total = self.config.timeouts.total
-        deadline = Deadline(asyncio.get_running_loop().time() + total, total)
+        deadline = Deadline(running_loop().time() + total, total)
         return await self._tracked(
             self._fetcher.fetch(self._bound(), image.url, shelf, None, deadline), _unfetched_error
         )
@@ -259,9 +260,10 @@ class Core:
         """
         if os.getpid() != self._pid:
             return  # nothing here is this process's to close
+        loop = running_loop()
         self._check_loop()
         self._closed = True
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is not loop:
             self._forget()
             return
         try:
@@ -313,7 +315,7 @@ class Core:
             )
         if self._closed:
             raise ConfigurationError("This client is closed; make a new one.")
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if loop is self._loop and self._transport is not None:
             return self._transport
         self._check_loop()

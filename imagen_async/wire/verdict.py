@@ -242,6 +242,17 @@ def judge_spoiled(reason: str, text: bytes, headers: Mapping[str, str], status: 
     )
 
 
+def judge_empty(headers: Mapping[str, str], status: int) -> Judgement:
+    """Judge a 2xx answer without a body: it tells neither of an image nor that there is none.
+
+    Args:
+        headers: Its headers, a case-insensitive mapping.
+        status: Its HTTP status.
+    """
+    judgement = _answered(Verdict.UNKNOWN, status, headers, Envelope())
+    return attrs.evolve(judgement, message=f"The gateway answered {status} with an empty body.")
+
+
 class ErrorFields(TypedDict, total=False):
     """What the call knows and a judgement of one attempt does not."""
 
