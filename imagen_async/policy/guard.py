@@ -83,6 +83,16 @@ def host_problem(host: str) -> str | None:
     return address_problem(name) if _NUMBER.fullmatch(last) else None
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a URL's host is this machine, by its usual names and addresses."""
+    name = host.lower().rstrip(".")
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return _HERE.fullmatch(name.rpartition(".")[2]) is not None
+    return address.is_loopback or address.is_unspecified
+
+
 def url_problem(url: str, *, api_scheme: str) -> str | None:
     """Return why a link is not followed, or None if its form is fine.
 

@@ -95,6 +95,7 @@ class Core:
             config.limits,
             policy=config.retry,
             allow_private=config.allow_private,
+            mask=config.mask,
         )
         self._gate = Gate(config.limits)
         self._sender = Sender(
@@ -105,6 +106,7 @@ class Core:
                 times=config.timeouts,
                 limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
                 server_errors_charged=config.retry.server_errors_charged,
+                mask=config.mask,
             ),
             fetcher=self._fetcher,
             draw=random.random,

@@ -27,6 +27,7 @@ from imagen_async.session.files import Kept, Lost
 from imagen_async.session.network import origin_of
 from imagen_async.session.transport import ExchangeError, timeouts
 from imagen_async.wire.generation import Image
+from imagen_async.wire.mask import NO_MASK, MaskedHeaders
 from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import FailureKind
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from imagen_async.session.files import Shelf
     from imagen_async.session.transport import Head, Transport
     from imagen_async.wire.decoder import Sink
+    from imagen_async.wire.mask import Mask
 
 RETRIES = 3
 """How often a download is tried again after a failure that may pass."""
@@ -123,16 +125,18 @@ class _Job:
 class _Body:
     """Feeds a 200's bytes to a sink, up to the largest image taken."""
 
-    def __init__(self, sink: Sink, limit: int) -> None:
+    def __init__(self, sink: Sink, limit: int, mask: Mask) -> None:
         self._sink = sink
         self._limit = limit
+        self._mask = mask
         self._size = 0
         self.full = False
         self.problem: str | None = None
 
     def begin(self, head: Head) -> _Body:
         """Judge an answer by its head."""
-        encoding = head.headers.get("Content-Encoding", "identity").strip().lower()
+        headers = MaskedHeaders(head.headers, self._mask)
+        encoding = headers.get("Content-Encoding", "identity").strip().lower()
         length = head.headers.get("Content-Length", "")
         if head.status == 200 and encoding not in ("identity", ""):
             # Undoing it could blow a small answer up to any size, and an image gains nothing.
@@ -167,6 +171,7 @@ class Fetcher:
         limits: Its ``max_image_bytes`` and ``concurrency``, here the downloads at once.
         policy: Its ``backoff_base`` and ``backoff_cap``.
         allow_private: Whether links may lead to private addresses.
+        mask: Over the client's secrets: a link may hold one.
         draw: Gives random numbers, 0 or more and below 1.
         sleep: Waits for seconds.
         clock: Gives the time that deadlines are made of; the loop's by default.
@@ -183,6 +188,7 @@ class Fetcher:
         *,
         policy: RetryPolicy | None = None,
         allow_private: bool = False,
+        mask: Mask = NO_MASK,
         draw: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = anyio.current_time,
@@ -193,6 +199,7 @@ class Fetcher:
         self._times = times
         self._limits = limits
         self._policy = policy if policy is not None else RetryPolicy()
+        self._mask = mask
         self._draw = draw
         self._sleep = sleep
         self._clock = clock
@@ -236,7 +243,8 @@ class Fetcher:
             )
         counted = f" ({tries} tries)" if tries > 1 else ""
         raise outcome.error(
-            f"The image at {shown_url(link)} did not come: {outcome.reason}{counted}.",
+            f"The image at {shown_url(self._mask.text(link))} did not come: "
+            f"{outcome.reason}{counted}.",
             verdict=Verdict.DONE,
             charge=Charge.YES,
             status=outcome.status,
@@ -288,7 +296,7 @@ class Fetcher:
         if problem is not None:
             return _Failure(f"the link {problem}")
         sink = job.shelf.open()
-        body = _Body(sink, self._limits.max_image_bytes)
+        body = _Body(sink, self._limits.max_image_bytes, self._mask)
         failure: _Failure | _Moved | None = _Failure("it was cancelled")
         try:
             failure = await self._exchange(job, link, body)
@@ -337,7 +345,7 @@ class Fetcher:
             return None
         host = uri.raw_host or ""
         problem = host_problem(host)
-        return None if problem is None else _leads_astray(host, problem)
+        return None if problem is None else _leads_astray(self._mask.text(host), problem)
 
     def _absolute(self, url: str) -> str:
         if _SCHEME.match(url) or url.startswith("~"):

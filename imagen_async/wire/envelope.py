@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from imagen_async.wire.mask import NO_MASK, Mask
 from imagen_async.wire.text import printable, shown_url
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ class Envelope:
     reasons: tuple[str, ...] = ()
 
 
-def read_error_body(body: bytes) -> Envelope:
+def read_error_body(body: bytes, mask: Mask = NO_MASK) -> Envelope:
     """Return what an error's body says; never raises.
 
     Args:
         body: The body as it came; only its first 64 KiB are read.
+        mask: Put over each text before any is cut.
 
     Returns:
         The envelope of its JSON, else the title of its HTML, else its first 200 characters.
@@ -48,8 +50,9 @@ def read_error_body(body: bytes) -> Envelope:
     text = body[:BODY_LIMIT].decode("utf-8-sig", "replace").strip()
     if _HTML.match(text):
         title = _TITLE.search(text)
-        return Envelope(message=clean(title[1]) if title else None, html=True)
-    return read_envelope(_first_json(text)) or Envelope(message=clean(text, 200))
+        return Envelope(message=clean(mask.text(title[1])) if title else None, html=True)
+    document = mask.document(_first_json(text))
+    return read_envelope(document) or Envelope(message=clean(mask.text(text), 200))
 
 
 def read_envelope(document: object) -> Envelope | None:

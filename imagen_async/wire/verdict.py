@@ -36,6 +36,7 @@ from imagen_async.wire.envelope import (
     read_error_body,
     request_id,
 )
+from imagen_async.wire.mask import NO_MASK, Mask
 from imagen_async.wire.text import printable
 from imagen_async.wire.verdict_table import look_up
 
@@ -171,6 +172,7 @@ def judge_status(
     *,
     key_used_before: bool = False,
     server_errors_charged: bool = False,
+    mask: Mask = NO_MASK,
 ) -> Judgement:
     """Judge an answer that is not 2xx.
 
@@ -180,12 +182,14 @@ def judge_status(
         body: Its body; the first 64 KiB are read.
         key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
         server_errors_charged: Whether 500, 503 and 529 may have been charged.
+        mask: Put over the words that are told; the verdict goes by those that came.
     """
     envelope = read_error_body(body)
+    told = read_error_body(body, mask)
     if key_used_before and _refuses_key(status, envelope):
-        return _answered(Verdict.UNKNOWN, status, headers, envelope, conflict=True)
+        return _answered(Verdict.UNKNOWN, status, headers, told, conflict=True)
     verdict, authentication = look_up(status, envelope, headers, server_errors_charged)
-    return _answered(verdict, status, headers, envelope, authentication=authentication)
+    return _answered(verdict, status, headers, told, authentication=authentication)
 
 
 def judge_error_document(
@@ -194,14 +198,17 @@ def judge_error_document(
     status: int,
     *,
     server_errors_charged: bool = False,
+    mask: Mask = NO_MASK,
 ) -> Judgement | None:
     """Judge a 2xx answer whose JSON may be an error, or a task, in place of images.
 
     Args:
-        document: The parsed JSON; anything truthy at an item's image keys is an image.
+        document: The parsed JSON; anything truthy at an item's image keys is an image. The texts
+            of an error are masked in it.
         headers: The answer's headers, a case-insensitive mapping.
         status: Its HTTP status.
         server_errors_charged: Whether an error that says 500, 503 or 529 may have been charged.
+        mask: Put over the words that are told; the verdict goes by those that came.
 
     Returns:
         What it means; None if it holds an image, or neither an error nor a task.
@@ -215,7 +222,8 @@ def judge_error_document(
         code = envelope.code or ""
         meant = int(code) if _STATUS.fullmatch(code) else status
         verdict, authentication = look_up(meant, envelope, headers, server_errors_charged)
-        return _answered(verdict, status, headers, envelope, authentication=authentication)
+        told = read_envelope(mask.document(document)) or Envelope()
+        return _answered(verdict, status, headers, told, authentication=authentication)
     if is_task(document) or status == 202:
         return _spoiled("The gateway answered with a task, not with an image", headers, status)
     return None
