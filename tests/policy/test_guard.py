@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagen_async.policy.guard import URL_LIMIT, address_problem, host_problem, url_problem
+from imagen_async.policy.guard import (
+    URL_LIMIT,
+    address_problem,
+    host_problem,
+    is_loopback,
+    url_problem,
+)
 
 PRIVATE = [
     "0.0.0.0",
@@ -141,6 +147,19 @@ def test_a_host_that_may_be_read_as_a_private_address_is_refused(host: str) -> N
 def test_a_name_is_left_to_its_resolver(host: str) -> None:
     """A host whose last label is no number is a name, and a public address is fine."""
     assert host_problem(host) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        *(("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", True)),
+        *(("LOCALHOST.", True), ("a.localhost", True), ("localhost.example", False)),
+        *(("10.0.0.1", False), ("127.0.0.1.example", False), ("8.8.8.8", False), ("", False)),
+    ],
+)
+def test_this_machine_is_known_by_its_usual_names(host: str, here: bool) -> None:
+    """Loopback names and addresses are this machine, and so is the address of none."""
+    assert is_loopback(host) is here
 
 
 @given(st.ip_addresses())
