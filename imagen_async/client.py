@@ -59,6 +59,9 @@ class AsyncImagen:
 
     Raises:
         ConfigurationError: If something is missing or cannot work; it says what to do.
+
+    Warns:
+        UserWarning: If the key would go over plain http to another machine.
     """
 
     def __init__(

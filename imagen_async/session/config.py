@@ -79,10 +79,9 @@ def configure(
     Warns:
         UserWarning: If the key goes over plain http to another machine.
     """
-    key = api_key if api_key is not None else os.environ.get("IMAGEN_API_KEY")
     config = Config(
         base_url=_base_url(base_url or os.environ.get("IMAGEN_BASE_URL")),
-        api_key=Secret(key) if key is not None and key.strip() else None,
+        api_key=_secret(api_key),
         model=model,
         limits=_value("limits", Limits, limits),
         retry=_value("retry", RetryPolicy, retry),
@@ -94,17 +93,20 @@ def configure(
         on_event=on_event,
     )
     parts = urlsplit(config.base_url)
-    if (
-        config.api_key is not None
-        and parts.scheme == "http"
-        and not is_loopback(parts.hostname or "")
-    ):
+    public = parts.scheme == "http" and not is_loopback(parts.hostname or "")
+    if public and config.api_key is not None:
         warnings.warn(
             f"The API key goes to {parts.netloc} over plain http, where others can read it; "
             "use an https:// base_url.",
             stacklevel=3,
         )
     return config
+
+
+def _secret(given: str | None) -> Secret | None:
+    # Here, so that the frame of a warning holds no key.
+    key = given if given is not None else os.environ.get("IMAGEN_API_KEY")
+    return Secret(key) if key is not None and key.strip() else None
 
 
 def _value(name: str, kind: type[T], given: T | None) -> T:

@@ -298,6 +298,18 @@ def test_a_key_over_plain_http_warns(
         assert kind is Imagen or warning.filename == __file__
 
 
+@pytest.mark.parametrize("kind", [AsyncImagen, Imagen])
+@pytest.mark.parametrize("given", [PLAIN, None])
+def test_a_warning_made_an_error_tells_no_key(
+    kind: Any, given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frames that warn do not hold the key where a traceback with locals shows them."""
+    monkeypatch.setenv("IMAGEN_API_KEY", PLAIN)
+    with pytest.raises(UserWarning, match="plain http") as caught:
+        kind(base_url="http://gateway.test/v1", api_key=given)
+    assert PLAIN not in shown(caught.value)
+
+
 @pytest.mark.parametrize("kind", ours)
 def test_errors_pickle_and_copy(kind: type[ImagenError]) -> None:
     """Every error survives a pickle and a copy with all that it knows."""
