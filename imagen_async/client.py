@@ -13,6 +13,7 @@ from imagen_async.policy.names import slug
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
 from imagen_async.session.files import FolderShelf, MemoryShelf, write_file
+from imagen_async.session.loop import running_loop
 from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.transport import Masked
@@ -59,6 +60,9 @@ class AsyncImagen:
 
     Raises:
         ConfigurationError: If something is missing or cannot work; it says what to do.
+
+    Warns:
+        UserWarning: If the key would go over plain http to another machine.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class AsyncImagen:
         )
 
     async def __aenter__(self) -> Self:
+        running_loop()
         return self
 
     async def __aexit__(
@@ -297,6 +302,7 @@ class AsyncImagen:
             DownloadError: If the link cannot be fetched; no new image is ordered.
             InvalidRequestError: If the image has neither bytes nor file nor link.
         """
+        running_loop()
         if image.data is not None:
             return image.data
         if image.path is not None:

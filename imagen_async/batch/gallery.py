@@ -32,6 +32,7 @@ from urllib.parse import quote
 import attrs
 
 from imagen_async.errors import ConfigurationError
+from imagen_async.session import disk
 from imagen_async.wire.request import AspectRatio
 from imagen_async.wire.text import printable
 
@@ -106,7 +107,7 @@ def write_gallery(folder: Path) -> Path:
         for name in written.names:
             (written.folder / name).replace(pages / name)
         document = written.folder / index.name
-        document.write_text(_document(folder, pages.name, written), "utf-8", newline="\n")
+        _write(document, _document(folder, pages.name, written))
         document.replace(index)
     _sweep(home, keep=pages.name)
     return index
@@ -236,7 +237,7 @@ class _Pages:
         number = len(self.names) + 1
         text = "gallery.page({},[\n{}\n]);\n".format(number, ",\n".join(self._rows))
         self.names.append(f"page-{number:04}.js")
-        (self.folder / self.names[-1]).write_text(text, "ascii")
+        _write(self.folder / self.names[-1], text)
         self.digest.update(text.encode("ascii"))
         self._rows.clear()
         self._size = 0
@@ -294,6 +295,11 @@ def _report(path: Path) -> Row:
     if not isinstance(report, dict):
         return {}
     return _picked(report, ("stopped_by",), ("images", "attempts", "seconds", "pending"))
+
+
+def _write(path: Path, text: str) -> None:
+    with disk.open_private(path, "wb") as file:
+        file.write(text.encode())
 
 
 def _asset(name: str) -> str:

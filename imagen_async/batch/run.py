@@ -25,6 +25,7 @@ from imagen_async.batch.records import row_of, told
 from imagen_async.batch.report import Tally
 from imagen_async.errors import ConfigurationError, ImagenError
 from imagen_async.session import disk
+from imagen_async.session.loop import running_loop
 from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.patience import SharedPatience
 from imagen_async.wire.display import filtered
@@ -88,6 +89,7 @@ class Run:
         self._read_out = False
 
     async def __aenter__(self) -> Self:
+        running_loop()
         self._began = time.monotonic()
         await anyio.to_thread.run_sync(home.claim, self._folder)
         journal = Journal(self._folder)
@@ -204,6 +206,7 @@ class Run:
         Raises:
             ConfigurationError: If the folder's journal cannot be used, or another process has it.
         """
+        running_loop()
         book = Book()
         if await anyio.Path(self._folder / schema.NAME).exists():
             journal = Journal(self._folder)

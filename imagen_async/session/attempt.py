@@ -12,9 +12,11 @@ from imagen_async.session.transport import ExchangeError, Head, Receiver, timeou
 from imagen_async.wire.answer import Answer, Item, structure_answer
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 from imagen_async.wire.envelope import request_id
+from imagen_async.wire.mask import Mask, MaskedHeaders
 from imagen_async.wire.verdict import (
     FailureKind,
     Judgement,
+    judge_empty,
     judge_error_document,
     judge_failure,
     judge_spoiled,
@@ -90,7 +92,7 @@ class _AnswerText(Receiver):
 
     def feed(self, chunk: bytes, /) -> None:
         # Gateways send spaces while they still draw: only what follows is an answer.
-        self.began = self.began or not chunk.isspace()
+        self.began = self.began or bool(chunk.strip())
         try:
             self.decoder.feed(chunk)
         except AnswerError as error:
@@ -122,17 +124,21 @@ class _AnswerText(Receiver):
 class Attempt:
     """What every attempt of every call has in common.
 
+    Here, and only here, the words of an answer pass the mask: before any of them is cut or told.
+
     Args:
         url: Where to post.
         times: Of the client.
         limits: Of an answer.
         server_errors_charged: As the retry policy says.
+        mask: Over the client's secrets.
     """
 
     url: URL
     times: Timeouts
     limits: AnswerLimits
     server_errors_charged: bool
+    mask: Mask
     _timer: Timer = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -179,9 +185,13 @@ class Attempt:
             if isinstance(receiver, _AnswerText):
                 receiver.discard()
             raise
+        head = self._veiled(head)
         if isinstance(receiver, _AnswerText):
             return self._read(head, receiver)
         return self._refused(head, receiver, key_used_before)
+
+    def _veiled(self, head: Head) -> Head:
+        return Head(head.status, MaskedHeaders(head.headers, self.mask))
 
     def _broken(
         self,
@@ -191,7 +201,7 @@ class Attempt:
         key_used_before: bool,
     ) -> Reply | Setback:
         """Judge by what came before the break: a refusal, part of an answer, or nothing."""
-        head = broken.head
+        head = None if broken.head is None else self._veiled(broken.head)
         if head is not None and isinstance(receiver, _ErrorText):
             return self._refused(head, receiver, key_used_before)
         phase = self._phase(broken, limit)
@@ -211,6 +221,7 @@ class Attempt:
             bytes(receiver.text),
             key_used_before=key_used_before,
             server_errors_charged=self.server_errors_charged,
+            mask=self.mask,
         )
         return _setback(judgement, head)
 
@@ -227,6 +238,8 @@ class Attempt:
             document = receiver.document()
             answer = structure_answer(document)
         except AnswerError as error:
+            if not receiver.began and receiver.error is None:
+                return Setback(judge_empty(head.headers, head.status))
             return _salvaged(head, receiver, error.reason, error.text)
         if receiver.decoder.strays:
             note = "images came that no item names"
@@ -237,12 +250,26 @@ class Attempt:
                 head.headers,
                 head.status,
                 server_errors_charged=self.server_errors_charged,
+                mask=self.mask,
             )
             if judgement is not None:
                 return _setback(judgement, head)
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
             return Setback(judge_spoiled(reason, b"", head.headers, head.status))
-        return Reply(answer, head, request_id(head.headers, None))
+        return Reply(_masked(answer, self.mask), head, request_id(head.headers, None))
+
+
+def _masked(answer: Answer, mask: Mask) -> Answer:
+    """Return an answer whose texts tell no secret; its links must stay as they are."""
+    if answer.extras:
+        mask.document(answer.extras)
+    for place, item in enumerate(answer.items):
+        prompt = item.revised_prompt
+        if prompt and (shown := mask.text(prompt)) != prompt:
+            items = list(answer.items)
+            items[place] = attrs.evolve(item, revised_prompt=shown)
+            answer = attrs.evolve(answer, items=tuple(items))
+    return answer
 
 
 def _setback(judgement: Judgement, head: Head) -> Setback:

@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import sys
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from imagen_async.wire.text import printable
 
@@ -67,6 +67,11 @@ def open_part(folder: Path, digest: str) -> tuple[int, Path]:
     except FileNotFoundError:
         _make_folder(folder)
         return os.open(part, _NEW | _BINARY, 0o666), part
+
+
+def open_private(path: Path, mode: str, buffering: int = -1) -> IO[bytes]:
+    """Open a file of prompts and a gateway's words: one that this makes is for its owner alone."""
+    return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> int:

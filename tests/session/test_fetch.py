@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveError
+from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveError, Verdict
 from imagen_async.policy.config import Limits, Timeouts
 from imagen_async.policy.deadline import Deadline
 from imagen_async.session import fetch as module
@@ -106,10 +106,10 @@ class Bench:
             max_image_bytes=options.pop("largest", 100_000),
             concurrency=options.pop("concurrency", 8),
         )
+        network = options.pop("network", Network())
         options = {"sleep": self._sleep, "draw": lambda: 0.5} | options
-        self.fetcher = Fetcher(f"{base}/v1", times, limits, **options)
-        guard = self.fetcher.guard if guarded else None
-        self.transport = Transport(URL(base).origin(), Network(), guard)
+        self.fetcher = Fetcher(f"{base}/v1", times, limits, allow_private=not guarded, **options)
+        self.transport = Transport(URL(base).origin(), network, self.fetcher.guard)
 
     async def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -572,6 +572,54 @@ async def _sixes(canary: Server, port: int) -> AsyncIterator[None]:
         await listener.wait_closed()
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("way", ["link", "redirect"])
+@pytest.mark.parametrize("told", ["proxy", "trust_env"])
+async def test_no_proxy_is_asked_for_a_private_address(
+    told: str, way: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy no socket shows where a link leads: what it spells is refused unasked."""
+    spellings = [*SPELLINGS, *("10.0.0.1", "0xa000001", "169.254.169.254", "metadata.localhost")]
+    async with served() as proxy:
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        network = Network(proxy.url) if told == "proxy" else Network(trust_env=True)
+        async with bench("http://api.example", network=network) as made:
+            for spelling in spellings:
+                host, _, rest = spelling.partition("#")
+                link = f"{scheme}://{host}:8443/x" + (f"#{rest}" if rest else "")
+                proxy.routes["http://files.example/x"] = [
+                    moved(302, link.encode().decode("latin-1"))
+                ]
+                with pytest.raises(DownloadError) as caught:
+                    await made.get(link if way == "link" else "http://files.example/x")
+                assert (caught.value.verdict, caught.value.charge) == (Verdict.DONE, Charge.YES)
+            asked = [target for target in proxy.targets if "files.example" not in target]
+            assert asked == []
+            assert len(proxy.targets) == (len(spellings) if way == "redirect" else 0)
+
+
+async def test_a_proxy_is_asked_for_names_and_for_what_is_permitted() -> None:
+    """Names, public addresses, the gateway itself, and with leave all others, go to the proxy."""
+    links = [
+        *("http://files.example/x", "http://10.0.0.1.nip.io/x", "http://localhost.example/x"),
+        *("http://8.8.8.8/x", "http://[2606:4700::1]/x", "http://my_files.example./x"),
+        *("http://api.10/x", "/x", "http://127.0.0.1/x"),
+    ]
+    async with served() as proxy:
+        proxy.routes = {link: [reply()] for link in links} | {"http://10.1.1.1/x": [reply()]}
+        network = Network(proxy.url)
+        async with bench("http://10.1.1.1", network=network) as made:
+            for link in links[:6]:
+                await made.get(link)
+            await made.get("/x")
+        async with bench("http://10.1.1.1", False, network=network) as made:
+            for link in links[6:]:
+                await made.get(link)
+    own = "http://10.1.1.1/x"
+    assert proxy.targets == [*links[:6], own, links[6], own, links[8]]
+
+
 async def test_the_canary_would_have_sung() -> None:
     """Without the guard the same link does arrive, so the silence above means something."""
     async with served({"/x": [reply()]}) as canary, pair({}, guarded=False) as (_, made):
@@ -583,8 +631,10 @@ async def test_a_refused_address_is_named_and_not_tried_again() -> None:
     """The error says where the link led and why that is refused; waiting would not help."""
     async with served() as canary, bench("https://api.example") as made:
         url = canary.url.replace("http:", "https:")
-        with pytest.raises(DownloadError, match=r"leads to 127\.0\.0\.1, which is not public"):
+        with pytest.raises(DownloadError, match=r"leads to 127\.0\.0\.1, which is not") as caught:
             await made.get(f"{url}/x?sig=secret")
+        assert "allow_private=True or --allow-private permits it" in str(caught.value)
+        assert caught.value.verdict is Verdict.DONE
         with pytest.raises(DownloadError, match="is not https"):
             await made.get(f"{canary.url}/x")
         assert canary.connections == 0
@@ -616,7 +666,7 @@ async def test_a_name_that_changes_its_address_reaches_only_public_ones(
         public.routes["/y"] = [moved(302, f"http://rebound.example:{port}/x")]
         for host in ("public", "mixed"):
             assert await made.get(f"http://{host}.example:{port}/x")
-        with pytest.raises(DownloadError, match="which is not public"):
+        with pytest.raises(DownloadError, match=r"not public \(allow_private=True"):
             await made.get(f"http://public.example:{port}/y")
         assert canary.connections == 0
         assert len(public.heads) == 3
@@ -673,6 +723,7 @@ async def test_a_disk_that_refuses_is_a_save_error(
         monkeypatch.undo()
     assert str(tmp_path) in str(caught.value)
     assert caught.value.charge is Charge.YES
+    assert caught.value.verdict is Verdict.DONE
     assert [image.url for image in caught.value.images] == [f"{server.url}/x"]
     assert len(server.heads) == 1
     assert names(tmp_path) == []
@@ -706,7 +757,7 @@ def test_a_fetcher_outlives_its_loop() -> None:
     made: list[Fetcher] = []
 
     async def use() -> None:
-        async with pair({"/x": [reply()]}, concurrency=1) as (server, bench):
+        async with pair({"/x": [reply()]}, guarded=False, concurrency=1) as (server, bench):
             made.append(bench.fetcher)
             transport = bench.transport
             url = f"{server.url}/x"
