@@ -105,6 +105,18 @@ class Call:
             idempotency_key=self.idempotency_key,
         )
 
+    def broken(self, error: Exception) -> ImagenError:
+        """Return the error of a call that the machine itself failed."""
+        kinds = {Charge.NO: NotSentError, Charge.YES: SaveError}
+        verdicts = {Charge.NO: Verdict.NOT_SENT, Charge.YES: Verdict.DONE}
+        return kinds.get(self.charge, OutcomeUnknownError)(
+            f"This machine failed during the call ({type(error).__name__}).",
+            verdict=verdicts.get(self.charge, Verdict.UNKNOWN),
+            charge=self.charge,
+            attempts=self.attempts,
+            idempotency_key=self.idempotency_key,
+        )
+
     def closed(self) -> ImagenError:
         """Return the error of a call whose client was closed under it."""
         free = self.charge is Charge.NO
@@ -246,10 +258,15 @@ class Sender:
                 idempotency_key=call.idempotency_key,
                 images=found.images,
             )
-        if not found.images:
+        if not found.usable:
             reason = "; ".join((*found.problems, *reply.answer.problems)) or "no image in it"
             spoiled = judge_spoiled(reason, b"", reply.head.headers, reply.head.status)
-            return error_for(spoiled, attempts=call.attempts, idempotency_key=call.idempotency_key)
+            return error_for(
+                spoiled,
+                attempts=call.attempts,
+                idempotency_key=call.idempotency_key,
+                images=found.images,
+            )
         return Generation(
             call.request,
             found.images,
@@ -346,9 +363,13 @@ class Sender:
                 )
             except (DownloadError, SaveError) as error:
                 failures.append(error)
+                (came,) = error.images
+                images[place] = attrs.evolve(came, url=url, revised_prompt=image.revised_prompt)
                 return
             fetched = attrs.evolve(kept.image, url=url, revised_prompt=image.revised_prompt)
             images[place] = fetched
+            if kept.note is not None:
+                problems.append(f"image {place + 1}: {kept.note}")
             problems.extend(size_problems(fetched, generation.request))
             if self.listener.wants:
                 self.listener.tell(events.Downloaded(generation.request, idempotency_key, fetched))
