@@ -358,7 +358,7 @@ class Run:
         """Do what no promise hangs on; note in the report that it failed."""
         try:
             await work
-        except (*disk.TROUBLE, ConfigurationError) as error:
+        except Exception as error:  # noqa: BLE001 - the images are here, whatever fails now
             self._problem = self._problem or disk_problem(self._folder, error)
             return False
         return True
