@@ -33,6 +33,7 @@ import attrs
 
 from imagen_async.errors import ConfigurationError
 from imagen_async.session import disk
+from imagen_async.wire.media import RASTERS, suffix
 from imagen_async.wire.request import AspectRatio
 from imagen_async.wire.text import printable
 
@@ -66,6 +67,7 @@ _ERROR_TEXTS = ("type", "message", "code", "charge", "idempotency_key", "request
 _STYLES = ("style.css", "lightbox.css")
 _SCRIPTS = ("text.js", "layout.js", "rows.js", "grid.js", "lightbox.js", "main.js")
 _OTHER = "other"
+_PICTURES = frozenset({"jpeg", *(suffix(kind)[1:] for kind in RASTERS)})
 _PART = ".part-"
 _ABANDONED = 3600.0
 _LARGEST = 2**53
@@ -144,12 +146,14 @@ def card(status: str, row: Row) -> Row:
         row: A row of that view; any field may be missing or of another kind.
 
     Returns:
-        Fields by the view's names; for an image also ``src``, None if its path is unsafe.
+        Fields by the view's names; for an image also ``src``, None if its path is unsafe, or if
+        it is no raster image: a browser would run what it holds.
     """
     shown = {"status": status, "ratio": ratio_of(row), **_picked(row, _TEXTS, _NUMBERS)}
     if status == "done":
         shown["file_name"] = _short(str(row.get("file_name", "")))
-        shown["src"] = source_of(row.get("file_name"))
+        pictured = shown["file_name"].rpartition(".")[2].lower() in _PICTURES
+        shown["src"] = source_of(row.get("file_name")) if pictured else None
         return shown
     error = row.get("error")
     shown["error"] = _picked(error if isinstance(error, dict) else {}, _ERROR_TEXTS, ("status",))

@@ -16,6 +16,7 @@ import attrs
 
 from imagen_async.batch import schema
 from imagen_async.batch.journal import Item, State, items
+from imagen_async.batch.shelf import is_cut
 from imagen_async.errors import Charge
 from imagen_async.session import disk
 
@@ -91,7 +92,8 @@ def rows(item: Listed) -> Iterator[tuple[str, dict[str, Any]]]:
     asked, answer = item.asked, item.answer
     images = [each for each in answer.get("images", ()) if each.get("file_name") is not None]
     for image in images:
-        yield METADATA, _image_row(asked, answer, image)
+        if not is_cut(image["file_name"]):
+            yield METADATA, _image_row(asked, answer, image)
     if item.state is State.FAILED:
         yield FAILED, {**asked, "error": _error(item)}
     elif item.state in _DOUBTFUL:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from imagen_async.policy.retry_after import retry_after
+from imagen_async.session.disk import TROUBLE
 from imagen_async.session.transport import ExchangeError, Head, Receiver, timeouts
-from imagen_async.wire.answer import Answer, Item, structure_answer
+from imagen_async.wire.answer import Answer, Item, structure_answer, structurer
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 from imagen_async.wire.envelope import request_id
 from imagen_async.wire.mask import Mask, MaskedHeaders
@@ -35,6 +38,14 @@ if TYPE_CHECKING:
 
 ERROR_LIMIT = 64 * 1024
 """Bytes of an error's body that are read."""
+
+
+def prepare() -> None:
+    """Import all that an answer may need: once it is paid for, an import that fails loses it."""
+    structurer()
+    import_module("concurrent.futures.thread")  # looks up the host of a link
+    for codec in ("idna", "utf-8-sig"):
+        codecs.lookup(codec)
 
 
 @attrs.frozen
@@ -241,6 +252,8 @@ class Attempt:
             if not receiver.began and receiver.error is None:
                 return Setback(judge_empty(head.headers, head.status))
             return _salvaged(head, receiver, error.reason, error.text)
+        except TROUBLE as error:
+            return _salvaged(head, receiver, f"this machine failed ({type(error).__name__})")
         if receiver.decoder.strays:
             note = "images came that no item names"
             answer = _with(answer, receiver.decoder.strays, note)
@@ -279,7 +292,10 @@ def _setback(judgement: Judgement, head: Head) -> Setback:
 
 def _salvaged(head: Head, receiver: _AnswerText, reason: str, text: bytes = b"") -> Reply | Setback:
     """Keep the whole images and links of an answer that is not whole itself: they are paid for."""
-    found = receiver.decoder.salvage()
+    try:
+        found = receiver.decoder.salvage()
+    except TROUBLE:
+        found = []
     if not found:
         return Setback(judge_spoiled(reason, text, head.headers, head.status))
     answer = _with(Answer(), found, f"the answer was not whole: {reason}")

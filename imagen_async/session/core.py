@@ -25,9 +25,10 @@ from imagen_async.errors import (
 from imagen_async.policy.deadline import Deadline
 from imagen_async.policy.retry import History
 from imagen_async.session import events
-from imagen_async.session.attempt import Attempt
+from imagen_async.session.attempt import Attempt, prepare
 from imagen_async.session.call import Call
 from imagen_async.session.config import checked_key, checked_total, new_key
+from imagen_async.session.disk import TROUBLE
 from imagen_async.session.fetch import Fetcher
 from imagen_async.session.gate import Gate
 from imagen_async.session.loop import running_loop
@@ -189,6 +190,10 @@ class Core:
         except ImagenError as error:
             self._count_error(call, error)
             raise
+        except TROUBLE as error:
+            broken = call.broken(error)
+            self._count_error(call, broken)
+            raise broken from error
         except asyncio.CancelledError:
             self._dropped += call.charge is not Charge.NO
             raise
@@ -333,6 +338,7 @@ class Core:
         if loop is self._loop and self._transport is not None:
             return self._transport
         self._check_loop()
+        prepare()
         self._forget()
         self._gate.bind()
         self._loop = loop

@@ -23,6 +23,7 @@ from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveErro
 from imagen_async.policy.guard import address_problem, host_problem, url_problem
 from imagen_async.policy.retry import RetryPolicy, backoff
 from imagen_async.policy.retry_after import retry_after
+from imagen_async.session.disk import TROUBLE
 from imagen_async.session.files import Kept, Lost
 from imagen_async.session.network import origin_of
 from imagen_async.session.transport import ExchangeError, timeouts
@@ -229,12 +230,18 @@ class Fetcher:
         """
         link = self._absolute(url.strip(" "))
         job = _Job(transport, shelf, number, deadline)
+        tries = 1
         async with self._semaphore():
-            outcome, tries = await self._insist(job, link)
+            try:
+                outcome, tries = await self._insist(job, link)
+            except TROUBLE as error:
+                outcome = _Failure(f"this machine failed ({type(error).__name__})")
         if isinstance(outcome, Kept):
             return attrs.evolve(outcome, image=attrs.evolve(outcome.image, url=url))
         images = (Image(url=url),)
         if isinstance(outcome, Lost):
+            if outcome.image is not None:
+                images = (attrs.evolve(outcome.image, url=url),)
             raise SaveError(
                 f"The image is here, but we {outcome.problem}.",
                 verdict=Verdict.DONE,
@@ -306,7 +313,7 @@ class Fetcher:
         if failure is not None:
             return failure
         sink.close()
-        (result,) = await job.shelf.keep([sink], [job.number])
+        (result,) = await job.shelf.keep([sink], [job.number], linked=True)
         if isinstance(result, Kept) or result.disk:
             return result
         return _Failure(result.problem, again=result.cut, status=200)

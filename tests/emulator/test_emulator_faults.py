@@ -91,7 +91,7 @@ BROKEN = {
 
 STALLED = ("stall", "stall_body:20")
 
-BY_FILE = ("not_an_image", "wrong_size")
+BY_FILE = ("not_an_image", "wrong_size", "svg", "pdf", "junk")
 
 
 def test_every_fault_is_tested():
@@ -155,6 +155,26 @@ async def test_not_an_image_is_text_in_either_form(raw, form):
     reply = await raw.post(fault="not_an_image", response_format=form)
     data = image_of(reply) if form == "b64_json" else (await raw.get(item_of(reply)["url"])).body
     assert data == b"This is not an image.\n"
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json"])
+@pytest.mark.parametrize(
+    ("fault", "kind", "start"),
+    [
+        ("svg", "image/svg+xml", b"<?xml"),
+        ("pdf", "application/pdf", b"%PDF-"),
+        ("junk", "application/octet-stream", b"\0\1"),
+    ],
+)
+async def test_what_is_no_picture_comes_in_either_form(raw, form, fault, kind, start):
+    """Vector drawings and other bytes come as images do, behind a link with their own label."""
+    reply = await raw.post(fault=fault, response_format=form)
+    if form == "b64_json":
+        assert image_of(reply).startswith(start)
+    else:
+        file = await raw.get(item_of(reply)["url"])
+        assert file.body.startswith(start)
+        assert file.headers["Content-Type"] == kind
 
 
 @pytest.mark.parametrize("size", ["1024x1024", "640x640"])

@@ -398,9 +398,10 @@ async def test_a_refusal_whose_text_is_cut_keeps_its_status() -> None:
     [
         (reply(200, b"<!doctype html><p>expired"), "an HTML page"),
         (reply(200, b'{"error": {}}'), "a JSON document"),
-        (reply(200, b"<svg></svg>"), "an SVG drawing"),
+        (reply(200, b"Not found"), "a text came"),
+        (reply(200, b"<?xml version='1.0'?><Error/>"), "an XML document"),
+        (reply(200, PNG[:-1]), "cut short"),
         (reply(200, b""), "empty"),
-        (reply(200, png(2**31 - 1, 2)), "2147483647"),
         (reply(200, gzip.compress(PNG), "Content-Encoding: gzip"), "encoded as gzip"),
         (reply(200, b"x", "Content-Encoding: \x7fbr"), r"encoded as \\x7fbr|framing is malformed"),
         (reply(200, b"x" * 20, length=100_001), "larger than 100000 bytes"),
@@ -415,6 +416,26 @@ async def test_what_is_not_an_image_is_named_and_not_written(
         with pytest.raises(DownloadError, match=problem):
             await made.get(f"{server.url}/x", shelf(tmp_path))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix", "note"),
+    [
+        (b"<svg xmlns='x'></svg>", ".svg", "not a raster image that can be checked: kept as .svg"),
+        (b"%PDF-1.4 ...", ".pdf", "not a raster image that can be checked: kept as .pdf"),
+        (b"\0\1\2\3", ".bin", "not a raster image that can be checked: kept as .bin"),
+        (png(2**31 - 1, 2), ".bin", "it claims 2147483647 x 2 pixels: kept as .bin"),
+    ],
+)
+async def test_what_is_no_raster_image_is_kept_as_it_came(
+    data: bytes, suffix: str, note: str, tmp_path: Path
+) -> None:
+    """A drawing behind a link is paid for like any image."""
+    async with pair({"/x": [reply(200, data)]}) as (server, made):
+        kept = await made.get(f"{server.url}/x", shelf(tmp_path))
+    assert kept.image.path is not None
+    assert (kept.image.path.suffix, kept.image.path.read_bytes()) == (suffix, data)
+    assert (kept.image.width, kept.note) == (None, note)
 
 
 async def test_a_body_without_end_is_left_unread() -> None:
