@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,9 +17,9 @@ from imagen_async.wire.text import shown_url
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from imagen_async.session.events import Event
+    from imagen_async.session.events import Hook, OnEvent
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class Config:
     network: Network = Network()
     allow_private: bool = False
     idempotency: bool = True
-    on_event: Callable[[Event], object] | None = None
+    on_event: tuple[Hook, ...] = ()
 
 
 def configure(
@@ -54,7 +55,7 @@ def configure(
     ssl: ssl.SSLContext | None,
     allow_private: bool,
     idempotency: bool,
-    on_event: Callable[[Event], object] | None,
+    on_event: OnEvent | None,
 ) -> Config:
     """Return a checked configuration; base URL and key come from the environment if not given.
 
@@ -73,8 +74,17 @@ def configure(
         network=Network(_proxy(proxy), trust_env, ssl),
         allow_private=allow_private,
         idempotency=idempotency,
-        on_event=on_event,
+        on_event=_hooks(on_event),
     )
+
+
+def _hooks(given: OnEvent | None) -> tuple[Hook, ...]:
+    if given is None or callable(given):
+        return () if given is None else (given,)
+    hooks = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(callable(hook) for hook in hooks):
+        raise ConfigurationError("on_event must be a function, or a list of functions.")
+    return hooks
 
 
 def _value(name: str, kind: type[T], given: T | None) -> T:
