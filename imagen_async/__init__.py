@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     )
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
-    from imagen_async.session.core import Stats
     from imagen_async.session.events import (
+        Cancelled,
         Done,
         Downloaded,
         Event,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Throttled,
     )
     from imagen_async.session.many import Outcome
+    from imagen_async.session.stats import Stats
     from imagen_async.sync import Imagen
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import AspectRatio, GenerationRequest, ResponseFormat
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AspectRatio",
     "AsyncImagen",
+    "Cancelled",
     "Charge",
     "ConfigurationError",
     "Done",
@@ -111,8 +113,8 @@ _ROOMS = {
     ),
     "policy.config": ("Limits", "Timeouts"),
     "policy.retry": ("RetryPolicy",),
-    "session.core": ("Stats",),
     "session.events": (
+        "Cancelled",
         "Done",
         "Downloaded",
         "Event",
@@ -123,6 +125,7 @@ _ROOMS = {
         "Throttled",
     ),
     "session.many": ("Outcome",),
+    "session.stats": ("Stats",),
     "sync": ("Imagen",),
     "wire.generation": ("Generation", "Image"),
     "wire.request": ("AspectRatio", "GenerationRequest", "ResponseFormat"),

@@ -20,7 +20,7 @@ from imagen_async.wire.request import GenerationRequest
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterable, Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from imagen_async.batch.source import Requests
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
-    from imagen_async.session.core import Stats
-    from imagen_async.session.events import Event
+    from imagen_async.session.events import OnEvent
+    from imagen_async.session.stats import Stats
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import AspectRatio, ResponseFormat
 
@@ -54,7 +54,8 @@ class AsyncImagen:
         ssl: A TLS context, instead of the platform's.
         allow_private: Whether links may lead to private addresses.
         idempotency: Whether requests carry an ``Idempotency-Key``.
-        on_event: Called on the loop with each event of ``imagen_async.session.events``.
+        on_event: Called on the loop with each event of ``imagen_async.session.events``; several
+            functions may be given.
 
     Raises:
         ConfigurationError: If something is missing or cannot work; it says what to do.
@@ -78,7 +79,7 @@ class AsyncImagen:
         ssl: ssl.SSLContext | None = None,
         allow_private: bool = False,
         idempotency: bool = True,
-        on_event: Callable[[Event], object] | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         if api_key is not None:
             api_key = Masked(api_key)  # if a setting is refused, this frame may be shown

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from imagen_async.batch.source import Requests
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
-    from imagen_async.session.core import Stats
-    from imagen_async.session.events import Event
+    from imagen_async.session.events import OnEvent
     from imagen_async.session.many import Stream
+    from imagen_async.session.stats import Stats
     from imagen_async.wire.request import GenerationRequest
 
 P = ParamSpec("P")
@@ -81,7 +81,7 @@ class Imagen:
         ssl: ssl.SSLContext | None = None,
         allow_private: bool = False,
         idempotency: bool = True,
-        on_event: Callable[[Event], object] | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         if api_key is not None:
             api_key = Masked(api_key)  # if a setting is refused, this frame may be shown

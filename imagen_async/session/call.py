@@ -15,6 +15,7 @@ from imagen_async.errors import (
     Verdict,
 )
 from imagen_async.policy.retry import History
+from imagen_async.session import events
 from imagen_async.wire.verdict import error_for
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from imagen_async.session.files import Shelf
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
+    from imagen_async.wire.generation import Image
     from imagen_async.wire.request import GenerationRequest
     from imagen_async.wire.verdict import Judgement
 
@@ -60,12 +62,19 @@ class Call:
     fetches: bool
     heard: bool = False
     charge: Charge = Charge.NO
+    id: int = attrs.field(init=False, factory=events.new_id)
     history: History = attrs.field(default=History())
     patience: SharedPatience | None = None
     deadline: Deadline = attrs.field(init=False)
     attempts: int = attrs.field(init=False, default=0)
     retried: bool = attrs.field(init=False, default=False)
     setback: Setback | None = attrs.field(init=False, default=None)
+    images: tuple[Image, ...] = attrs.field(init=False, default=())
+
+    @property
+    def named(self) -> events.Named:
+        """What every event of it begins with."""
+        return self.id, self.request, self.idempotency_key
 
     @property
     def gave_up(self) -> str:

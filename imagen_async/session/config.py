@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,9 +21,9 @@ from imagen_async.wire.text import shown_url
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from imagen_async.session.events import Event
+    from imagen_async.session.events import Hook, OnEvent
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class Config:
     network: Network = Network()
     allow_private: bool = False
     idempotency: bool = True
-    on_event: Callable[[Event], object] | None = None
+    on_event: tuple[Hook, ...] = ()
     mask: Mask = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -69,7 +70,7 @@ def configure(
     ssl: ssl.SSLContext | None,
     allow_private: bool,
     idempotency: bool,
-    on_event: Callable[[Event], object] | None,
+    on_event: OnEvent | None,
 ) -> Config:
     """Return a checked configuration; base URL and key come from the environment if not given.
 
@@ -90,7 +91,7 @@ def configure(
         network=Network(_proxy(proxy), trust_env, ssl),
         allow_private=allow_private,
         idempotency=idempotency,
-        on_event=on_event,
+        on_event=_hooks(on_event),
     )
     parts = urlsplit(config.base_url)
     public = parts.scheme == "http" and not is_loopback(parts.hostname or "")
@@ -107,6 +108,15 @@ def _secret(given: str | None) -> Secret | None:
     # Here, so that the frame of a warning holds no key.
     key = given if given is not None else os.environ.get("IMAGEN_API_KEY")
     return Secret(key) if key is not None and key.strip() else None
+
+
+def _hooks(given: OnEvent | None) -> tuple[Hook, ...]:
+    if given is None or callable(given):
+        return () if given is None else (given,)
+    hooks = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(callable(hook) for hook in hooks):
+        raise ConfigurationError("on_event must be a function, or a list of functions.")
+    return hooks
 
 
 def _value(name: str, kind: type[T], given: T | None) -> T:

@@ -34,6 +34,7 @@ from imagen_async.session.gate import Gate
 from imagen_async.session.loop import running_loop
 from imagen_async.session.record import NO_RECORD
 from imagen_async.session.send import Sender
+from imagen_async.session.stats import Ends
 from imagen_async.session.transport import Masked, Transport
 from imagen_async.wire.decoder import AnswerLimits
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from imagen_async.session.many import Outcome
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
+    from imagen_async.session.stats import Stats
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import GenerationRequest
 
@@ -54,31 +56,6 @@ GRACE = 30.0
 """Seconds that closing waits for calls in flight: they may be paid for."""
 CLEANUP = 5.0
 """Seconds that closing waits for the calls it cancelled: they may be saving an image."""
-
-
-@attrs.frozen
-class Stats:
-    """What a client did so far, and is doing now.
-
-    Args:
-        queued: Calls that wait for a slot now.
-        in_flight: Calls that hold a slot now.
-        attempts: HTTP exchanges of the calls that ended.
-        done: Calls that brought images.
-        failed: Calls that ended in an error, nothing charged.
-        unknown: Calls that ended in an error and were or may have been charged.
-        images: Images that came.
-        dropped: Calls given up by cancellation, or settled and never read, that may be paid for.
-    """
-
-    queued: int = 0
-    in_flight: int = 0
-    attempts: int = 0
-    done: int = 0
-    failed: int = 0
-    unknown: int = 0
-    images: int = 0
-    dropped: int = 0
 
 
 class Core:
@@ -124,8 +101,7 @@ class Core:
         self._active: set[asyncio.Task[object]] = set()
         self._stopped: set[asyncio.Task[object]] = set()
         self._left: anyio.Event | None = None
-        self._attempts = self._done = self._failed = self._unknown = self._images = 0
-        self._dropped = 0
+        self._ends = Ends(self._listener)
 
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
         """Return a request with the client's model, if it names none."""
@@ -185,21 +161,19 @@ class Core:
 
     async def _carried(self, call: Call, transport: Transport) -> Generation:
         try:
-            work = self._sender.send(call, transport)
-            generation = await self._tracked(work, call.closed)
+            generation = await self._tracked(self._sender.send(call, transport), call.closed)
         except ImagenError as error:
-            self._count_error(call, error)
+            self._ends.failed(call, error)
             raise
         except TROUBLE as error:
             broken = call.broken(error)
-            self._count_error(call, broken)
+            self._ends.failed(call, broken)
             raise broken from error
-        except asyncio.CancelledError:
-            self._dropped += call.charge is not Charge.NO
+        except BaseException:
+            if os.getpid() == self._pid:  # a forked child collects the parent's calls
+                self._ends.cancelled(call)
             raise
-        finally:
-            self._attempts += call.attempts
-        self._count_done(call, generation)
+        self._ends.done(call, generation)
         return generation
 
     async def download(
@@ -225,8 +199,9 @@ class Core:
         transport = self._bound()
         total = self.config.timeouts.total
         deadline = Deadline(asyncio.get_running_loop().time() + total, total)
+        named = events.new_id(), generation.request, idempotency_key
         result = await self._tracked(
-            self._sender.fetch_links(generation, shelf, transport, deadline, idempotency_key),
+            self._sender.fetch_links(generation, shelf, transport, deadline, named),
             _unfetched_error,
         )
         await record.settled(result)
@@ -251,22 +226,12 @@ class Core:
         )
 
     def drop(self, outcome: Outcome) -> None:
-        """Count an outcome that was settled, maybe paid for, and never read."""
-        paid = outcome.error is None or outcome.error.charge is not Charge.NO
-        self._dropped += paid
+        """Count an outcome that was settled and never read, and warn if it may be paid for."""
+        self._ends.unread(outcome)
 
     def stats(self) -> Stats:
         """Return what happened so far."""
-        return Stats(
-            queued=self._gate.queued,
-            in_flight=self._gate.in_flight,
-            attempts=self._attempts,
-            done=self._done,
-            failed=self._failed,
-            unknown=self._unknown,
-            images=self._images,
-            dropped=self._dropped,
-        )
+        return self._ends.stats(queued=self._gate.queued, in_flight=self._gate.in_flight)
 
     async def aclose(self, grace: float = GRACE) -> None:
         """Refuse new calls, wait for those in flight, then cancel them and close all sockets.
@@ -370,19 +335,6 @@ class Core:
         if self.config.idempotency:
             headers["Idempotency-Key"] = key
         return headers
-
-    def _count_done(self, call: Call, generation: Generation) -> None:
-        self._done += 1
-        self._images += len(generation.images)
-        if call.heard:
-            self._listener.tell(events.Done(call.request, call.idempotency_key, generation))
-
-    def _count_error(self, call: Call, error: ImagenError) -> None:
-        if error.charge is Charge.NO:
-            self._failed += 1
-        else:
-            self._unknown += 1
-        self._listener.tell(events.Failed(call.request, call.idempotency_key, error))
 
 
 async def _keep(transport: Transport) -> AsyncGenerator[None, None]:

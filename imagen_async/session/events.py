@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from imagen_async.errors import Charge, ImagenError, Verdict
     from imagen_async.wire.generation import Generation, Image
@@ -16,28 +17,36 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Queued:
-    """A call asked for a slot."""
+class CallEvent:
+    """Something that happened to one call.
 
+    Args:
+        call_id: Of the call, unlike that of any other call of this process.
+        request: What is asked.
+        idempotency_key: Of all its attempts; calls that were given the same one share it.
+    """
+
+    call_id: int
     request: GenerationRequest
     idempotency_key: str
 
 
 @attrs.frozen
-class Sent:
+class Queued(CallEvent):
+    """A call asked for a slot; exactly one Done, Failed or Cancelled of it follows."""
+
+
+@attrs.frozen
+class Sent(CallEvent):
     """An attempt is about to be sent; ``attempt`` counts from 1."""
 
-    request: GenerationRequest
-    idempotency_key: str
     attempt: int
 
 
 @attrs.frozen
-class Retrying:
+class Retrying(CallEvent):
     """An attempt ended without an image and the call will try again after ``wait`` seconds."""
 
-    request: GenerationRequest
-    idempotency_key: str
     attempt: int
     verdict: Verdict
     charge: Charge
@@ -46,80 +55,106 @@ class Retrying:
 
 
 @attrs.frozen
-class Throttled:
-    """The gate of the whole client closed for ``wait`` seconds."""
+class Throttled(CallEvent):
+    """The gate of the whole client closed for ``wait`` seconds, by what this call was told."""
 
     reason: str
     wait: float
 
 
 @attrs.frozen
-class Downloaded:
+class Downloaded(CallEvent):
     """The image of a link is here."""
 
-    request: GenerationRequest
-    idempotency_key: str
     image: Image
 
 
 @attrs.frozen
-class Done:
-    """A call brought images."""
+class Done(CallEvent):
+    """A call brought images; they are here even if who waits for them is cancelled meanwhile."""
 
-    request: GenerationRequest
-    idempotency_key: str
     generation: Generation
 
 
 @attrs.frozen
-class Failed:
+class Failed(CallEvent):
     """A call ended in an error."""
 
-    request: GenerationRequest
-    idempotency_key: str
     error: ImagenError
 
 
-Event: TypeAlias = Queued | Sent | Retrying | Throttled | Downloaded | Done | Failed
+@attrs.frozen
+class Cancelled(CallEvent):
+    """A call was given up: it was cancelled, or an interrupt or a foreign error ended it.
 
+    Args:
+        charge: The worst over all its attempts.
+        attempts: How many HTTP exchanges it began.
+        images: What had come: files, bytes, and links that were not all fetched.
+    """
+
+    charge: Charge
+    attempts: int
+    images: tuple[Image, ...]
+
+
+Event: TypeAlias = Queued | Sent | Retrying | Throttled | Downloaded | Done | Failed | Cancelled
+Named: TypeAlias = "tuple[int, GenerationRequest, str]"
+"""What each event of one call begins with: its id, its request, its key."""
+Hook: TypeAlias = "Callable[[Event], object]"
+OnEvent: TypeAlias = "Hook | Iterable[Hook]"
+"""What ``on_event`` may be."""
+
+new_id: Callable[[], int] = itertools.count(1).__next__
+"""Return an id that no other call of this process has."""
 log: logging.Logger = logging.getLogger("imagen_async")
 log.addHandler(logging.NullHandler())
 
 
 class Listener:
-    """Passes events to the hook and to the log of ``imagen_async``.
+    """Passes events to the hooks and to the log of ``imagen_async``.
 
-    Prompts are logged at DEBUG only. A hook that raises is logged and does not disturb the
-    call, which may be paid for.
+    Prompts are logged at DEBUG only. A hook that raises is logged and disturbs neither the other
+    hooks nor the call, which may be paid for.
 
     Args:
-        hook: Called on the event loop; it must not block.
+        hooks: Called on the event loop, in turn; they must not block.
     """
 
-    __slots__ = ("_hook",)
+    __slots__ = ("_hooks",)
 
-    def __init__(self, hook: Callable[[Event], object] | None) -> None:
-        self._hook = hook
+    def __init__(self, hooks: tuple[Hook, ...]) -> None:
+        self._hooks = hooks
 
     @property
     def wants(self) -> bool:
         """Whether anybody looks at the events of calls that go well."""
-        return self._hook is not None or log.isEnabledFor(logging.DEBUG)
+        return bool(self._hooks) or log.isEnabledFor(logging.DEBUG)
 
     def tell(self, event: Event) -> None:
         """Log an event and pass it on."""
-        if isinstance(event, Retrying):
-            log.info(
-                "retrying in %.2f s after attempt %d: %s", event.wait, event.attempt, event.reason
-            )
-        elif isinstance(event, Throttled):
-            log.info("all requests wait %.2f s: %s", event.wait, event.reason)
-        elif isinstance(event, Failed):
-            log.info("failed with charge %s: %s", event.error.charge, event.error)
-        else:
-            log.debug("%r", event)
-        if self._hook is not None:
+        _log(event)
+        interrupt: BaseException | None = None
+        for hook in self._hooks:
             try:
-                self._hook(event)
+                hook(event)
             except Exception:
                 log.exception("on_event raised")
+            except BaseException as error:  # noqa: BLE001 - raised once all were told
+                interrupt = error
+        if interrupt is not None:
+            try:
+                raise interrupt
+            finally:
+                del interrupt
+
+
+def _log(event: Event) -> None:
+    if isinstance(event, Retrying):
+        log.info("retrying in %.2f s after attempt %d: %s", event.wait, event.attempt, event.reason)
+    elif isinstance(event, Throttled):
+        log.info("all requests wait %.2f s: %s", event.wait, event.reason)
+    elif isinstance(event, Failed):
+        log.info("failed with charge %s: %s", event.error.charge, event.error)
+    else:
+        log.debug("%r", event)

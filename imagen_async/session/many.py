@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -55,7 +56,8 @@ class Stream(Generic[_Item]):
     """Work on items concurrently and yield their outcomes; an async context manager.
 
     Never more than ``concurrency + 2`` items are between being pulled and being yielded, so a
-    slow reader slows the source. Leaving the block cancels what is in flight.
+    slow reader slows the source. Leaving the block cancels what is in flight. If it is cancelled
+    from outside, reading raises that once what had settled is read: it never just ends.
 
     Args:
         source: Items, pulled lazily on the event loop.
@@ -87,6 +89,7 @@ class Stream(Generic[_Item]):
         self._workers = 0
         self._exhausted = False
         self._failure: Exception | None = None
+        self._cut: tuple[object, ...] | None = None
         self._group: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
@@ -113,14 +116,14 @@ class Stream(Generic[_Item]):
             # Not told of the block's error, or it would come back inside an ExceptionGroup.
             await self._group.__aexit__(None, None, None)
         finally:
+            self._group = None
             await _close(self._source)
             for outcome in (*self._ready, *self._early.values()):
                 if outcome is not None and self._dropped is not None:
                     self._dropped(outcome)
+            self._ready.clear()
 
     def __aiter__(self) -> Self:
-        if self._group is None:
-            raise RuntimeError("Enter the stream first: `async with ... as outcomes:`.")
         return self
 
     async def __anext__(self) -> Outcome:
@@ -140,13 +143,22 @@ class Stream(Generic[_Item]):
 
         Raises:
             Exception: What the source or the work raised, after all outcomes.
+            CancelledError: If work was cancelled, after all outcomes: some item has none.
         """
         while not self._ready and self._workers:
             await self._changed.wait()
-        if not self._ready and self._failure is not None:
+        if self._ready:
+            return True
+        if self._group is None:
+            raise RuntimeError("Read the stream in its block: `async with ... as outcomes:`.")
+        if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        return bool(self._ready)
+        if self._cut is not None:
+            # The reader need not be cancelled itself: it may be shielded, or not yet reached. Our
+            # own error says what theirs said, for by that a cancel scope knows it for its own.
+            raise asyncio.CancelledError(*self._cut)
+        return False
 
     def pop(self, most: int) -> list[Outcome]:
         """Return outcomes that are ready; they count as not yielded until their ``release``."""
@@ -189,6 +201,11 @@ class Stream(Generic[_Item]):
                 self._settle(index, await self._work(index, item))
         except Exception as error:  # noqa: BLE001 - raised to the reader
             self._failure = self._failure or error
+            self.stop()
+        except asyncio.CancelledError as error:
+            # Not raised on: unless all are cancelled anyway, the group would cancel the others now,
+            # and theirs may be paid for.
+            self._cut = error.args
             self.stop()
         finally:
             self._workers -= 1

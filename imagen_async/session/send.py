@@ -78,7 +78,7 @@ class Sender:
         now = asyncio.get_running_loop().time()
         call.deadline = Deadline(float("inf") if call.waits else now + call.total, call.total)
         if call.heard:
-            self.listener.tell(events.Queued(call.request, call.idempotency_key))
+            self.listener.tell(events.Queued(*call.named))
         if call.history.sends >= self.policy.max_sends:
             raise await self._unsent(call, sends_spent(call.history.sends))
         while True:
@@ -139,7 +139,7 @@ class Sender:
             await call.record.sending(call.idempotency_key)
             call.attempts += 1
             if call.heard:
-                self.listener.tell(events.Sent(call.request, call.idempotency_key, call.attempts))
+                self.listener.tell(events.Sent(*call.named, call.attempts))
             return await self.attempt.make(
                 transport,
                 outgoing,
@@ -165,6 +165,7 @@ class Sender:
             self.gate.budget.succeeded(retried=call.retried)
             call.charge = Charge.YES
             brought = await self._brought(call, result)
+            call.images = brought.images
             if call.fetches and isinstance(brought, Generation) and _has_links(brought):
                 await call.record.received(brought)
             else:
@@ -227,15 +228,14 @@ class Sender:
             gave_up=call.gave_up,
             closings=self.gate.valve.closings(grant),
         )
-        self._steer(judgement, step, grant)
+        self._steer(call, judgement, step, grant)
         call.setback = setback
         if isinstance(step, GiveUp):
             return call.failed(step.reason)
         call.retried = not step.closes_gate
         self.listener.tell(
             events.Retrying(
-                call.request,
-                call.idempotency_key,
+                *call.named,
                 call.attempts,
                 judgement.verdict,
                 judgement.charge,
@@ -245,11 +245,11 @@ class Sender:
         )
         return step
 
-    def _steer(self, judgement: Judgement, step: Retry | GiveUp, grant: Grant) -> None:
+    def _steer(self, call: Call, judgement: Judgement, step: Retry | GiveUp, grant: Grant) -> None:
         """Tell the gate of the whole client what an attempt says of the server."""
         if step.closes_gate:
             if self.gate.refuse(grant, step.wait):
-                self.listener.tell(events.Throttled(judgement.message, step.wait))
+                self.listener.tell(events.Throttled(*call.named, judgement.message, step.wait))
         elif judgement.status is not None:
             self.gate.succeed(grant)
         else:
@@ -259,7 +259,7 @@ class Sender:
         self, call: Call, generation: Generation, transport: Transport
     ) -> Generation:
         result = await self.fetch_links(
-            generation, call.shelf, transport, call.deadline, call.idempotency_key
+            generation, call.shelf, transport, call.deadline, call.named
         )
         await call.record.settled(result)
         if isinstance(result, ImagenError):
@@ -272,7 +272,7 @@ class Sender:
         shelf: Shelf,
         transport: Transport,
         deadline: Deadline,
-        idempotency_key: str,
+        named: events.Named,
     ) -> Generation | ImagenError:
         """Download the links of an answer to the shelf, together.
 
@@ -301,7 +301,7 @@ class Sender:
                 problems.append(f"image {place + 1}: {kept.note}")
             problems.extend(size_problems(fetched, generation.request))
             if self.listener.wants:
-                self.listener.tell(events.Downloaded(generation.request, idempotency_key, fetched))
+                self.listener.tell(events.Downloaded(*named, fetched))
 
         async with anyio.create_task_group() as group:
             for place, image in enumerate(images):
@@ -312,7 +312,7 @@ class Sender:
             first.images = tuple(images)
             first.request_id = generation.request_id
             first.attempts = generation.attempts
-            first.idempotency_key = idempotency_key
+            *_, first.idempotency_key = named
             return first
         return attrs.evolve(generation, images=tuple(images), problems=tuple(problems))
 

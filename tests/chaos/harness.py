@@ -3,12 +3,24 @@
 import asyncio
 import gc
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from imagen_async import AsyncImagen, Limits, RetryPolicy, Timeouts
+from imagen_async import (
+    AsyncImagen,
+    Cancelled,
+    Done,
+    Downloaded,
+    Event,
+    Failed,
+    Limits,
+    Queued,
+    RetryPolicy,
+    Timeouts,
+)
 from tests.chaos.server import ChaosServer, serving
 
 KEY = "sk-canary-7f3a9c"
@@ -48,6 +60,38 @@ async def leakless() -> AsyncIterator[None]:
             return
         await asyncio.sleep(0.01)
     assert holdings() == before
+
+
+_ENDS = (Done, Failed, Cancelled)
+
+
+class Watch:
+    """A listener that holds each call to a beginning and one end."""
+
+    def __init__(self) -> None:
+        self.calls: defaultdict[int, list[Event]] = defaultdict(list)
+
+    def __call__(self, event: Event) -> None:
+        self.calls[event.call_id].append(event)
+
+    @property
+    def ends(self) -> list[Done | Failed | Cancelled]:
+        """How calls ended, in the order of their beginning."""
+        told = [event for call in self.calls.values() for event in call]
+        return [event for event in told if isinstance(event, _ENDS)]
+
+    @property
+    def wrong(self) -> list[list[Event]]:
+        """Calls that did not begin as queued, or have not one end, or something after it."""
+        return [call for call in self.calls.values() if not _whole(call)]
+
+
+def _whole(call: list[Event]) -> bool:
+    begins = [place for place, event in enumerate(call) if isinstance(event, Queued)]
+    ends = [place for place, event in enumerate(call) if isinstance(event, _ENDS)]
+    if all(isinstance(event, Downloaded) for event in call):
+        return True  # links of an answer that an earlier run paid for
+    return (begins, ends) == ([0], [len(call) - 1])
 
 
 def client(base_url: str, **options: Any) -> AsyncImagen:

@@ -1,0 +1,105 @@
+"""How the calls of one client end: each end is counted, told and, if money is lost, warned of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from imagen_async.errors import Charge, OutcomeUnknownError
+from imagen_async.session import events
+
+if TYPE_CHECKING:
+    from imagen_async.errors import ImagenError
+    from imagen_async.session.call import Call
+    from imagen_async.session.many import Outcome
+    from imagen_async.wire.generation import Generation
+
+
+@attrs.frozen
+class Stats:
+    """What a client did so far, and is doing now.
+
+    Args:
+        queued: Calls that wait for a slot now.
+        in_flight: Calls that hold a slot now.
+        attempts: HTTP exchanges of the calls that ended.
+        done: Calls that brought images.
+        failed: Calls that ended in an error, nothing charged.
+        unknown: Calls that ended in an error and were or may have been charged.
+        images: Images that came.
+        dropped: Calls given up by cancellation, or settled and never read, that may be paid for.
+    """
+
+    queued: int = 0
+    in_flight: int = 0
+    attempts: int = 0
+    done: int = 0
+    failed: int = 0
+    unknown: int = 0
+    images: int = 0
+    dropped: int = 0
+
+
+class Ends:
+    """Counts how calls end, and tells of it; a call that was queued ends here once.
+
+    Args:
+        listener: Who is told.
+    """
+
+    def __init__(self, listener: events.Listener) -> None:
+        self._listener = listener
+        self._attempts = self._done = self._failed = self._unknown = self._images = 0
+        self._dropped = 0
+
+    def stats(self, *, queued: int, in_flight: int) -> Stats:
+        """Return what happened so far."""
+        return Stats(
+            queued=queued,
+            in_flight=in_flight,
+            attempts=self._attempts,
+            done=self._done,
+            failed=self._failed,
+            unknown=self._unknown,
+            images=self._images,
+            dropped=self._dropped,
+        )
+
+    def done(self, call: Call, generation: Generation) -> None:
+        """Note that a call brought images."""
+        self._attempts += call.attempts
+        self._done += 1
+        self._images += len(generation.images)
+        if call.heard:
+            self._listener.tell(events.Done(*call.named, generation))
+
+    def failed(self, call: Call, error: ImagenError) -> None:
+        """Note that a call ended in an error."""
+        self._attempts += call.attempts
+        if error.charge is Charge.NO:
+            self._failed += 1
+        else:
+            self._unknown += 1
+        self._listener.tell(events.Failed(*call.named, error))
+
+    def cancelled(self, call: Call) -> None:
+        """Note that a call was given up; warn if it was sent and may be paid for."""
+        self._attempts += call.attempts
+        if call.attempts and call.charge is not Charge.NO:
+            kept = ", and what had come is on its Cancelled event" if call.images else ""
+            told = f"Call {call.id} (idempotency key {call.idempotency_key}) was given up{kept}."
+            self._drop(OutcomeUnknownError(told, charge=call.charge))
+        self._listener.tell(events.Cancelled(*call.named, call.charge, call.attempts, call.images))
+
+    def unread(self, outcome: Outcome) -> None:
+        """Note that an outcome was settled and never read; warn if it may be paid for."""
+        charge = Charge.YES if outcome.error is None else outcome.error.charge
+        if charge is not Charge.NO:
+            key = getattr(outcome.generation or outcome.error, "idempotency_key", None)
+            told = f"Item {outcome.index} (idempotency key {key}) settled and was never read."
+            self._drop(OutcomeUnknownError(told, charge=charge))
+
+    def _drop(self, loss: OutcomeUnknownError) -> None:
+        self._dropped += 1
+        events.log.warning("%s", loss)
