@@ -308,13 +308,18 @@ class Sender:
                 if image.url is not None and image.media_type is None:
                     group.start_soon(fetch, place, image, image.url)
         if failures:
-            first = failures[0]
-            first.images = tuple(images)
-            first.request_id = generation.request_id
-            first.attempts = generation.attempts
-            *_, first.idempotency_key = named
-            return first
+            return _completed(failures[0], generation, images, named)
         return attrs.evolve(generation, images=tuple(images), problems=tuple(problems))
+
+
+def _completed(
+    error: ImagenError, generation: Generation, images: list[Image], named: events.Named
+) -> ImagenError:
+    error.images = tuple(images)
+    error.request_id = generation.request_id
+    error.attempts = generation.attempts
+    *_, error.idempotency_key = named
+    return error
 
 
 def _while_hopeful(patience: SharedPatience | None) -> AbstractContextManager[object]:

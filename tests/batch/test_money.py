@@ -165,9 +165,11 @@ async def busy(post: Post) -> Answer:
 async def test_many_end_where_nothing_comes(handler: Any, word: str, seconds: float) -> None:
     """500 prompts against a dead port, or one that only refuses, settle soon after the limit."""
     began = now()
-    async with scripted(handler) as (gateway, imagen):
-        async with imagen.generate_many(map(str, range(500))) as outcomes:
-            errors = [outcome.error async for outcome in outcomes]
+    async with (
+        scripted(handler) as (gateway, imagen),
+        imagen.generate_many(map(str, range(500))) as outcomes,
+    ):
+        errors = [outcome.error async for outcome in outcomes]
     assert len(errors) == 500
     assert all(f"for {seconds} s (give_up_after)" in str(error) for error in errors)
     assert seconds <= now() - began <= seconds + 15

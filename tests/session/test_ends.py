@@ -35,7 +35,7 @@ from imagen_async.session.files import MemoryShelf
 from tests.chaos.faults import error
 from tests.chaos.harness import QUICK, Watch, chaos
 from tests.chaos.server import fine
-from tests.scripted import Answer, Gateway, Post, answering, scripted
+from tests.scripted import Answer, Gateway, Post, answering, failed, scripted
 from tests.virtual import virtually
 
 PROMPT = "a private prompt"
@@ -62,7 +62,7 @@ async def stuck(phase: str, watch: Any) -> AsyncIterator[tuple[AsyncImagen, Any]
 
     async def handler(post: Post) -> Answer:
         if phase == "backoff":
-            return Answer(500, headers={"retry-after": "50"})
+            return failed({"retry-after": "50"})
         if phase == "gate":
             return Answer(429, headers={"retry-after": "50"})
         if phase != "connect":
@@ -221,7 +221,7 @@ async def test_a_hook_that_interrupts(at: str, kind: type[BaseException]) -> Non
         if type(event).__name__ == at:
             raise kind
 
-    answers = answering(Answer(500), Answer(429), Answer(400) if at == "Failed" else None)
+    answers = answering(failed(), Answer(429), Answer(400) if at == "Failed" else None)
     hooks = [watches[0], interrupt, watches[1]]
     async with scripted(answers, on_event=hooks) as (_, imagen):
         with pytest.raises(kind):
