@@ -121,7 +121,7 @@ class _Run:
                 ordered=True,
                 dropped=self._show,
             )
-            with interruptible(lambda: self._stop(stream), note) as interrupts:
+            with interruptible(self._stop, note) as interrupts:
                 async with stream as outcomes:
                     async for outcome in outcomes:
                         self._show(await self._saved(imagen, outcome))
@@ -130,10 +130,9 @@ class _Run:
                 return INTERRUPTED
         return self._code
 
-    def _stop(self, stream: Stream[GenerationRequest]) -> int:
+    def _stop(self) -> int:
         """Give up what waits to be sent; return how many calls go on, for they may be paid for."""
         self._stopped = True
-        stream.stop()
         for key, scope in self._scopes.items():
             if key not in self._flying:
                 scope.cancel()
