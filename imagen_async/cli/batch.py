@@ -6,12 +6,10 @@ import asyncio
 import json
 import math
 import os
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import anyio
 import attrs
 
 from imagen_async.batch.source import read_source
@@ -19,7 +17,7 @@ from imagen_async.cli.console import note, result
 from imagen_async.cli.count import count_rows
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL, error_line
 from imagen_async.cli.progress import Rate, Snapshot, open_progress
-from imagen_async.cli.running import RequestFlags, on_signals, open_client, run_loop
+from imagen_async.cli.running import RequestFlags, interruptible, open_client, run_loop
 from imagen_async.cli.summary import plan_lines, summary_lines
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
@@ -27,7 +25,7 @@ from imagen_async.session.events import Throttled
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from imagen_async.batch.intake import OnUnknown
     from imagen_async.batch.run import Run
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from imagen_async.session.events import Event
     from imagen_async.session.many import Outcome
 
-SIGTERM_GRACE: Final = 30.0
-"""Seconds that what is in flight gets after a SIGTERM; supervisors kill soon after that."""
 SHOWN_ERRORS: Final = 5
 """Errors that are shown while a batch runs; all are in its lists."""
 _TAKEN: Final = 64
@@ -140,14 +136,11 @@ class _Drive:
         self._total = count_rows(flags.source, flags.limit)
         self._rate = Rate()
         self._errors = 0
-        self._signals = 0
-        self._cancel: Callable[[], None] = lambda: None
         self._progress: Progress | None = None
 
     async def drive(self) -> int:
         """Run to the end, or to where a signal ends it, and return the exit code."""
-        with anyio.CancelScope() as scope, on_signals(self._signalled):
-            self._cancel = scope.cancel
+        with interruptible(self._stop, self._say) as interrupts:
             async with self._run as run:
                 self._progress = open_progress(os.environ.get)
                 ticker = asyncio.create_task(self._tick())
@@ -157,7 +150,10 @@ class _Drive:
                 finally:
                     ticker.cancel()
                     self._progress.close()
-        return self._end()
+        self._end()
+        if interrupts.count:
+            return INTERRUPTED
+        return DONE if self._run.report.ok else PARTIAL
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
@@ -191,21 +187,11 @@ class _Drive:
             waits=self._gate.waits,
         )
 
-    def _signalled(self, number: int) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            self._cancel()
-            return
+    def _stop(self) -> int:
         self._run.stop("interrupted")
-        flying = self._imagen.stats().in_flight
-        self._say(
-            f"Interrupted: what is in flight ({flying}) is paid for and will be finished; "
-            "Ctrl-C again cancels it."
-        )
-        if number == signal.SIGTERM:
-            asyncio.get_running_loop().call_later(SIGTERM_GRACE, self._cancel)
+        return self._imagen.stats().in_flight
 
-    def _end(self) -> int:
+    def _end(self) -> None:
         report = self._run.report
         folder = Path(self._flags.out)
         page = folder / "index.html"
@@ -217,9 +203,6 @@ class _Drive:
             result(json.dumps({**report.as_json(), "out": str(folder), "gallery": shown}))
         elif gallery is not None:
             result(str(gallery))
-        if self._signals:
-            return INTERRUPTED
-        return DONE if report.ok else PARTIAL
 
 
 def _failure(outcome: Outcome, error: ImagenError) -> str:

@@ -15,9 +15,11 @@ import attrs
 from imagen_async.batch.source import read_source
 from imagen_async.cli.console import note, result, warnings_as_notes
 from imagen_async.cli.exits import DONE, INTERRUPTED, error_line, exit_code
-from imagen_async.cli.running import RequestFlags, on_signals, open_client, run_loop
+from imagen_async.cli.running import RequestFlags, interruptible, open_client, run_loop
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
 from imagen_async.policy.config import Limits
+from imagen_async.session.config import new_key
+from imagen_async.session.events import Cancelled, Done, Failed, Retrying, Sent
 from imagen_async.session.many import Outcome, Stream
 from imagen_async.wire.generation import Generation, Image
 from imagen_async.wire.media import inspect
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imagen_async.client import AsyncImagen
+    from imagen_async.session.events import Event
 
 
 @attrs.frozen(kw_only=True)
@@ -102,11 +105,14 @@ class _Run:
         self._output = output
         self._to_folder = to_folder
         self._code = DONE
-        self._cut = 0
+        self._cut = self._saving = 0
+        self._stopped = False
+        self._scopes: dict[str, anyio.CancelScope] = {}
+        self._flying: set[str] = set()
 
     async def run(self) -> int:
         limits = Limits()
-        async with open_client(self._flags, limits=limits) as imagen:
+        async with open_client(self._flags, limits=limits, on_event=self._hear) as imagen:
             stream = Stream(
                 self._requests,
                 lambda index, request: self._work(imagen, index, request),
@@ -114,31 +120,62 @@ class _Run:
                 ordered=True,
                 dropped=self._show,
             )
-            with anyio.CancelScope() as scope, on_signals(lambda _: scope.cancel()):
+            with interruptible(self._stop, note) as interrupts:
                 async with stream as outcomes:
                     async for outcome in outcomes:
                         self._show(await self._saved(imagen, outcome))
-            if scope.cancelled_caught:
+            if interrupts.count:
                 note(_interrupted(imagen.stats().dropped + self._cut))
                 return INTERRUPTED
         return self._code
 
-    async def _work(self, imagen: AsyncImagen, index: int, request: GenerationRequest) -> Outcome:
+    def _stop(self) -> int:
+        """Give up what waits to be sent; return how many calls go on, for they may be paid for."""
+        self._stopped = True
+        for key, scope in self._scopes.items():
+            if key not in self._flying:
+                scope.cancel()
+        return len(self._flying) + self._saving
+
+    def _hear(self, event: Event) -> None:
+        """Keep in mind which calls are in flight, and the links of those that are given up."""
+        key = event.idempotency_key
+        if isinstance(event, Sent):
+            self._flying.add(key)
+        elif isinstance(event, Retrying | Done | Failed | Cancelled):
+            self._flying.discard(key)
+        if isinstance(event, Retrying) and self._stopped:
+            self._scopes[key].cancel()
+        elif isinstance(event, Cancelled):
+            _keep_links(event.images, self._output)
+
+    async def _work(
+        self, imagen: AsyncImagen, index: int, request: GenerationRequest
+    ) -> Outcome | None:
+        if self._stopped:
+            return None
+        key = new_key()
         try:
-            if self._to_folder:
-                generation = await imagen.generate_to(self._output, request)
-            else:
-                generation = await imagen.generate(request)
+            with anyio.CancelScope() as self._scopes[key]:
+                if self._to_folder:
+                    generation = await imagen.generate_to(
+                        self._output, request, idempotency_key=key
+                    )
+                else:
+                    generation = await imagen.generate(request, idempotency_key=key)
+                return Outcome(index, request, generation)
         except ImagenError as error:
             return Outcome(index, request, error=error)
-        return Outcome(index, request, generation)
+        finally:
+            del self._scopes[key]
+        return None
 
     async def _saved(self, imagen: AsyncImagen, outcome: Outcome) -> Outcome:
         """Return an outcome whose images lie on the disk."""
         generation = outcome.generation
         if generation is None or self._to_folder:
             return outcome
-        images = list(generation.images)
+        images, self._saving = list(generation.images), 1
         for place, image in enumerate(images):
             try:
                 images[place] = await _save(imagen, image, self._output)

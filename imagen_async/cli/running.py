@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import signal
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import anyio
 import attrs
 
 from imagen_async.cli.console import note, warnings_as_notes
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from imagen_async.session.events import Event
 
+SIGTERM_GRACE: Final = 30.0
+"""Seconds that what is in flight gets after a SIGTERM; supervisors kill soon after that."""
 _FIELDS = ("model", "aspect_ratio", "response_format", "n")
 _RETRY = ("max_attempts", "max_sends", "max_charges")
 
@@ -127,6 +130,39 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
+
+
+@attrs.define(eq=False)
+class Interrupts:
+    """How often SIGINT or SIGTERM came."""
+
+    count: int = 0
+
+
+@contextlib.contextmanager
+def interruptible(stop: Callable[[], int], say: Callable[[str], object]) -> Iterator[Interrupts]:
+    """Let the first signal stop the block and the second one cancel it.
+
+    Args:
+        stop: Sends nothing more and returns how many calls are in flight and go on.
+        say: Writes a line.
+    """
+    heard = Interrupts()
+
+    def hear(number: int) -> None:
+        heard.count += 1
+        if heard.count > 1:
+            scope.cancel()
+            return
+        say(
+            f"Interrupted: what is in flight ({stop()}) is paid for and will be finished; "
+            "Ctrl-C again cancels it."
+        )
+        if number == signal.SIGTERM:
+            asyncio.get_running_loop().call_later(SIGTERM_GRACE, scope.cancel)
+
+    with anyio.CancelScope() as scope, on_signals(hear):
+        yield heard
 
 
 @contextlib.contextmanager

@@ -113,8 +113,8 @@ def _secret(given: str | None) -> Secret | None:
 def _hooks(given: OnEvent | None) -> tuple[Hook, ...]:
     if given is None or callable(given):
         return () if given is None else (given,)
-    hooks = tuple(given) if isinstance(given, Iterable) else (None,)
-    if not all(callable(hook) for hook in hooks):
+    hooks = tuple(given) if isinstance(given, Iterable) else None
+    if hooks is None or not all(callable(hook) for hook in hooks):
         raise ConfigurationError("on_event must be a function, or a list of functions.")
     return hooks
 

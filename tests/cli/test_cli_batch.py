@@ -284,7 +284,7 @@ def test_the_second_ctrl_c_cancels_and_lists_what_is_unknown(spawn, monkeypatch)
 
 def test_a_sigterm_gives_up_after_its_deadline(cli, monkeypatch):
     """What a supervisor ends is cancelled in time to be put on record."""
-    monkeypatch.setattr("imagen_async.cli.batch.SIGTERM_GRACE", 0.01)
+    monkeypatch.setattr("imagen_async.cli.running.SIGTERM_GRACE", 0.01)
     with Emulator(latency=60, draw="tiny") as gateway:
         monkeypatch.setenv("IMAGEN_BASE_URL", gateway.base_url)
         write("in.txt", "a fox")

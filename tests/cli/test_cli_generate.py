@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -322,22 +323,119 @@ def test_an_unexpected_error_is_one_line(cli, monkeypatch):
     assert "IMAGEN_DEBUG=1" in ended.err
 
 
+@pytest.fixture
+def slow_gateway(monkeypatch):
+    """A gateway that takes a second for each image, which IMAGEN_BASE_URL names."""
+    with Emulator(latency=1.0, draw="tiny") as emulator:
+        monkeypatch.setenv("IMAGEN_BASE_URL", emulator.base_url)
+        yield emulator
+
+
+def told(child):
+    """Wait until a run says that it was interrupted, and return the line."""
+    line = child.process.stderr.readline()
+    while line and "in flight (" not in line:
+        line = child.process.stderr.readline()
+    return line
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupting_says_what_may_have_been_charged(spawn, monkeypatch, number):
-    """A signal cancels the calls, ends with 130 and says how many may be paid for."""
+def test_the_first_signal_waits_for_what_is_paid_for(spawn, slow_gateway, number, form):
+    """What was sent is finished and printed, nothing more is sent, and the code is 130."""
+    prompts = [f"fox {number}" for number in range(20)]
+    child = spawn("generate", *prompts, "-o", "shots/", "--response-format", form)
+    until(lambda: len(slow_gateway.requests) == 8)
+    child.signal(number)
+    assert "in flight (8) is paid for" in told(child)
+    ended = child.end()
+    assert ended.code == 130
+    assert sorted(ended.lines) == sorted(map(str, Path("shots").iterdir()))
+    assert len(ended.lines) == len(slow_gateway.requests) == 8
+    assert "nothing that was cancelled can have been charged" in ended.err
+
+
+def test_the_first_signal_waits_for_one_file(spawn, slow_gateway):
+    """One prompt's image is saved where it was asked for, though its run was interrupted."""
+    child = spawn("generate", "a fox", "-o", "fox.png")
+    until(lambda: slow_gateway.requests)
+    child.signal(signal.SIGINT)
+    assert "in flight (1) is paid for" in told(child)
+    ended = child.end()
+    assert (ended.code, ended.lines) == (130, ["fox.png"])
+    assert inspect(Path("fox.png").read_bytes()).complete
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_the_first_signal_gives_up_what_would_be_sent_again(spawn, monkeypatch, meanwhile):
+    """A call that waits to be sent again is not waited for, nor one that comes to that later."""
+    posts, go = [], threading.Event()
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posts.append(self.rfile.read(int(self.headers["Content-Length"])))
+            go.wait(20)
+            self.send_response(429)
+            self.send_header("Retry-After", "60")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("IMAGEN_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        child = spawn("generate", "a fox", "a hare", "-o", "shots/")
+        until(lambda: len(posts) == 2)
+        if not meanwhile:
+            go.set()
+            time.sleep(0.5)
+        child.signal(signal.SIGINT)
+        assert ("in flight (2)" if meanwhile else "Interrupted") in told(child)
+        go.set()
+        ended = child.end()
+        server.shutdown()
+    assert (ended.code, ended.out, len(posts)) == (130, "", 2)
+    assert "nothing that was cancelled can have been charged" in ended.err
+
+
+def test_the_second_ctrl_c_says_what_may_have_been_charged(spawn, monkeypatch):
+    """A second Ctrl-C cancels the calls, ends with 130 and says how many may be paid for."""
     with Emulator(latency=60, draw="tiny") as gateway:
         monkeypatch.setenv("IMAGEN_BASE_URL", gateway.base_url)
         child = spawn("generate", "a fox", "a hare", "-o", "shots/")
         until(lambda: len(gateway.requests) == 2)
-        child.signal(number)
+        child.signal(signal.SIGINT)
+        assert told(child)
+        child.signal(signal.SIGINT)
         ended = child.end()
     assert (ended.code, ended.out) == (130, "")
     assert "2 calls in flight may have been charged" in ended.err
     assert list(Path().rglob("*.p*")) == []
 
 
-def test_interrupting_a_download_keeps_the_link(spawn, monkeypatch):
-    """A paid image that is on its way to FILE leaves its link behind, and counts as charged."""
+def test_a_sigterm_gives_up_after_its_deadline(cli, monkeypatch):
+    """What a supervisor ends is cancelled before the supervisor kills it."""
+    monkeypatch.setattr("imagen_async.cli.running.SIGTERM_GRACE", 0.01)
+    with Emulator(latency=60, draw="tiny") as gateway:
+        monkeypatch.setenv("IMAGEN_BASE_URL", gateway.base_url)
+
+        def terminate() -> None:
+            until(lambda: len(gateway.requests) == 1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        killer = threading.Thread(target=terminate)
+        killer.start()
+        ended = cli("generate", "a fox")
+        killer.join()
+    assert ended.code == 130
+    assert "1 call in flight may have been charged" in ended.err
+
+
+@pytest.mark.parametrize("output", ["fox.png", "shots/"])
+def test_interrupting_a_download_keeps_the_link(spawn, monkeypatch, output):
+    """A paid image that is on its way leaves its link behind, and counts as charged."""
     asked, ended = threading.Event(), threading.Event()
 
     class Slow(BaseHTTPRequestHandler):
@@ -358,10 +456,12 @@ def test_interrupting_a_download_keeps_the_link(spawn, monkeypatch):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("IMAGEN_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-        child = spawn("generate", "a fox", "-o", "fox.png", "--allow-private")
+        child = spawn("generate", "a fox", "-o", output, "--allow-private")
         assert asked.wait(20)
+        child.signal(signal.SIGINT)
+        assert "in flight (1) is paid for" in told(child)
         child.signal(signal.SIGINT)
         left = child.end()
         ended.set()
@@ -369,8 +469,9 @@ def test_interrupting_a_download_keeps_the_link(spawn, monkeypatch):
     assert (left.code, left.out) == (130, "")
     assert "1 call in flight may have been charged" in left.err
     assert "canary" not in left.err
-    (kept,) = Path().iterdir()
+    (kept,) = Path().rglob("links-*.txt")
     assert kept.read_text().endswith("/file?signed=canary\n")
+    assert [path for path in Path().rglob("*") if path.is_file()] == [kept]
 
 
 def test_a_reader_that_went_away_stops_nothing_that_is_paid_for(spawn, gateway):
