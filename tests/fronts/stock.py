@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -340,52 +340,53 @@ async def fronting(name: str, folder: Path, origin: ChaosServer) -> AsyncIterato
         origin: What stands behind it.
     """
     front = FRONTS[name]
-    async with AsyncExitStack() as stack:
-        ports = {
-            "origin": origin.port,
-            "refused": free_port(),
-            "silent": stack.enter_context(silent_port()),
-            "full": origin.port,
-        }
-        place = Place(folder, free_port(), ports)
+    with silent_port() as silent:
+        ports = {"origin": origin.port, "refused": free_port(), "silent": silent}
+        place = Place(folder, free_port(), ports | {"full": origin.port})
         command = [front.path or front.binary, *front.command(place)]
-        with (folder / "output").open("wb") as output:
-            # Its own session: some fork, and all of them end with it.
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        stack.callback(_end, process)
-        await _ready(place, process, origin)
-        yield f"http://127.0.0.1:{place.port}"
+        seen = len(origin.ledger.heads)
+        # Some listen before they have read their routes: the origin must hear of a request.
+        async with running(command, folder, place.port, lambda: len(origin.ledger.heads) > seen):
+            yield f"http://127.0.0.1:{place.port}"
 
 
-async def _ready(place: Place, process: subprocess.Popen[bytes], origin: ChaosServer) -> None:
-    """Wait until the origin hears of a request: some listen before they have read their routes."""
+@asynccontextmanager
+async def running(
+    command: Command, folder: Path, port: int, ready: Callable[[], bool] = lambda: True
+) -> AsyncIterator[None]:
+    """Run a program until the block ends; enter it once the program answers and ``ready`` says so.
+
+    Args:
+        command: The program and its arguments.
+        folder: Its working folder, where its output goes.
+        port: Where it answers.
+        ready: Asked after each answer.
+    """
     asking = b"GET /origin/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    before = len(origin.ledger.heads)
-    for _ in range(400):
-        with suppress(OSError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
-            writer.write(asking)
-            await reader.read()
-            writer.close()
-            await writer.wait_closed()
-        if len(origin.ledger.heads) > before:
-            return
-        if process.poll() is not None:
-            break
-        await asyncio.sleep(0.05)
-    output = (place.folder / "output").read_text(errors="replace")
-    raise RuntimeError(f"{process.args} does not listen: {output[-2000:]}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a front and what it forked; nothing of it is worth a goodbye."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with (folder / "output").open("wb") as output:
+        # Its own session: some fork, and all of them end with it.
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        answer = b""
+        while not (answer and ready()):
+            if process.poll() is not None:
+                words = (folder / "output").read_text(errors="replace")
+                raise RuntimeError(f"{command[0]} ended: {words[-2000:]}")
+            await asyncio.sleep(0.05)
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(asking)
+                answer = await reader.read()
+                writer.close()
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
