@@ -6,13 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
 from imagen_async.policy.names import slug
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
-from imagen_async.session.files import FolderShelf, MemoryShelf, write_file
+from imagen_async.session.files import FolderShelf, MemoryShelf, read_file, write_file
+from imagen_async.session.loop import running_loop
 from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.transport import Masked
@@ -59,6 +58,9 @@ class AsyncImagen:
 
     Raises:
         ConfigurationError: If something is missing or cannot work; it says what to do.
+
+    Warns:
+        UserWarning: If the key would go over plain http to another machine.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class AsyncImagen:
         )
 
     async def __aenter__(self) -> Self:
+        running_loop()
         return self
 
     async def __aexit__(
@@ -296,11 +299,13 @@ class AsyncImagen:
         Raises:
             DownloadError: If the link cannot be fetched; no new image is ordered.
             InvalidRequestError: If the image has neither bytes nor file nor link.
+            ImagenError: If the file cannot be read.
         """
+        running_loop()
         if image.data is not None:
             return image.data
         if image.path is not None:
-            return await anyio.Path(image.path).read_bytes()
+            return await read_file(image)
         fetched = (await self._core.fetch(image, MemoryShelf())).image.data
         assert fetched is not None
         return fetched

@@ -191,7 +191,7 @@ class SpoiledAnswerError(ImagenError):
 class SaveError(ImagenError):
     """The image was paid for and could not be written."""
 
-    advice = "make room or choose another folder."
+    advice = "what came is on the error's images; make room or choose another folder."
 
 
 class DownloadError(ImagenError):

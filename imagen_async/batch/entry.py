@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 import attrs
 
 from imagen_async.batch import schema, views
@@ -22,12 +21,16 @@ from imagen_async.errors import (
     SaveError,
     Verdict,
 )
+from imagen_async.session import disk
 from imagen_async.session.patience import SharedPatience
+from imagen_async.session.threads import in_thread
 from imagen_async.wire.generation import Generation, Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    import anyio
 
     from imagen_async.batch.journal import Journal
     from imagen_async.batch.report import Tally
@@ -226,7 +229,7 @@ class Entry:
             idempotency_key=self.item.idempotency_key,
         )
         # The images may have been here already, and only the word of it on its way.
-        found, complete = await anyio.to_thread.run_sync(self._rescued)
+        found, complete = await in_thread(self._rescued)
         answer = self._answer(None, [image_of(self.desk.folder, each) for each in found], found)
         if complete:
             self.error = None
@@ -274,13 +277,14 @@ class Entry:
 
     async def _settle_error(self, error: ImagenError) -> None:
         state = State.FAILED if self.charge is Charge.NO else State.UNKNOWN
-        answer = None
+        found: list[dict[str, Any]] = []
+        here: list[Image] = []
         if isinstance(error, SaveError):
-            found, _ = await anyio.to_thread.run_sync(self._rescued)
-            answer = self._answer(None, [image_of(self.desk.folder, each) for each in found], found)
-        presumed = 0
-        if state is State.FAILED and self.busy:
-            presumed = self._freed(error.sends)
+            found, _ = await in_thread(self._rescued)
+        elif state is not State.FAILED:
+            here = [image for image in error.images if image.path is not None]
+        presumed = self._freed(error.sends) if state is State.FAILED and self.busy else 0
+        answer = self._answer(None, here, found) if here or found else None
         await self._end(state, self.charge, 0, error, answer, presumed)
 
     def _freed(self, sends: int) -> int:
@@ -295,7 +299,7 @@ class Entry:
         """Return the item's images that are here all the same, and whether they are all."""
         try:
             return rescue(self.desk.folder, self.item.id, self.request)
-        except OSError:
+        except disk.TROUBLE:
             return [], False
 
     async def _end(

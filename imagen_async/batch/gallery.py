@@ -32,6 +32,8 @@ from urllib.parse import quote
 import attrs
 
 from imagen_async.errors import ConfigurationError
+from imagen_async.session import disk
+from imagen_async.wire.media import RASTERS, suffix
 from imagen_async.wire.request import AspectRatio
 from imagen_async.wire.text import printable
 
@@ -65,6 +67,7 @@ _ERROR_TEXTS = ("type", "message", "code", "charge", "idempotency_key", "request
 _STYLES = ("style.css", "lightbox.css")
 _SCRIPTS = ("text.js", "layout.js", "rows.js", "grid.js", "lightbox.js", "main.js")
 _OTHER = "other"
+_PICTURES = frozenset({"jpeg", *(suffix(kind)[1:] for kind in RASTERS)})
 _PART = ".part-"
 _ABANDONED = 3600.0
 _LARGEST = 2**53
@@ -106,7 +109,7 @@ def write_gallery(folder: Path) -> Path:
         for name in written.names:
             (written.folder / name).replace(pages / name)
         document = written.folder / index.name
-        document.write_text(_document(folder, pages.name, written), "utf-8", newline="\n")
+        _write(document, _document(folder, pages.name, written))
         document.replace(index)
     _sweep(home, keep=pages.name)
     return index
@@ -143,12 +146,14 @@ def card(status: str, row: Row) -> Row:
         row: A row of that view; any field may be missing or of another kind.
 
     Returns:
-        Fields by the view's names; for an image also ``src``, None if its path is unsafe.
+        Fields by the view's names; for an image also ``src``, None if its path is unsafe, or if
+        it is no raster image: a browser would run what it holds.
     """
     shown = {"status": status, "ratio": ratio_of(row), **_picked(row, _TEXTS, _NUMBERS)}
     if status == "done":
         shown["file_name"] = _short(str(row.get("file_name", "")))
-        shown["src"] = source_of(row.get("file_name"))
+        pictured = shown["file_name"].rpartition(".")[2].lower() in _PICTURES
+        shown["src"] = source_of(row.get("file_name")) if pictured else None
         return shown
     error = row.get("error")
     shown["error"] = _picked(error if isinstance(error, dict) else {}, _ERROR_TEXTS, ("status",))
@@ -236,7 +241,7 @@ class _Pages:
         number = len(self.names) + 1
         text = "gallery.page({},[\n{}\n]);\n".format(number, ",\n".join(self._rows))
         self.names.append(f"page-{number:04}.js")
-        (self.folder / self.names[-1]).write_text(text, "ascii")
+        _write(self.folder / self.names[-1], text)
         self.digest.update(text.encode("ascii"))
         self._rows.clear()
         self._size = 0
@@ -294,6 +299,11 @@ def _report(path: Path) -> Row:
     if not isinstance(report, dict):
         return {}
     return _picked(report, ("stopped_by",), ("images", "attempts", "seconds", "pending"))
+
+
+def _write(path: Path, text: str) -> None:
+    with disk.open_private(path, "wb") as file:
+        file.write(text.encode())
 
 
 def _asset(name: str) -> str:

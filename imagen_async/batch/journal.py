@@ -22,11 +22,11 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from imagen_async.batch import schema
 from imagen_async.errors import Charge, ConfigurationError
+from imagen_async.session.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -136,8 +136,12 @@ class Journal:
                 does not know what it paid for must not buy.
         """
         # A daemon: a process that ends without aclose() must end, and the journal bears a kill.
-        self._thread = threading.Thread(target=self._serve, name="imagen-journal", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._serve, name="imagen-journal", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            raise ConfigurationError("The journal needs a thread, and none can be had.") from None
+        self._thread = thread
         try:
             await self.call(schema.begin if begin else _look)
         except BaseException:
@@ -153,7 +157,7 @@ class Journal:
         if thread is not None:
             self._queue.put(None)
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(thread.join)
+                await in_thread(thread.join)
 
     async def write(self, statement: str, *parameters: Any) -> None:
         """Commit one statement together with whatever else waits.

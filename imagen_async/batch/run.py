@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from imagen_async.batch import home, schema, views
@@ -23,10 +22,12 @@ from imagen_async.batch.journal import Journal, State
 from imagen_async.batch.plan import make_plan
 from imagen_async.batch.records import row_of, told
 from imagen_async.batch.report import Tally
-from imagen_async.errors import ConfigurationError, ImagenError
+from imagen_async.errors import ConfigurationError, ImagenError, SpoiledAnswerError
 from imagen_async.session import disk
+from imagen_async.session.loop import running_loop
 from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.patience import SharedPatience
+from imagen_async.session.threads import in_thread
 from imagen_async.wire.display import filtered
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 GRACE = 5.0
 """Seconds that a cancelled call has to put on record that it was cut."""
+SPOILED = 10
+"""Answers in a row that are paid for and cannot be used, after which no more are bought."""
 
 
 @attrs.frozen
@@ -77,6 +80,7 @@ class Run:
         self._folder = Path(out).absolute()
         self._active: set[Entry] = set()
         self._failures = 0
+        self._spoiled = 0
         self._problem: str | None = None
         self._stopped: str | None = None
         self._began = time.monotonic()
@@ -88,8 +92,9 @@ class Run:
         self._read_out = False
 
     async def __aenter__(self) -> Self:
+        running_loop()
         self._began = time.monotonic()
-        await anyio.to_thread.run_sync(home.claim, self._folder)
+        await in_thread(partial(home.claim, self._folder))
         journal = Journal(self._folder)
         await journal.open()
         try:
@@ -204,6 +209,7 @@ class Run:
         Raises:
             ConfigurationError: If the folder's journal cannot be used, or another process has it.
         """
+        running_loop()
         book = Book()
         if await anyio.Path(self._folder / schema.NAME).exists():
             journal = Journal(self._folder)
@@ -221,7 +227,7 @@ class Run:
         """Take up what the journal knows and begin to read the input."""
         options, folder = self._options, self._folder
         endpoint = "emulator" if options.emulator else self._core.config.base_url
-        await anyio.to_thread.run_sync(home.bind, folder, endpoint)
+        await in_thread(partial(home.bind, folder, endpoint))
         book, cut = await journal.call(partial(home.recover, folder=folder))
         # Added, not made anew: that would hold up the first request of a large run for seconds.
         for item in cut:
@@ -286,8 +292,11 @@ class Run:
         self._views.add(views.rows(entry.listed()))
         if generation is not None:
             self._panel.add(generation)
+            self._spoiled = 0
         else:
             self._failed()
+        if isinstance(failure, SpoiledAnswerError):
+            self._count_spoiled(failure)
         return Outcome(entry.item.position, entry.request, generation, failure, entry.name)
 
     async def _call(self, entry: Entry) -> Generation:
@@ -329,6 +338,15 @@ class Run:
         if most is not None and self._failures >= most:
             self.stop("max_failures", f"{self._failures} items ended without an image.")
 
+    def _count_spoiled(self, error: SpoiledAnswerError) -> None:
+        self._spoiled += 1
+        if self._spoiled >= SPOILED:
+            self.stop(
+                "spoiled",
+                f"{self._spoiled} answers in a row were paid for and cannot be used, the last so: "
+                f"{error.message} Try one prompt with generate, or ask the gateway's support.",
+            )
+
     async def _finish(self, *, whole: bool) -> None:
         """Write the lists, the report and the gallery, then let go of the journal."""
         journal = self._inside.journal
@@ -339,16 +357,16 @@ class Run:
         self._seconds = time.monotonic() - self._began
         text = json.dumps(self.report.as_json(), indent=1) + "\n"
         path = self._folder / views.REPORT
-        await self._try(anyio.to_thread.run_sync(views.write_whole, path, text))
+        await self._try(in_thread(partial(views.write_whole, path, text)))
         if written and self._options.gallery:
-            await self._try(anyio.to_thread.run_sync(write_gallery, self._folder))
+            await self._try(in_thread(partial(write_gallery, self._folder)))
         await journal.aclose()
 
     async def _try(self, work: Awaitable[object]) -> bool:
         """Do what no promise hangs on; note in the report that it failed."""
         try:
             await work
-        except (OSError, ConfigurationError) as error:
+        except Exception as error:  # noqa: BLE001 - the images are here, whatever fails now
             self._problem = self._problem or disk_problem(self._folder, error)
             return False
         return True
@@ -370,6 +388,7 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
         raise cut
 
 
-def disk_problem(folder: Path, error: OSError | ConfigurationError) -> str:
+def disk_problem(folder: Path, error: Exception) -> str:
     """Return one line about what went wrong with the lists."""
-    return disk.cannot_write(folder, error) if isinstance(error, OSError) else str(error)
+    ours = isinstance(error, ConfigurationError)
+    return str(error) if ours else disk.cannot_write(folder, error)

@@ -14,7 +14,8 @@ import attrs
 from imagen_async.policy.names import file_name, slug
 from imagen_async.session import disk
 from imagen_async.session.files import FolderShelf, Kept
-from imagen_async.wire.media import inspect, suffix
+from imagen_async.wire.finding import CUT, look
+from imagen_async.wire.media import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 IMAGES = "images"
 _PART = re.compile(r"\.([0-9a-f]{12})-[0-9a-f]{16}\.part")
-_WHOLE = re.compile(r".+-([0-9a-f]{12})(?:-([1-9][0-9]*))?\.(?:png|jpg|webp|gif|avif)")
+_NAMED = re.compile(
+    rf".+-([0-9a-f]{{12}})(?:-([1-9][0-9]*))?({re.escape(CUT)})?"
+    rf"(?:{'|'.join(map(re.escape, SUFFIXES.values()))})"
+)
 
 
 class ItemShelf:
@@ -49,9 +53,11 @@ class ItemShelf:
         """Return a sink that writes to a hidden file."""
         return self._inner.open()
 
-    async def keep(self, sinks: Sequence[Sink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
+    async def keep(
+        self, sinks: Sequence[Sink], numbers: Sequence[int | None], *, linked: bool = False
+    ) -> list[Kept | Lost]:
         """Make images durable and visible, the first one last."""
-        results = await self._inner.keep(sinks, numbers)
+        results = await self._inner.keep(sinks, numbers, linked=linked)
         for result in results:
             if isinstance(result, Kept) and result.image.path is not None:
                 self.kept[result.image.path] = result
@@ -64,15 +70,16 @@ def described(
     """Return what the journal keeps of an image: its file, or the link it waits behind.
 
     Args:
-        image: With a path in the run's folder, or a link.
+        image: With a path in the run's folder, or a link, or bytes that the disk did not take.
         kept: By path: what the shelf kept in this run.
         before: By file name: what the journal said of the item's images before.
     """
-    if image.path is None:
-        return {"url": image.url, "revised_prompt": image.revised_prompt}
-    name = f"{IMAGES}/{image.path.parent.name}/{image.path.name}"
-    here = kept.get(image.path)
+    path = image.path
+    name = None if path is None else f"{IMAGES}/{path.parent.name}/{path.name}"
+    here = None if path is None else kept.get(path)
     earlier = before.get(name, {})
+    if name is None or (here is None and not earlier):  # a file that may not last is none
+        return {"url": image.url, "revised_prompt": image.revised_prompt}
     return {
         "file_name": name,
         "width": image.width,
@@ -115,7 +122,7 @@ def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
         for entry in _entries(Path(home.path)):
             if _PART.fullmatch(entry.name):
                 parts.append(Path(entry.path))
-            elif (found := _WHOLE.fullmatch(entry.name)) and not owned(found[1]):
+            elif (found := _NAMED.fullmatch(entry.name)) and not owned(found[1]):
                 return Leftovers(tuple(parts), Path(entry.path))
     return Leftovers(tuple(parts))
 
@@ -131,7 +138,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[list[Any], bool]:
     """Find the images of an item whose call was cut off by the end of its process.
 
-    Hidden files that are whole images get names; the others are removed.
+    Hidden files that are whole images get names, and so do those whose end cannot be told, as
+    cut ones; the others are removed.
 
     Args:
         folder: The run's folder.
@@ -139,8 +147,8 @@ def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[l
         request: What was asked.
 
     Returns:
-        Descriptions of the whole images, and whether they are all that the answer held: the
-        first is named last, so its name vouches for the others.
+        Descriptions of the images, and whether they are all that the answer held, one of them
+        whole: the first is named last, so its name vouches for the others.
 
     Raises:
         OSError: If the disk fails.
@@ -150,7 +158,7 @@ def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[l
     named = {
         Path(entry.path): int(found[2] or 0)
         for entry in entries
-        if (found := _WHOLE.fullmatch(entry.name)) and found[1] == digest
+        if (found := _NAMED.fullmatch(entry.name)) and found[1] == digest
     }
     numbers = sorted(set(named.values()))
     whole = 0 in numbers or (bool(numbers) and numbers == list(range(1, len(numbers) + 1)))
@@ -161,8 +169,14 @@ def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[l
     if named:
         disk.sync_folder(home)
     images = [_found(path) for path, _ in sorted(named.items(), key=lambda pair: pair[1])]
-    enough = request.n is not None and len(images) >= request.n
-    return images, bool(images) and (whole or enough)
+    sound = sum(not is_cut(path.name) for path in named)
+    enough = request.n is not None and sound >= request.n
+    return images, bool(sound) and (whole or enough)
+
+
+def is_cut(name: str) -> bool:
+    """Return whether a file's name says that it holds what came of an image, not all of it."""
+    return Path(name).stem.endswith(CUT)
 
 
 def sweep(parts: Sequence[Path]) -> None:
@@ -172,11 +186,12 @@ def sweep(parts: Sequence[Path]) -> None:
 
 
 def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str) -> None:
-    """Give a hidden file a name if it is a whole image; remove it if not."""
-    media = inspect(part.read_bytes())
-    if not media.complete or media.problem is not None or media.media_type is None:
+    """Give a hidden file a name, unless it is known that its image is not whole."""
+    found = look(part.read_bytes(), linked=False)
+    if found.cut or not found.kept:
         disk.remove(part)
         return
+    ending = found.ending if found.media.raster else CUT + found.ending
     descriptor = disk.reopen(part)
     try:
         disk.sync(descriptor)
@@ -184,13 +199,13 @@ def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str) -> No
         os.close(descriptor)
     # From 2 on: a name without number, or the first, would vouch for images that never came.
     number = max(2, *(used + 1 for used in named.values())) if named else 2
-    target = part.with_name(file_name(stem, digest, number, suffix(media.media_type)))
+    target = part.with_name(file_name(stem, digest, number, ending))
     named[disk.place(part, [target], replace=True)] = number
 
 
 def _found(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
-    media = inspect(data)
+    media = look(data, linked=False).media
     return {
         "file_name": f"{IMAGES}/{path.parent.name}/{path.name}",
         "width": media.width,

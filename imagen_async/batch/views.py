@@ -1,7 +1,8 @@
 """The lists beside the journal, for people and programs: what is here, failed, or unsure.
 
 They are views: lines are added as items settle, and the journal makes them anew at the end of
-each run. Rows of ``failed.jsonl`` and ``unknown.jsonl`` can be an input again.
+each run. Rows of ``failed.jsonl`` and ``unknown.jsonl`` can be an input again. Like the journal
+they are for their owner alone: prompts are in them. Images are what is shared, as the umask says.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import attrs
 
 from imagen_async.batch import schema
 from imagen_async.batch.journal import Item, State, items
+from imagen_async.batch.shelf import is_cut
 from imagen_async.errors import Charge
 from imagen_async.session import disk
 
@@ -90,7 +92,8 @@ def rows(item: Listed) -> Iterator[tuple[str, dict[str, Any]]]:
     asked, answer = item.asked, item.answer
     images = [each for each in answer.get("images", ()) if each.get("file_name") is not None]
     for image in images:
-        yield METADATA, _image_row(asked, answer, image)
+        if not is_cut(image["file_name"]):
+            yield METADATA, _image_row(asked, answer, image)
     if item.state is State.FAILED:
         yield FAILED, {**asked, "error": _error(item)}
     elif item.state in _DOUBTFUL:
@@ -146,7 +149,7 @@ def rewrite(connection: sqlite3.Connection, folder: Path) -> None:
     files: dict[str, IO[bytes]] = {}
     try:
         for name, part in parts.items():
-            files[name] = part.open("wb")
+            files[name] = disk.open_private(part, "wb")
         for item in items(connection, states):
             for name, row in rows(listed(item)):
                 files[name].write(line(row))
@@ -172,7 +175,7 @@ def write_whole(path: Path, text: str) -> None:
     """
     part = path.with_name(f".{path.name}{disk.PART}")
     try:
-        with part.open("wb") as file:
+        with disk.open_private(part, "wb") as file:
             file.write(text.encode())
             file.flush()
             disk.sync(file.fileno())
@@ -228,7 +231,7 @@ class Appender:
 
 def _open(path: Path) -> IO[bytes]:
     """Open a view for adding; a line that a dead run left half is ended first."""
-    file = path.open("ab+", buffering=0)
+    file = disk.open_private(path, "ab+", buffering=0)
     if file.seek(0, os.SEEK_END) > 0:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":

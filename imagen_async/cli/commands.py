@@ -188,7 +188,7 @@ class _WithFaults(click.Command):
     cls=_WithFaults,
     epilog="RULE is a fault, with conditions if you like: 504,times=2 or "
     "drop,probability=0.1,prompt=cat; or a JSON object. Conditions: prompt (a part of it), "
-    "pattern (a regular expression), key, number (of the request), probability, times.",
+    "pattern (the whole of it, such as A*cat), key, number (of the request), probability, times.",
 )
 @click.option(
     "--port",

@@ -6,7 +6,13 @@ import contextlib
 import io
 import os
 import sys
-from typing import TextIO
+import warnings
+from typing import TYPE_CHECKING, TextIO
+
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def prepare() -> None:
@@ -34,6 +40,16 @@ def result(line: str) -> None:
 def note(line: str) -> None:
     """Write a line that is not a result."""
     _write(sys.stderr, line)
+
+
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Write the warnings of a block as lines of ours, without a place in the code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        note(f"Note: {printable(str(warning.message))}")
 
 
 def _write(stream: TextIO | None, line: str) -> None:

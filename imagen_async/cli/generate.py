@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import secrets
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import anyio
 import attrs
 
 from imagen_async.batch.source import read_source
-from imagen_async.cli.console import note, result
+from imagen_async.cli.console import note, result, warnings_as_notes
 from imagen_async.cli.exits import DONE, INTERRUPTED, error_line, exit_code
 from imagen_async.cli.running import RequestFlags, on_signals, open_client, run_loop
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
@@ -180,11 +179,8 @@ class _Run:
 async def _save(imagen: AsyncImagen, image: Image, path: Path) -> Image:
     data = await imagen.read(image)
     media = inspect(data)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings_as_notes():
         saved = await imagen.save(attrs.evolve(image, data=data), path)
-    for warning in caught:
-        note(f"Note: {printable(str(warning.message))}")
     return attrs.evolve(
         image,
         data=None,

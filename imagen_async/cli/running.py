@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from imagen_async.cli.console import note
+from imagen_async.cli.console import note, warnings_as_notes
 from imagen_async.client import AsyncImagen
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits, Timeouts
@@ -98,18 +98,19 @@ async def open_client(
 
             base_url = (await stack.enter_async_context(Emulator())).base_url
             note("emulator: pictures are drawn here, nothing is bought")
-        imagen = AsyncImagen(
-            base_url=base_url,
-            api_key="" if flags.emulator else None,
-            model=flags.model,
-            limits=limits,
-            retry=flags.retry,
-            timeouts=timeouts,
-            headers=flags.headers,
-            proxy=flags.proxy,
-            allow_private=flags.allow_private or flags.emulator,
-            on_event=on_event,
-        )
+        with warnings_as_notes():
+            imagen = AsyncImagen(
+                base_url=base_url,
+                api_key="" if flags.emulator else None,
+                model=flags.model,
+                limits=limits,
+                retry=flags.retry,
+                timeouts=timeouts,
+                headers=flags.headers,
+                proxy=flags.proxy,
+                allow_private=flags.allow_private or flags.emulator,
+                on_event=on_event,
+            )
         yield await stack.enter_async_context(imagen)
 
 

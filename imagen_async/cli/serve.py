@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +85,7 @@ def fault_rule(text: str) -> FaultRule:
     """
     try:
         return FaultRule(**_fields(text))
-    except (AttributeError, TypeError, ValueError, re.error) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         names = ", ".join(("fault", *_CONDITIONS))
         raise ValueError(
             f"--fault {text} is no rule: {error}; it has {names}, as fault,name=value or as JSON."

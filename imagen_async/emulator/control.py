@@ -1,17 +1,25 @@
-"""The emulator's own endpoints, under ``/_emulator/``: its books and its faults."""
+"""The emulator's own endpoints, under ``/_emulator/``: its books and its faults.
+
+They are for whoever sits at this machine, and any web page can send to its loopback through a
+browser. So names that only lead here are refused, and what changes something wants a content
+type that a browser sends to no other origin without asking first.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
 
+from imagen_async.emulator.answers import JSON_TYPE
 from imagen_async.emulator.faults import as_rule
 from imagen_async.emulator.gateway import json_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from imagen_async.emulator.answers import Answer
     from imagen_async.emulator.gateway import Gateway
@@ -19,7 +27,32 @@ if TYPE_CHECKING:
 PREFIX = "/_emulator/"
 
 
-def control(gateway: Gateway, method: str, name: str, raw: bytes) -> Answer:
+def stranger(host: str, origin: str | None, bound: Container[str]) -> Answer | None:
+    """Return the answer to a request that a web page of elsewhere sends; None for all others.
+
+    Args:
+        host: The ``Host`` header.
+        origin: The ``Origin`` header.
+        bound: The addresses that the emulator listens on.
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        name = ""
+    if origin not in (None, f"http://{host}") or not (name in bound or _is_loopback(name)):
+        error = "This is for pages of the emulator's own address; ask it by 127.0.0.1."
+        return json_answer({"error": error}, 403)
+    return None
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+
+
+def control(gateway: Gateway, method: str, name: str, raw: bytes, content_type: str) -> Answer:
     """Return the answer of a control endpoint.
 
     Args:
@@ -27,6 +60,7 @@ def control(gateway: Gateway, method: str, name: str, raw: bytes) -> Answer:
         method: The HTTP method.
         name: What follows the prefix in the path.
         raw: The request's body.
+        content_type: Its label, without parameters.
     """
     methods = _ENDPOINTS.get(name)
     if methods is None:
@@ -34,9 +68,11 @@ def control(gateway: Gateway, method: str, name: str, raw: bytes) -> Answer:
     endpoint = methods.get(method)
     if endpoint is None:
         return json_answer({"error": f"{name} takes {', '.join(methods)}."}, 405)
+    if method != "GET" and content_type != JSON_TYPE:
+        return json_answer({"error": f"{method} {name} wants Content-Type: {JSON_TYPE}."}, 415)
     try:
         return json_answer(endpoint(gateway, raw))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return json_answer({"error": str(error)}, 400)
 
 

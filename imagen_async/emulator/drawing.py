@@ -8,6 +8,17 @@ import attrs
 
 from imagen_async.emulator import png
 
+OTHERS = {
+    "text": ("image/png", b"This is not an image.\n"),
+    "svg": (
+        "image/svg+xml",
+        b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0h9"/></svg>',
+    ),
+    "pdf": ("application/pdf", b"%PDF-1.4\ntrailer <<>>\n%%EOF\n"),
+    "junk": ("application/octet-stream", bytes(range(256))),
+}
+"""What a fault gives in the stead of a picture: the label and the bytes, by style."""
+
 
 @attrs.frozen
 class Recipe:
@@ -18,7 +29,7 @@ class Recipe:
         size: Width and height in pixels.
         index: Its place among the images of one answer.
         seed: The emulator's seed plus the request's.
-        style: ``full``, ``plain``, ``tiny``, or ``text`` for bytes that are no image.
+        style: ``full``, ``plain``, ``tiny``, or a key of ``OTHERS`` for what is no picture.
         image_format: ``png``, ``jpeg`` or ``webp``.
     """
 
@@ -37,8 +48,8 @@ class Recipe:
 
 def draw(recipe: Recipe) -> bytes:
     """Return the bytes of a picture; takes tens of milliseconds of a thread if it is ``full``."""
-    if recipe.style == "text":
-        return b"This is not an image.\n"
+    if recipe.style in OTHERS:
+        return OTHERS[recipe.style][1]
     if recipe.style == "full":
         try:
             from imagen_async.emulator.painting import paint
@@ -58,6 +69,9 @@ def _stops(digest: bytes) -> list[png.Colour]:
 
 def media_type(data: bytes) -> str:
     """Return the label of a picture's bytes."""
+    for kind, other in OTHERS.values():
+        if data == other:
+            return kind
     if data.startswith(b"\xff\xd8"):
         return "image/jpeg"
     return "image/webp" if data[8:12] == b"WEBP" else "image/png"

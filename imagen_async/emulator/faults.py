@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import re
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -89,6 +89,9 @@ KINDS: Mapping[str, FaultKind] = {
     "b64_urlsafe": FaultKind(_Y, "b64_json is in the URL-safe alphabet"),
     "b64_garbage": FaultKind(_Y, "b64_json is not base64"),
     "not_an_image": FaultKind(_Y, "the image's bytes are text"),
+    "svg": FaultKind(_Y, "the image is an SVG drawing"),
+    "pdf": FaultKind(_Y, "the image is a PDF"),
+    "junk": FaultKind(_Y, "the image's bytes are binary and of no known kind"),
     "wrong_size": FaultKind(_Y, "the image has other pixels than asked"),
     "two_json": FaultKind(_Y, "a second JSON document follows the first"),
     "bom": FaultKind(_Y, "the body begins with a byte order mark"),
@@ -169,14 +172,15 @@ def _check_fault(_: object, __: object, text: str) -> None:
     Fault.parse(text)
 
 
-def _check_pattern(_: object, __: object, pattern: str | None) -> None:
-    try:
-        re.compile(pattern or "")
-    except (re.error, TypeError) as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}.") from None
-
+PATTERN_LIMIT = 100
+"""Characters of a pattern: what a match may cost grows with it, and all else waits meanwhile."""
 
 _text = attrs.validators.optional(attrs.validators.instance_of(str))
+_glob = attrs.validators.optional(
+    attrs.validators.and_(
+        attrs.validators.instance_of(str), attrs.validators.max_len(PATTERN_LIMIT)
+    )
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -186,7 +190,8 @@ class FaultRule:
     Args:
         fault: ``name`` or ``name:argument``.
         prompt: A substring of the prompt.
-        pattern: A regular expression found in the prompt.
+        pattern: The whole prompt's shape: ``*`` is any text, ``?`` one character, ``[ab]`` one of
+            these; capitals count. At most 100 characters.
         key: The caller's API key.
         number: The request's number, counted from 1.
         probability: From 0 to 1; the plan's seed and the request's number decide.
@@ -198,9 +203,11 @@ class FaultRule:
 
     fault: str = attrs.field(validator=_check_fault)
     prompt: str | None = attrs.field(default=None, validator=_text)
-    pattern: str | None = attrs.field(default=None, validator=_check_pattern)
+    pattern: str | None = attrs.field(default=None, validator=_glob)
     key: str | None = attrs.field(default=None, validator=_text)
-    number: int | None = None
+    number: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(int))
+    )
     probability: float = attrs.field(
         default=1.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)]
     )
@@ -214,7 +221,7 @@ class FaultRule:
             (self.number is None or self.number == number)
             and (self.key is None or self.key == key)
             and (self.prompt is None or self.prompt in prompt)
-            and (self.pattern is None or re.search(self.pattern, prompt) is not None)
+            and (self.pattern is None or fnmatchcase(prompt, self.pattern))
         )
 
 

@@ -23,7 +23,7 @@ from imagen_async.emulator.answers import (
     spoiled,
     timed_out,
 )
-from imagen_async.emulator.drawing import Recipe
+from imagen_async.emulator.drawing import OTHERS, Recipe
 from imagen_async.emulator.faults import FAULT_HEADER, Fault, FaultPlan, Stage, chance
 from imagen_async.emulator.gallery import Gallery
 from imagen_async.emulator.ledger import Account, Exchange, Ledger, RequestLog
@@ -325,6 +325,7 @@ class Gateway:
         if fault == "wrong_size":
             size = (640, 640) if size != (640, 640) else (512, 512)
         style = "text" if fault == "not_an_image" else settings.draw
+        style = fault if fault in OTHERS else style
         seed = settings.seed + order.seed
         return Recipe(order.prompt, size, index, seed, style, settings.image_format)
 

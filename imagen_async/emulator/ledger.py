@@ -97,8 +97,11 @@ class Ledger:
             prompt: The prompt that must have been charged once; None checks them all.
 
         Raises:
-            AssertionError: If not, with a table of the accounts at fault.
+            AssertionError: If not, with a table of the accounts at fault; also if nothing was
+                ordered at all: a test that reached no emulator has shown nothing.
         """
+        if not self._accounts:
+            raise AssertionError("Nothing was ordered: no prompt has reached the emulator.")
         if prompt is not None:
             if self[prompt].charged != 1:
                 raise AssertionError(_table("Not charged once:", [(prompt, self[prompt])]))

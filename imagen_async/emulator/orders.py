@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_IMAGES = 10
 MAX_PIXELS = 4096
 DEFAULT_MODEL = "imagen4"
+MAX_DEPTH = 64
+"""Levels of a request's JSON: it is written out again, and Python follows no depth without end."""
 
 
 @attrs.frozen
@@ -54,12 +56,20 @@ class OrderError(ValueError):
 
 
 def fields_of(raw: bytes) -> dict[str, Any] | None:
-    """Return the JSON object of a request's body; None if it is no object."""
+    """Return the JSON object of a request's body; None if it is none, or too deep to be shown."""
     try:
         body = json.loads(raw, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
-    return body if isinstance(body, dict) else None
+    return body if isinstance(body, dict) and _is_shallow(body) else None
+
+
+def _is_shallow(body: dict[str, Any]) -> bool:
+    level: list[Any] = [body]
+    for _ in range(MAX_DEPTH):
+        inner = (node.values() if isinstance(node, dict) else node for node in level)
+        level = [each for values in inner for each in values if isinstance(each, dict | list)]
+    return not level
 
 
 def _refuse(constant: str) -> None:

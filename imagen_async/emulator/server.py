@@ -10,7 +10,7 @@ import attrs
 from aiohttp import web
 
 from imagen_async.emulator.answers import front_page, index_page
-from imagen_async.emulator.control import PREFIX, control
+from imagen_async.emulator.control import PREFIX, control, stranger
 from imagen_async.emulator.delivery import deliver
 from imagen_async.emulator.dialects import model_list
 from imagen_async.emulator.faults import FAULT_HEADER, FaultRule
@@ -112,7 +112,7 @@ class Emulator(Settings):
             fault: ``name`` or ``name:argument``; the names are in ``FAULTS``.
             times: On how many requests.
             prompt: Only on prompts that hold this substring.
-            pattern: Only on prompts in which this regular expression is found.
+            pattern: Only on prompts of this shape; see ``FaultRule``.
             key: Only on requests with this API key.
 
         Raises:
@@ -245,12 +245,18 @@ class Emulator(Settings):
 
     def _page(self, request: web.BaseRequest, raw: bytes) -> Answer:
         path = request.path
-        if path.startswith(PREFIX):
-            return control(self.gateway, request.method, path.removeprefix(PREFIX), raw)
         if path == "/v1/models" and request.method == "GET":
             return json_answer(model_list(tuple(self.models or MODELS)))
         if path == "/v1" or path.startswith("/v1/"):
             return self.gateway.unknown_path(f"{request.method} {path}")
+        local = request.get_extra_info("sockname") or (self.host,)
+        headers = request.headers
+        refusal = stranger(headers.get("Host", ""), headers.get("Origin"), {self.host, local[0]})
+        if refusal is not None:
+            return refusal
+        if path.startswith(PREFIX):
+            name = path.removeprefix(PREFIX)
+            return control(self.gateway, request.method, name, raw, request.content_type)
         return index_page()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import unicodedata
 from urllib.parse import urlsplit
 
@@ -25,6 +26,9 @@ _NOT_PUBLIC = tuple(
     )
 )
 _SCHEMES = ("https", "http")
+_NAME = re.compile("[a-z0-9._-]+")
+_NUMBER = re.compile("[0-9]+|0x[0-9a-f]*")
+_HERE = re.compile("(?:ip6-)?(?:local(?:host|domain)[46]?|loopback)")
 
 
 def address_problem(address: str) -> str | None:
@@ -41,7 +45,7 @@ def address_problem(address: str) -> str | None:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return "is not an IP address"
+        return "is not an IP address in its usual form"
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
             # A socket of IPv6 connects there by IPv4.
@@ -54,6 +58,39 @@ def address_problem(address: str) -> str | None:
     if not parsed.is_global or parsed.is_multicast or parsed.is_reserved:
         return "is not public"
     return None
+
+
+def host_problem(host: str) -> str | None:
+    """Return why a link's host is not even looked up, or None if it is a name or a public address.
+
+    Behind a proxy no address is seen but the one that the link spells, and resolvers read many
+    spellings: all but the usual one are refused, whatever they mean. A name is the resolver's.
+
+    Args:
+        host: As it goes over the wire: in ASCII, without brackets.
+
+    Returns:
+        The rest of a sentence about the host, such as ``is not public``.
+    """
+    name = host.lower().rstrip(".")
+    if ":" in name:
+        return address_problem(name)
+    if _NAME.fullmatch(name) is None:
+        return "is not a host's name"
+    last = name.rpartition(".")[2]
+    if _HERE.fullmatch(last):
+        return "is this machine"
+    return address_problem(name) if _NUMBER.fullmatch(last) else None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a URL's host is this machine, by its usual names and addresses."""
+    name = host.lower().rstrip(".")
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return _HERE.fullmatch(name.rpartition(".")[2]) is not None
+    return address.is_loopback or address.is_unspecified
 
 
 def url_problem(url: str, *, api_scheme: str) -> str | None:

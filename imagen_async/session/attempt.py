@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from imagen_async.policy.retry_after import retry_after
+from imagen_async.session.disk import TROUBLE
 from imagen_async.session.transport import ExchangeError, Head, Receiver, timeouts
-from imagen_async.wire.answer import Answer, Item, structure_answer
+from imagen_async.wire.answer import Answer, Item, structure_answer, structurer
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 from imagen_async.wire.envelope import request_id
+from imagen_async.wire.mask import Mask, MaskedHeaders
 from imagen_async.wire.verdict import (
     FailureKind,
     Judgement,
+    judge_empty,
     judge_error_document,
     judge_failure,
     judge_spoiled,
@@ -33,6 +38,14 @@ if TYPE_CHECKING:
 
 ERROR_LIMIT = 64 * 1024
 """Bytes of an error's body that are read."""
+
+
+def prepare() -> None:
+    """Import all that an answer may need: once it is paid for, an import that fails loses it."""
+    structurer()
+    import_module("concurrent.futures.thread")  # looks up the host of a link
+    for codec in ("idna", "utf-8-sig"):
+        codecs.lookup(codec)
 
 
 @attrs.frozen
@@ -90,7 +103,7 @@ class _AnswerText(Receiver):
 
     def feed(self, chunk: bytes, /) -> None:
         # Gateways send spaces while they still draw: only what follows is an answer.
-        self.began = self.began or not chunk.isspace()
+        self.began = self.began or bool(chunk.strip())
         try:
             self.decoder.feed(chunk)
         except AnswerError as error:
@@ -122,17 +135,21 @@ class _AnswerText(Receiver):
 class Attempt:
     """What every attempt of every call has in common.
 
+    Here, and only here, the words of an answer pass the mask: before any of them is cut or told.
+
     Args:
         url: Where to post.
         times: Of the client.
         limits: Of an answer.
         server_errors_charged: As the retry policy says.
+        mask: Over the client's secrets.
     """
 
     url: URL
     times: Timeouts
     limits: AnswerLimits
     server_errors_charged: bool
+    mask: Mask
     _timer: Timer = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -179,9 +196,13 @@ class Attempt:
             if isinstance(receiver, _AnswerText):
                 receiver.discard()
             raise
+        head = self._veiled(head)
         if isinstance(receiver, _AnswerText):
             return self._read(head, receiver)
         return self._refused(head, receiver, key_used_before)
+
+    def _veiled(self, head: Head) -> Head:
+        return Head(head.status, MaskedHeaders(head.headers, self.mask))
 
     def _broken(
         self,
@@ -191,7 +212,7 @@ class Attempt:
         key_used_before: bool,
     ) -> Reply | Setback:
         """Judge by what came before the break: a refusal, part of an answer, or nothing."""
-        head = broken.head
+        head = None if broken.head is None else self._veiled(broken.head)
         if head is not None and isinstance(receiver, _ErrorText):
             return self._refused(head, receiver, key_used_before)
         phase = self._phase(broken, limit)
@@ -211,6 +232,7 @@ class Attempt:
             bytes(receiver.text),
             key_used_before=key_used_before,
             server_errors_charged=self.server_errors_charged,
+            mask=self.mask,
         )
         return _setback(judgement, head)
 
@@ -227,7 +249,11 @@ class Attempt:
             document = receiver.document()
             answer = structure_answer(document)
         except AnswerError as error:
+            if not receiver.began and receiver.error is None:
+                return Setback(judge_empty(head.headers, head.status))
             return _salvaged(head, receiver, error.reason, error.text)
+        except TROUBLE as error:
+            return _salvaged(head, receiver, f"this machine failed ({type(error).__name__})")
         if receiver.decoder.strays:
             note = "images came that no item names"
             answer = _with(answer, receiver.decoder.strays, note)
@@ -237,12 +263,26 @@ class Attempt:
                 head.headers,
                 head.status,
                 server_errors_charged=self.server_errors_charged,
+                mask=self.mask,
             )
             if judgement is not None:
                 return _setback(judgement, head)
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
             return Setback(judge_spoiled(reason, b"", head.headers, head.status))
-        return Reply(answer, head, request_id(head.headers, None))
+        return Reply(_masked(answer, self.mask), head, request_id(head.headers, None))
+
+
+def _masked(answer: Answer, mask: Mask) -> Answer:
+    """Return an answer whose texts tell no secret; its links must stay as they are."""
+    if answer.extras:
+        mask.document(answer.extras)
+    for place, item in enumerate(answer.items):
+        prompt = item.revised_prompt
+        if prompt and (shown := mask.text(prompt)) != prompt:
+            items = list(answer.items)
+            items[place] = attrs.evolve(item, revised_prompt=shown)
+            answer = attrs.evolve(answer, items=tuple(items))
+    return answer
 
 
 def _setback(judgement: Judgement, head: Head) -> Setback:
@@ -252,7 +292,10 @@ def _setback(judgement: Judgement, head: Head) -> Setback:
 
 def _salvaged(head: Head, receiver: _AnswerText, reason: str, text: bytes = b"") -> Reply | Setback:
     """Keep the whole images and links of an answer that is not whole itself: they are paid for."""
-    found = receiver.decoder.salvage()
+    try:
+        found = receiver.decoder.salvage()
+    except TROUBLE:
+        found = []
     if not found:
         return Setback(judge_spoiled(reason, text, head.headers, head.status))
     answer = _with(Answer(), found, f"the answer was not whole: {reason}")

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from imagen_async.errors import Charge, ImagenError, NotSentError, OutcomeUnknownError, Verdict
+from imagen_async.errors import (
+    Charge,
+    ImagenError,
+    NotSentError,
+    OutcomeUnknownError,
+    SaveError,
+    Verdict,
+)
 from imagen_async.policy.retry import History
 from imagen_async.wire.verdict import error_for
 
@@ -100,6 +107,19 @@ class Call:
             f"Not sent: {reason}.",
             verdict=Verdict.NOT_SENT,
             charge=self.charge,
+            sends=self.history.sends,
+            idempotency_key=self.idempotency_key,
+        )
+
+    def broken(self, error: Exception) -> ImagenError:
+        """Return the error of a call that the machine itself failed."""
+        kinds = {Charge.NO: NotSentError, Charge.YES: SaveError}
+        verdicts = {Charge.NO: Verdict.NOT_SENT, Charge.YES: Verdict.DONE}
+        return kinds.get(self.charge, OutcomeUnknownError)(
+            f"This machine failed during the call ({type(error).__name__}).",
+            verdict=verdicts.get(self.charge, Verdict.UNKNOWN),
+            charge=self.charge,
+            attempts=self.attempts,
             sends=self.history.sends,
             idempotency_key=self.idempotency_key,
         )

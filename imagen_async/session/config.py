@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -10,8 +12,10 @@ import attrs
 
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits, Secret, Timeouts
+from imagen_async.policy.guard import is_loopback
 from imagen_async.policy.retry import RetryPolicy
 from imagen_async.session.network import Network
+from imagen_async.wire.mask import LONG, Mask
 from imagen_async.wire.text import shown_url
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from imagen_async.session.events import Event
 
 T = TypeVar("T")
+
+_SECRETIVE = re.compile("auth|key|token|secret|cookie|pass|cred", re.IGNORECASE)
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +44,15 @@ class Config:
     allow_private: bool = False
     idempotency: bool = True
     on_event: Callable[[Event], object] | None = None
+    mask: Mask = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        secrets = [] if self.api_key is None else [self.api_key.reveal()]
+        for name, value in self.headers.items():
+            if _SECRETIVE.search(name):
+                # Without its scheme, too: `Basic ...` may be told without the first word.
+                secrets += [part for part in (value, *value.split()) if len(part) >= LONG]
+        object.__setattr__(self, "mask", Mask(secrets))
 
 
 def configure(
@@ -60,11 +75,13 @@ def configure(
 
     Raises:
         ConfigurationError: If something is missing or cannot work; it says what to do.
+
+    Warns:
+        UserWarning: If the key goes over plain http to another machine.
     """
-    key = api_key if api_key is not None else os.environ.get("IMAGEN_API_KEY")
-    return Config(
+    config = Config(
         base_url=_base_url(base_url or os.environ.get("IMAGEN_BASE_URL")),
-        api_key=Secret(key) if key is not None and key.strip() else None,
+        api_key=_secret(api_key),
         model=model,
         limits=_value("limits", Limits, limits),
         retry=_value("retry", RetryPolicy, retry),
@@ -75,6 +92,21 @@ def configure(
         idempotency=idempotency,
         on_event=on_event,
     )
+    parts = urlsplit(config.base_url)
+    public = parts.scheme == "http" and not is_loopback(parts.hostname or "")
+    if public and config.api_key is not None:
+        warnings.warn(
+            f"The API key goes to {parts.netloc} over plain http, where others can read it; "
+            "use an https:// base_url.",
+            stacklevel=3,
+        )
+    return config
+
+
+def _secret(given: str | None) -> Secret | None:
+    # Here, so that the frame of a warning holds no key.
+    key = given if given is not None else os.environ.get("IMAGEN_API_KEY")
+    return Secret(key) if key is not None and key.strip() else None
 
 
 def _value(name: str, kind: type[T], given: T | None) -> T:

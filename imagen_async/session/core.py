@@ -25,11 +25,13 @@ from imagen_async.errors import (
 from imagen_async.policy.deadline import Deadline
 from imagen_async.policy.retry import History
 from imagen_async.session import events
-from imagen_async.session.attempt import Attempt
+from imagen_async.session.attempt import Attempt, prepare
 from imagen_async.session.call import Call
 from imagen_async.session.config import checked_key, checked_total, new_key
+from imagen_async.session.disk import TROUBLE
 from imagen_async.session.fetch import Fetcher
 from imagen_async.session.gate import Gate
+from imagen_async.session.loop import running_loop
 from imagen_async.session.record import NO_RECORD
 from imagen_async.session.send import Sender
 from imagen_async.session.transport import Masked, Transport
@@ -92,7 +94,12 @@ class Core:
         self._headers = _headers(config)
         self._listener = events.Listener(config.on_event)
         self._fetcher = Fetcher(
-            config.base_url, config.timeouts, config.limits, policy=config.retry
+            config.base_url,
+            config.timeouts,
+            config.limits,
+            policy=config.retry,
+            allow_private=config.allow_private,
+            mask=config.mask,
         )
         self._gate = Gate(config.limits)
         self._sender = Sender(
@@ -103,6 +110,7 @@ class Core:
                 times=config.timeouts,
                 limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
                 server_errors_charged=config.retry.server_errors_charged,
+                mask=config.mask,
             ),
             fetcher=self._fetcher,
             draw=random.random,
@@ -182,6 +190,10 @@ class Core:
         except ImagenError as error:
             self._count_error(call, error)
             raise
+        except TROUBLE as error:
+            broken = call.broken(error)
+            self._count_error(call, broken)
+            raise broken from error
         except asyncio.CancelledError:
             self._dropped += call.charge is not Charge.NO
             raise
@@ -233,7 +245,7 @@ class Core:
         if image.url is None:
             raise InvalidRequestError("This image has neither bytes nor a file nor a link.")
         total = self.config.timeouts.total
-        deadline = Deadline(asyncio.get_running_loop().time() + total, total)
+        deadline = Deadline(running_loop().time() + total, total)
         return await self._tracked(
             self._fetcher.fetch(self._bound(), image.url, shelf, None, deadline), _unfetched_error
         )
@@ -267,9 +279,10 @@ class Core:
         """
         if os.getpid() != self._pid:
             return  # nothing here is this process's to close
+        loop = running_loop()
         self._check_loop()
         self._closed = True
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is not loop:
             self._forget()
             return
         try:
@@ -321,15 +334,15 @@ class Core:
             )
         if self._closed:
             raise ConfigurationError("This client is closed; make a new one.")
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if loop is self._loop and self._transport is not None:
             return self._transport
         self._check_loop()
+        prepare()
         self._forget()
         self._gate.bind()
         self._loop = loop
-        guard = None if self.config.allow_private else self._fetcher.guard
-        transport = Transport(self._url.origin(), self.config.network, guard)
+        transport = Transport(self._url.origin(), self.config.network, self._fetcher.guard)
         self._keeper = _keep(transport)
         with contextlib.suppress(StopIteration):
             # Its first step, by hand: from here the loop closes it when it shuts down.

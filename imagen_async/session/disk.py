@@ -6,30 +6,41 @@ file; a name without that ending is always whole.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import secrets
 import sys
-from typing import TYPE_CHECKING
+import threading
+import time
+from typing import IO, TYPE_CHECKING
 
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 PART = ".part"
 """How the names of unfinished files end; they also begin with a dot."""
+PATIENCE = 5.0
+"""Seconds that a thread waits for a free descriptor."""
+TROUBLE = (OSError, MemoryError, RuntimeError, ImportError, ValueError)
+"""What the machine may throw at any step; it must not cost an image that is here."""
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
+_SCARCE = {errno.EMFILE, errno.ENFILE}
+_PAUSE = 0.02
 
 _young: set[Path] = set()
 # Folders of this process that a power cut may still take. Shared by all who write: one file's
 # durability hangs on a folder that another call has made.
+_waits = threading.local()
+_gave_up = float("-inf")
 
 
 if sys.platform == "darwin":
@@ -63,10 +74,15 @@ def open_part(folder: Path, digest: str) -> tuple[int, Path]:
     """
     part = folder / f".{digest}-{secrets.token_hex(8)}{PART}"
     try:
-        return os.open(part, _NEW | _BINARY, 0o666), part
+        return _open(part, _NEW | _BINARY), part
     except FileNotFoundError:
         _make_folder(folder)
-        return os.open(part, _NEW | _BINARY, 0o666), part
+        return _open(part, _NEW | _BINARY), part
+
+
+def open_private(path: Path, mode: str, buffering: int = -1) -> IO[bytes]:
+    """Open a file of prompts and a gateway's words: one that this makes is for its owner alone."""
+    return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> int:
@@ -82,7 +98,50 @@ def write_all(descriptor: int, data: bytes | memoryview) -> int:
 def reopen(part: Path) -> int:
     """Return a descriptor of a part file for reading it and for syncing it."""
     # Windows syncs only what is open for writing.
-    return os.open(part, os.O_RDWR | _BINARY | getattr(os, "O_NOFOLLOW", 0))
+    return _open(part, os.O_RDWR | _BINARY | getattr(os, "O_NOFOLLOW", 0))
+
+
+def read_back(descriptor: int, size: int) -> bytes:
+    """Return the first bytes of an open file.
+
+    Raises:
+        OSError: If there are fewer.
+    """
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    pieces = []
+    while size > 0:
+        pieces.append(os.read(descriptor, size))
+        if not pieces[-1]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        size -= len(pieces[-1])
+    return b"".join(pieces)
+
+
+def read_file(path: Path) -> bytes:
+    """Return all bytes of a file."""
+    descriptor = _open(path, os.O_RDONLY | _BINARY)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Let what is opened in this block wait for a free descriptor: sockets give theirs back soon.
+
+    Not on a thread whose loop would stand still, nor while others have just waited in vain.
+    """
+    now = time.monotonic()
+    if asyncio._get_running_loop() is None and now > _gave_up + PATIENCE:  # noqa: SLF001 - as anyio does
+        _waits.end = now + PATIENCE
+    try:
+        yield
+    finally:
+        _waits.end = 0.0
+
+
+def is_scarce(error: BaseException) -> bool:
+    """Return whether an error says that no descriptor is free."""
+    return isinstance(error, OSError) and error.errno in _SCARCE
 
 
 def place(part: Path, targets: Iterable[Path], *, replace: bool) -> Path:
@@ -124,14 +183,32 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def cannot_write(path: Path, error: OSError | ValueError) -> str:
+def cannot_write(path: Path, error: Exception) -> str:
     """Return one line that says what could not be written and why."""
+    return f"cannot write to {printable(str(path), 1000)}: {reason(error)}"
+
+
+def reason(error: Exception) -> str:
+    """Return why the machine failed, a few words."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None:
-        reason = printable(str(error), 200)
-    else:
-        reason = f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
-    return f"cannot write to {printable(str(path), 1000)}: {reason}"
+        return printable(str(error) or type(error).__name__, 200)
+    return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
+
+
+def _open(path: Path, flags: int) -> int:
+    global _gave_up  # noqa: PLW0603 - one shortage for all threads
+    while True:
+        try:
+            return os.open(path, flags, 0o666)
+        except OSError as error:
+            end = getattr(_waits, "end", 0.0)
+            if end == 0.0 or not is_scarce(error):
+                raise
+            if time.monotonic() >= end:
+                _gave_up = time.monotonic()
+                raise
+        time.sleep(_PAUSE)
 
 
 def _make_folder(folder: Path) -> None:
@@ -149,7 +226,7 @@ def _link(part: Path, target: Path) -> None:
             raise
         # FAT and some network disks know no links. A crash between these two steps leaves an
         # empty file, which is why this is not the usual way.
-        os.close(os.open(target, _NEW, 0o666))
+        os.close(_open(target, _NEW))
         try:
             part.replace(target)
         except OSError:
@@ -162,7 +239,7 @@ def _link(part: Path, target: Path) -> None:
 def _sync_names(folder: Path) -> None:
     if os.name == "nt":
         return  # a folder cannot be opened there
-    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    descriptor = _open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         sync(descriptor)
     except OSError as error:

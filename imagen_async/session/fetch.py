@@ -19,14 +19,16 @@ import attrs
 from anyio.lowlevel import current_token
 from yarl import URL
 
-from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveError
-from imagen_async.policy.guard import address_problem, url_problem
+from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveError, Verdict
+from imagen_async.policy.guard import address_problem, host_problem, url_problem
 from imagen_async.policy.retry import RetryPolicy, backoff
 from imagen_async.policy.retry_after import retry_after
+from imagen_async.session.disk import TROUBLE
 from imagen_async.session.files import Kept, Lost
 from imagen_async.session.network import origin_of
 from imagen_async.session.transport import ExchangeError, timeouts
 from imagen_async.wire.generation import Image
+from imagen_async.wire.mask import NO_MASK, MaskedHeaders
 from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import FailureKind
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from imagen_async.session.files import Shelf
     from imagen_async.session.transport import Head, Transport
     from imagen_async.wire.decoder import Sink
+    from imagen_async.wire.mask import Mask
 
 RETRIES = 3
 """How often a download is tried again after a failure that may pass."""
@@ -66,7 +69,7 @@ class Guard:
     """Keeps downloads away from addresses that are not public; a transport asks it.
 
     It sees the address of every socket before it connects, so no spelling, redirect or answer of
-    a name server gets past it.
+    a name server gets past it. A proxy looks names up itself: there it sees links alone.
 
     Raises:
         PermissionError: When called with an address that is not public.
@@ -82,8 +85,13 @@ class Guard:
             return
         noted = _refusals.get()
         if noted is not None:
-            noted.append(f"it leads to {printable(address, 100)}, which {problem}")
+            noted.append(_leads_astray(address, problem))
         raise PermissionError(errno.EACCES, "not a public address")
+
+
+def _leads_astray(host: str, problem: str) -> str:
+    permit = "allow_private=True or --allow-private permits it"
+    return f"it leads to {printable(host, 100)}, which {problem} ({permit})"
 
 
 @attrs.frozen
@@ -118,16 +126,18 @@ class _Job:
 class _Body:
     """Feeds a 200's bytes to a sink, up to the largest image taken."""
 
-    def __init__(self, sink: Sink, limit: int) -> None:
+    def __init__(self, sink: Sink, limit: int, mask: Mask) -> None:
         self._sink = sink
         self._limit = limit
+        self._mask = mask
         self._size = 0
         self.full = False
         self.problem: str | None = None
 
     def begin(self, head: Head) -> _Body:
         """Judge an answer by its head."""
-        encoding = head.headers.get("Content-Encoding", "identity").strip().lower()
+        headers = MaskedHeaders(head.headers, self._mask)
+        encoding = headers.get("Content-Encoding", "identity").strip().lower()
         length = head.headers.get("Content-Length", "")
         if head.status == 200 and encoding not in ("identity", ""):
             # Undoing it could blow a small answer up to any size, and an image gains nothing.
@@ -161,12 +171,14 @@ class Fetcher:
         times: Its ``connect``, ``stall`` and, for one try as a whole, ``answer``.
         limits: Its ``max_image_bytes`` and ``concurrency``, here the downloads at once.
         policy: Its ``backoff_base`` and ``backoff_cap``.
+        allow_private: Whether links may lead to private addresses.
+        mask: Over the client's secrets: a link may hold one.
         draw: Gives random numbers, 0 or more and below 1.
         sleep: Waits for seconds.
         clock: Gives the time that deadlines are made of; the loop's by default.
 
     Attributes:
-        guard: For the transport, unless private addresses may be reached.
+        guard: For the transport too; None if private addresses may be reached.
     """
 
     def __init__(
@@ -176,16 +188,19 @@ class Fetcher:
         limits: Limits,
         *,
         policy: RetryPolicy | None = None,
+        allow_private: bool = False,
+        mask: Mask = NO_MASK,
         draw: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
-        self.guard: Guard = Guard()
+        self.guard: Guard | None = None if allow_private else Guard()
         self._base = base_url.rstrip("/")
         self._origin = origin_of(base_url)
         self._times = times
         self._limits = limits
         self._policy = policy if policy is not None else RetryPolicy()
+        self._mask = mask
         self._draw = draw
         self._sleep = sleep
         self._clock = clock
@@ -215,18 +230,29 @@ class Fetcher:
         """
         link = self._absolute(url.strip(" "))
         job = _Job(transport, shelf, number, deadline)
+        tries = 1
         async with self._semaphore():
-            outcome, tries = await self._insist(job, link)
+            try:
+                outcome, tries = await self._insist(job, link)
+            except TROUBLE as error:
+                outcome = _Failure(f"this machine failed ({type(error).__name__})")
         if isinstance(outcome, Kept):
             return attrs.evolve(outcome, image=attrs.evolve(outcome.image, url=url))
         images = (Image(url=url),)
         if isinstance(outcome, Lost):
+            if outcome.image is not None:
+                images = (attrs.evolve(outcome.image, url=url),)
             raise SaveError(
-                f"The image is here, but we {outcome.problem}.", charge=Charge.YES, images=images
+                f"The image is here, but we {outcome.problem}.",
+                verdict=Verdict.DONE,
+                charge=Charge.YES,
+                images=images,
             )
         counted = f" ({tries} tries)" if tries > 1 else ""
         raise outcome.error(
-            f"The image at {shown_url(link)} did not come: {outcome.reason}{counted}.",
+            f"The image at {shown_url(self._mask.text(link))} did not come: "
+            f"{outcome.reason}{counted}.",
+            verdict=Verdict.DONE,
             charge=Charge.YES,
             status=outcome.status,
             retry_after=outcome.asked,
@@ -277,7 +303,7 @@ class Fetcher:
         if problem is not None:
             return _Failure(f"the link {problem}")
         sink = job.shelf.open()
-        body = _Body(sink, self._limits.max_image_bytes)
+        body = _Body(sink, self._limits.max_image_bytes, self._mask)
         failure: _Failure | _Moved | None = _Failure("it was cancelled")
         try:
             failure = await self._exchange(job, link, body)
@@ -287,7 +313,7 @@ class Fetcher:
         if failure is not None:
             return failure
         sink.close()
-        (result,) = await job.shelf.keep([sink], [job.number])
+        (result,) = await job.shelf.keep([sink], [job.number], linked=True)
         if isinstance(result, Kept) or result.disk:
             return result
         return _Failure(result.problem, again=result.cut, status=200)
@@ -302,7 +328,10 @@ class Fetcher:
         refusals: list[str] = []
         noted = _refusals.set(refusals)
         try:
-            head = await job.transport.get(_uri(link), times, body.begin)
+            uri = _uri(link)
+            if (refusal := self._refusal(uri)) is not None:
+                return _Failure(refusal)
+            head = await job.transport.get(uri, times, body.begin)
         except ExchangeError as error:
             if refusals:
                 return _Failure(refusals[0])
@@ -314,6 +343,16 @@ class Fetcher:
         finally:
             _refusals.reset(noted)
         return _judged(head, body)
+
+    def _refusal(self, uri: URL) -> str | None:
+        origin = self._origin
+        if self.guard is None or (
+            (uri.scheme, uri.host, uri.port) == (origin.scheme, origin.host, origin.port)
+        ):
+            return None
+        host = uri.raw_host or ""
+        problem = host_problem(host)
+        return None if problem is None else _leads_astray(self._mask.text(host), problem)
 
     def _absolute(self, url: str) -> str:
         if _SCHEME.match(url) or url.startswith("~"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
 
-from imagen_async.errors import Charge, SaveError
+from imagen_async.errors import Charge, ImagenError, SaveError
 from imagen_async.policy.names import file_name
 from imagen_async.session import disk
 from imagen_async.session.sinks import FileSink, MemorySink
 from imagen_async.session.threads import alone, in_thread, together
+from imagen_async.wire.finding import look
 from imagen_async.wire.generation import Image
-from imagen_async.wire.media import inspect, suffix
+from imagen_async.wire.media import UNKNOWN, inspect, suffix
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from imagen_async.session.threads import Steps
     from imagen_async.wire.decoder import Sink
+    from imagen_async.wire.finding import Finding
     from imagen_async.wire.media import Media
 
 LARGE = 4 * 1024 * 1024
@@ -34,13 +37,6 @@ LARGE = 4 * 1024 * 1024
 _SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".apng": ".png", ".avifs": ".avif"}
 _SUFFIX = re.compile(r"[^.]\.[a-z][a-z0-9]{1,9}$", re.IGNORECASE)
 # "v1.5" has none, whatever pathlib says of it.
-_HEAD = 1024
-_PAGES = (
-    (("<!doctype html", "<html", "<head", "<body"), "an HTML page"),
-    (("<svg",), "an SVG drawing"),
-    (("<?xml", "<"), "an XML document"),
-    (("{", "["), "a JSON document"),
-)
 
 
 @attrs.frozen
@@ -51,11 +47,15 @@ class Kept:
         image: With its path or data, its type and its size in pixels.
         size: Bytes.
         sha256: Of the bytes, in hexadecimal, if it was asked for.
+        note: What is odd about the bytes, one line.
+        cut: Whether they begin as an image and end too early.
     """
 
     image: Image
     size: int
     sha256: str | None = None
+    note: str | None = None
+    cut: bool = False
 
 
 @attrs.frozen
@@ -64,13 +64,15 @@ class Lost:
 
     Args:
         problem: Why, as the rest of a sentence; a disk's problem names the path.
-        disk: Whether the disk did not take them; else they are not a whole image.
+        disk: Whether the disk did not take them; else they are nothing worth keeping.
         cut: Whether they begin as an image and end too early.
+        image: With the bytes that the disk did not take, or a file that may not be durable.
     """
 
     problem: str
     disk: bool = False
     cut: bool = False
+    image: Image | None = None
 
 
 class Shelf(Protocol):
@@ -80,12 +82,16 @@ class Shelf(Protocol):
         """Return a sink for the next image."""
         ...
 
-    async def keep(self, sinks: Sequence[Sink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
+    async def keep(
+        self, sinks: Sequence[Sink], numbers: Sequence[int | None], *, linked: bool = False
+    ) -> list[Kept | Lost]:
         """Make closed sinks' images durable and visible.
 
         Args:
             sinks: From ``open`` of this shelf.
             numbers: Each image's number for its name; None if the call brought only one.
+            linked: Whether they came from a link, which may lead to an error's text instead, and
+                where what was cut can be had again.
 
         Returns:
             What became of each, in the same order.
@@ -104,20 +110,22 @@ class MemoryShelf:
         self,
         sinks: Sequence[Sink],
         numbers: Sequence[int | None],  # noqa: ARG002 - memory knows no names
+        *,
+        linked: bool = False,
     ) -> list[Kept | Lost]:
         """Return each image with its bytes; large ones are joined in a thread."""
         parts = [cast("MemorySink", sink) for sink in sinks]
         if sum(part.size for part in parts) <= LARGE:
-            return [_in_memory(part.taken()) for part in parts]
-        return await in_thread(lambda: [_in_memory(part.taken()) for part in parts])
+            return [_in_memory(part, linked) for part in parts]
+        return await in_thread(lambda: [_in_memory(part, linked) for part in parts])
 
 
 @attrs.frozen
-class _Whole:
-    """A hidden file that is a whole image."""
+class _Stored:
+    """A hidden file that is to get its name."""
 
     sink: FileSink
-    media: Media
+    found: Finding
     sha256: str | None
 
 
@@ -151,14 +159,16 @@ class FolderShelf:
         """Return a sink that writes to a hidden file."""
         return FileSink(self._folder, self._digest)
 
-    async def keep(self, sinks: Sequence[Sink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
+    async def keep(
+        self, sinks: Sequence[Sink], numbers: Sequence[int | None], *, linked: bool = False
+    ) -> list[Kept | Lost]:
         """Sync and rename in one visit to a thread; the first image is renamed last.
 
         So the first image's presence says that all of the call are there. Once the thread has
         begun, it ends its work whatever becomes of the caller.
         """
         parts = [cast("FileSink", sink) for sink in sinks]
-        steps = self._steps(parts, numbers)
+        steps = self._steps(parts, numbers, linked)
         if all(sink.part is None for sink in parts):
             return await together(steps)
         try:
@@ -169,13 +179,17 @@ class FolderShelf:
                     sink.discard()
 
     def _steps(
-        self, sinks: Sequence[FileSink], numbers: Sequence[int | None]
+        self, sinks: Sequence[FileSink], numbers: Sequence[int | None], linked: bool
     ) -> Steps[list[Kept | Lost]]:
-        checked: list[_Whole | Lost] = []
-        for sink in sinks:
-            found = self._check(sink)
+        checked: list[_Stored | Lost] = []
+        for sink, number in zip(sinks, numbers, strict=True):
+            found = self._check(sink, number, linked)
             yield
-            checked.append(self._sync(found))
+            if found is None:  # what the works before it held open is closed by now
+                with disk.patient():
+                    found = self._check(sink, number, linked, waits=False)
+            assert found is not None
+            checked.append(self._sync(found, number))
         yield
         results: dict[int, Kept | Lost] = {}
         for index in reversed(range(len(checked))):
@@ -183,64 +197,112 @@ class FolderShelf:
         yield
         return self._sync_names([results[index] for index in range(len(checked))])
 
-    def _check(self, sink: FileSink) -> _Whole | Lost:
-        """Look at one image's bytes; of a small one, write the file."""
+    def _check(
+        self, sink: FileSink, number: int | None, linked: bool, *, waits: bool = True
+    ) -> _Stored | Lost | None:
+        """Look at one image's bytes; of a small one, write the file.
+
+        Returns:
+            None if it has to wait for a free descriptor, and may.
+        """
         sink.close()
         if sink.problem is not None:
-            return Lost(sink.problem, disk=True)
+            return self._failed(sink, number)
         try:
             with sink.view() as view:
-                media = inspect(view)
-                lost = _lost(media, view[:_HEAD])
-                digest = hashlib.sha256(view).hexdigest() if self._sha256 and not lost else None
-            if lost is None:
+                found = look(view, linked=linked)
+                hashed = self._sha256 and found.kept
+                digest = hashlib.sha256(view).hexdigest() if hashed else None
+            if found.kept:
                 sink.store()
-                return _Whole(sink, media, digest)
-        except OSError as error:
-            return self._failed(sink, error)
+                return _Stored(sink, found, digest)
+        except disk.TROUBLE as error:
+            if waits and disk.is_scarce(error):
+                return None
+            return self._failed(sink, number, error)
         sink.discard()
-        return lost
+        return _lost(found)
 
-    def _sync(self, found: _Whole | Lost) -> _Whole | Lost:
-        if isinstance(found, Lost):
-            return found
+    def _sync(self, stored: _Stored | Lost, number: int | None) -> _Stored | Lost:
+        if isinstance(stored, Lost):
+            return stored
         try:
-            found.sink.sync()
-        except OSError as error:
+            stored.sink.sync()
+        except disk.TROUBLE as error:
             # A sync that failed is not tried again: the pages it lost count as clean afterwards.
-            return self._failed(found.sink, error)
-        return found
+            return self._failed(stored.sink, number, error)
+        return stored
 
-    def _place(self, found: _Whole | Lost, number: int | None) -> Kept | Lost:
-        if isinstance(found, Lost):
-            return found
-        sink, media = found.sink, found.media
+    def _place(self, stored: _Stored | Lost, number: int | None) -> Kept | Lost:
+        if isinstance(stored, Lost):
+            return stored
+        sink, found = stored.sink, stored.found
         assert sink.part is not None
         try:
-            names = self._names(number, suffix(media.media_type))
+            names = self._names(number, found.ending)
             path = disk.place(sink.part, names, replace=self._replace)
-        except OSError as error:
-            return self._failed(sink, error)
-        return Kept(_image(media, path=path), sink.size, found.sha256)
+        except disk.TROUBLE as error:
+            return self._failed(sink, number, error)
+        image = _image(found.media, path=path)
+        return Kept(image, sink.size, stored.sha256, found.note, found.cut)
 
     def _sync_names(self, results: list[Kept | Lost]) -> list[Kept | Lost]:
         if not any(isinstance(result, Kept) for result in results):
             return results
         try:
-            disk.sync_folder(self._folder)
-        except OSError as error:
-            unsure = Lost(disk.cannot_write(self._folder, error), disk=True)
-            return [unsure if isinstance(result, Kept) else result for result in results]
+            with disk.patient():
+                disk.sync_folder(self._folder)
+        except disk.TROUBLE as error:
+            problem = disk.cannot_write(self._folder, error)
+            return [
+                Lost(problem, disk=True, image=result.image) if isinstance(result, Kept) else result
+                for result in results
+            ]
         return results
 
-    def _failed(self, sink: FileSink, error: OSError) -> Lost:
-        sink.fail(error)
-        return Lost(disk.cannot_write(self._folder, error), disk=True)
+    def _failed(self, sink: FileSink, number: int | None, error: Exception | None = None) -> Lost:
+        """Return why the disk does not take an image, with its bytes, or its file if it has one."""
+        image: Image | None = None
+        with contextlib.suppress(*disk.TROUBLE), disk.patient():
+            if error is not None:
+                sink.fail(error)
+            if sink.part is not None:  # not to be read, and a hidden file would be swept away
+                image = Image(path=sink.part)
+                names = self._names(number, suffix(UNKNOWN))
+                path = disk.place(sink.part, names, replace=self._replace)
+                image = Image(path=path, media_type=UNKNOWN)
+            elif sink.size and len(data := sink.whole()) == sink.size:
+                image = Image(data=data, media_type=UNKNOWN)
+                image = _image(inspect(data), data=data)
+        return Lost(sink.problem or "cannot write it", disk=True, image=image)
 
     def _names(self, number: int | None, ending: str) -> Iterator[Path]:
         numbers = itertools.chain([number], itertools.count(2 if number is None else number + 1))
         for each in numbers:
             yield self._folder / file_name(self._slug, self._digest, each, ending)
+
+
+async def read_file(image: Image) -> bytes:
+    """Return the bytes of an image's file.
+
+    Raises:
+        ImagenError: If it cannot be read.
+    """
+    path = image.path
+    assert path is not None
+
+    def read() -> bytes | str:
+        try:
+            with disk.patient():
+                return disk.read_file(path)
+        except disk.TROUBLE as error:
+            return disk.reason(error)
+
+    data = await in_thread(read)
+    if isinstance(data, bytes):
+        return data
+    shown = printable(str(path), 1000)
+    raise ImagenError(f"{shown} cannot be read: {data}.", charge=Charge.YES, images=(image,))
 
 
 async def write_file(data: bytes, path: Path, *, overwrite: bool) -> Path:
@@ -259,12 +321,16 @@ async def write_file(data: bytes, path: Path, *, overwrite: bool) -> Path:
         SaveError: If the disk does not take it; nothing torn is left.
     """
     found = inspect(data).media_type
-    ending = suffix(found) if found is not None else ""
+    ending = suffix(found)
     written, problem = await in_thread(lambda: _written(data, path, ending, overwrite=overwrite))
     if problem is not None:
-        raise SaveError(f"The image is here, but we {problem}.", charge=Charge.YES)
+        raise SaveError(
+            f"The image is here, but we {problem}.",
+            charge=Charge.YES,
+            images=(_image(inspect(data), data=data),),
+        )
     given = written.suffix.lower()
-    if ending and _SAME.get(given, given) != ending:
+    if found != UNKNOWN and _SAME.get(given, given) != ending:
         warnings.warn(
             f"{printable(written.name, 200)} holds {found}; the name is kept as it was given.",
             UserWarning,
@@ -275,8 +341,9 @@ async def write_file(data: bytes, path: Path, *, overwrite: bool) -> Path:
 
 def _written(data: bytes, path: Path, ending: str, *, overwrite: bool) -> tuple[Path, str | None]:
     try:
-        return _write(data, path, ending, overwrite=overwrite), None
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        with disk.patient():
+            return _write(data, path, ending, overwrite=overwrite), None
+    except disk.TROUBLE as error:
         return path, disk.cannot_write(path, error)
 
 
@@ -294,7 +361,7 @@ def _write(data: bytes, path: Path, ending: str, *, overwrite: bool) -> Path:
         finally:
             os.close(descriptor)
         written = disk.place(part, _numbered(path), replace=overwrite)
-    except (OSError, ValueError):
+    except disk.TROUBLE:
         disk.remove(part)
         raise
     disk.sync_folder(path.parent)
@@ -306,9 +373,21 @@ def _numbered(path: Path) -> Iterable[Path]:
     return itertools.chain([path], others)
 
 
-def _in_memory(data: bytes) -> Kept | Lost:
-    media = inspect(data)
-    return _lost(media, data[:_HEAD]) or Kept(_image(media, data=data), len(data))
+def _in_memory(sink: MemorySink, linked: bool) -> Kept | Lost:
+    image: Image | None = None
+    try:
+        data = sink.taken()
+        image = Image(data=data, media_type=UNKNOWN)
+        found = look(data, linked=linked)
+        if not found.kept:
+            return _lost(found)
+        return Kept(_image(found.media, data=data), len(data), None, found.note, found.cut)
+    except disk.TROUBLE as error:
+        return Lost(f"cannot hold it: {type(error).__name__}", disk=True, image=image)
+
+
+def _lost(found: Finding) -> Lost:
+    return Lost(found.note or "", cut=found.cut)
 
 
 def _image(media: Media, *, path: Path | None = None, data: bytes | None = None) -> Image:
@@ -319,21 +398,3 @@ def _image(media: Media, *, path: Path | None = None, data: bytes | None = None)
         width=media.width,
         height=media.height,
     )
-
-
-def _lost(media: Media, head: bytes) -> Lost | None:
-    """Return why bytes are not a whole image, or None if they are one."""
-    if media.media_type is None:
-        return Lost(f"{_kind(head)} came instead of an image" if head else "it is empty")
-    if media.problem is not None:
-        return Lost(f"it {media.problem}")
-    if not media.complete:
-        return Lost(f"the {media.media_type} is cut short", cut=True)
-    return None
-
-
-def _kind(head: bytes) -> str:
-    text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n").lower()
-    if "<svg" in text and text.startswith("<"):
-        return "an SVG drawing"
-    return next((kind for starts, kind in _PAGES if text.startswith(starts)), "something else")

@@ -28,11 +28,13 @@ class Harvest:
         images: In the answer's order; those that came as links have no bytes yet.
         problems: Why an item gave none, and what is odd about the others.
         unwritten: Why an image that came could not be written; empty if all were.
+        usable: Whether there is an image that was not cut, or a link.
     """
 
     images: tuple[Image, ...]
     problems: tuple[str, ...]
     unwritten: tuple[str, ...]
+    usable: bool
 
 
 async def harvest(items: Sequence[Item], shelf: Shelf, request: GenerationRequest) -> Harvest:
@@ -58,20 +60,24 @@ async def harvest(items: Sequence[Item], shelf: Shelf, request: GenerationReques
     images: list[Image] = []
     problems: list[str] = []
     unwritten: list[str] = []
+    usable = False
     for place, item in enumerate(items, 1):
-        result = kept.get(place)
+        result, image = kept.get(place), None
         if isinstance(result, Kept):
-            image = attrs.evolve(result.image, url=item.url, revised_prompt=item.revised_prompt)
-            images.append(image)
+            image, usable = result.image, usable or not result.cut
+            if result.note is not None:
+                problems.append(f"image {place}: {result.note}")
             problems.extend(size_problems(image, request))
-            continue
-        if result is not None:
+        elif result is not None:
+            image = result.image
             (unwritten if result.disk else problems).append(result.problem)
         elif item.embedded is not None and item.embedded.problem is not None:
             problems.append(f"image {place}: {item.embedded.problem}")
-        if item.url is not None:
-            images.append(Image(url=item.url, revised_prompt=item.revised_prompt))
-    return Harvest(tuple(images), tuple(problems), tuple(unwritten))
+        if image is None and item.url is not None:
+            image, usable = Image(), True
+        if image is not None:
+            images.append(attrs.evolve(image, url=item.url, revised_prompt=item.revised_prompt))
+    return Harvest(tuple(images), tuple(problems), tuple(unwritten), usable)
 
 
 def size_problems(image: Image, request: GenerationRequest) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import anyio
 import attrs
 
+from imagen_async.session.loop import running_loop
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
@@ -88,6 +90,7 @@ class Stream(Generic[_Item]):
         self._group: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
+        running_loop()
         self._tickets = anyio.Semaphore(self._bound, fast_acquire=True)
         self._pulling = anyio.Lock(fast_acquire=True)
         self._pull: anyio.CancelScope | None = None

@@ -191,7 +191,7 @@ class Sender:
                 idempotency_key=call.idempotency_key,
                 images=found.images,
             )
-        if not found.images:
+        if not found.usable:
             reason = "; ".join((*found.problems, *reply.answer.problems)) or "no image in it"
             spoiled = judge_spoiled(reason, b"", reply.head.headers, reply.head.status)
             return error_for(
@@ -199,6 +199,7 @@ class Sender:
                 attempts=call.attempts,
                 sends=call.history.sends + 1,
                 idempotency_key=call.idempotency_key,
+                images=found.images,
             )
         return Generation(
             call.request,
@@ -291,9 +292,13 @@ class Sender:
                 )
             except (DownloadError, SaveError) as error:
                 failures.append(error)
+                (came,) = error.images
+                images[place] = attrs.evolve(came, url=url, revised_prompt=image.revised_prompt)
                 return
             fetched = attrs.evolve(kept.image, url=url, revised_prompt=image.revised_prompt)
             images[place] = fetched
+            if kept.note is not None:
+                problems.append(f"image {place + 1}: {kept.note}")
             problems.extend(size_problems(fetched, generation.request))
             if self.listener.wants:
                 self.listener.tell(events.Downloaded(generation.request, idempotency_key, fetched))

@@ -39,8 +39,10 @@ class MemorySink:
         self._pieces.clear()
 
     def taken(self) -> bytes:
-        """Return the image's bytes."""
-        return b"".join(self._pieces)
+        """Return the image's bytes, and let go of the pieces."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
 
 
 class FileSink:
@@ -48,15 +50,17 @@ class FileSink:
 
     64 KiB go to the page cache in microseconds, far less than a hop to a thread; but creating a
     file takes longer than that, so a small image waits in memory for the thread that will sync it
-    anyway. An OSError is kept for later, since the decoder that feeds the sink has other images to
-    save.
+    anyway; so does one for which no descriptor is free. What the disk does not take goes back to
+    memory, and why is kept for later: the decoder that feeds the sink has other images to save.
     """
 
     __slots__ = (
         "_descriptor",
         "_digest",
         "_folder",
+        "_gone",
         "_pieces",
+        "_stored",
         "_waiting",
         "part",
         "problem",
@@ -69,18 +73,20 @@ class FileSink:
         self._descriptor = -1
         self._pieces: list[bytes] = []
         self._waiting = 0
+        self._stored = 0
+        self._gone = False
         self.part: Path | None = None
         self.problem: str | None = None
         self.size: int = 0
 
     def write(self, data: bytes | memoryview, /) -> None:
         """Append bytes; the file is created once they are more than a small image has."""
-        if self.problem is not None:
+        if self._gone:
             return
+        self._pieces.append(bytes(data))
         self.size += len(data)
         self._waiting += len(data)
-        self._pieces.append(bytes(data))
-        if self._waiting > SMALL:
+        if self._waiting > SMALL and self.problem is None:
             self._flush()
 
     @contextlib.contextmanager
@@ -88,29 +94,43 @@ class FileSink:
         """Show the bytes of a closed sink, in memory or mapped; a mapped file is open after this.
 
         Raises:
-            OSError: If the file cannot be read; ``fail`` then removes what there is.
+            OSError: If the file cannot be read.
         """
         if self.part is None:
-            yield b"".join(self._pieces)
+            yield self.whole()
             return
         self._descriptor = disk.reopen(self.part)
-        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as view:
+        try:
+            view = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        except OSError:  # it takes a second descriptor
+            yield disk.read_back(self._descriptor, self.size)
+            return
+        with view:
             yield view
 
+    def whole(self) -> bytes:
+        """Return the bytes of an image that is in memory."""
+        if len(self._pieces) != 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0]
+
     def store(self) -> None:
-        """Create the file of a small image, for a thread; it is open after this.
+        """Create the file of an image that is in memory, for a thread; it is open after this.
+
+        Its bytes stay in memory too, until it has its name.
 
         Raises:
-            OSError: If the disk does not take it; ``fail`` then removes what there is.
+            OSError: If the disk does not take it.
         """
         if self.part is None:
-            self._write_out()
+            self._descriptor, self.part = disk.open_part(self._folder, self._digest)
+            disk.write_all(self._descriptor, self.whole())
 
     def sync(self) -> None:
         """Make the open file's bytes survive a power cut and close it, for a thread.
 
         Raises:
-            OSError: If the disk does not take it; ``fail`` then removes what there is.
+            OSError: If the disk does not take it.
         """
         disk.sync(self._descriptor)
         descriptor, self._descriptor = self._descriptor, -1
@@ -130,26 +150,45 @@ class FileSink:
 
     def discard(self) -> None:
         """Remove the file; calling it twice, or after ``close``, is fine."""
-        self.problem = self.problem or "it was discarded"
+        self._gone = True
         self._pieces.clear()
-        self.close()
-        if self.part is not None:
-            disk.remove(self.part)
+        self._drop()
 
-    def fail(self, error: OSError) -> None:
-        """Remove the file and remember why."""
-        self.problem = disk.cannot_write(self._folder, error)
-        self.discard()
+    def fail(self, error: Exception) -> None:
+        """Remember why the disk does not take it, and take the bytes back from the file.
+
+        Only a file that no free descriptor can read is left where it is.
+        """
+        self.problem = self.problem or disk.cannot_write(self._folder, error)
+        if self.part is not None and self._stored > 0:
+            try:
+                if self._descriptor < 0:
+                    self._descriptor = disk.reopen(self.part)
+                self._pieces.insert(0, disk.read_back(self._descriptor, self._stored))
+                self._stored = 0
+            except disk.TROUBLE as unread:
+                if disk.is_scarce(unread):
+                    return
+                self._pieces.clear()
+        self._drop()
+
+    def _drop(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        part, self.part = self.part, None
+        if part is not None:
+            disk.remove(part)
 
     def _flush(self) -> None:
         try:
-            self._write_out()
-        except OSError as error:
-            self.fail(error)
-
-    def _write_out(self) -> None:
-        if self.part is None:
-            self._descriptor, self.part = disk.open_part(self._folder, self._digest)
-        disk.write_all(self._descriptor, b"".join(self._pieces))
+            if self.part is None:
+                self._descriptor, self.part = disk.open_part(self._folder, self._digest)
+            disk.write_all(self._descriptor, b"".join(self._pieces))
+        except disk.TROUBLE as error:
+            if self.part is not None or not disk.is_scarce(error):
+                self.fail(error)
+            return
         self._pieces.clear()
-        self._waiting = 0
+        self._stored, self._waiting = self.size, 0

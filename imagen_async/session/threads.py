@@ -29,15 +29,30 @@ _lane: RunVar[_Lane] = RunVar("imagen_async_lane")
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run blocking work where it does not stop the loop; anyio's cancellation waits for it."""
+    """Run blocking work where it does not stop the loop; anyio's cancellation waits for it.
+
+    If no thread can be had it runs here: a loop that stands still loses no image.
+    """
     limiter = _writers.get(None)
     if limiter is None:
         # A limiter belongs to its loop, and a client may live through several.
         limiter = anyio.CapacityLimiter(WRITERS)
         _writers.set(limiter)
     done: list[T] = []
+    begun = False
+
+    def run() -> T:
+        nonlocal begun
+        begun = True
+        return work()
+
     with anyio.CancelScope(shield=True):
-        done.append(await anyio.to_thread.run_sync(work, limiter=limiter))
+        try:
+            done.append(await anyio.to_thread.run_sync(run, limiter=limiter))
+        except (RuntimeError, MemoryError):
+            if begun:
+                raise
+            done.append(work())
     return done[0]
 
 

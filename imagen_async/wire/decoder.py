@@ -75,11 +75,10 @@ class AnswerDecoder:
             AnswerError: The body is cut, too large or not JSON; ``salvage`` has what came of it.
         """
         if self._body is None and _is_plain(self._head):
-            head, self._head = self._head, b""
             try:
-                document: object = loads(head)
+                document: object = loads(self._head)
             except (ValueError, RecursionError):
-                self._head = head  # the document's own decoder says what is wrong with it
+                pass  # the document's own decoder says what is wrong with it
             else:
                 return document
         return self._known_body().finish()

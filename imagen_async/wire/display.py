@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from imagen_async.wire.media import RASTERS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -39,7 +41,7 @@ def grid_bundle(images: Iterable[Image], caption: str, plain: str) -> Bundle:
     """Return several images' MIME bundle: a grid under a caption.
 
     Args:
-        images: Those without bytes and file are named as links, which are not shown.
+        images: Those without bytes and file, and those that are no raster images, are named.
         caption: Any text.
         plain: For front ends that show text alone.
     """
@@ -47,7 +49,7 @@ def grid_bundle(images: Iterable[Image], caption: str, plain: str) -> Bundle:
     for image in images:
         data, media_type = _shown(image)
         if data is None or media_type is None:
-            cells.append("<em>a link: fetch it with read() or save()</em>")
+            cells.append(f"<em>{escape(_unseen(image))}</em>")
         else:
             cells.append(_picture(data, media_type, caption))
     html = (
@@ -73,7 +75,15 @@ def thumbnail(image: Image, side: int) -> Image:
     return attrs.evolve(image, data=small, path=None, media_type=media_type)
 
 
+def _unseen(image: Image) -> str:
+    if image.data is None and image.path is None:
+        return "a link: fetch it with read() or save()"
+    return f"{image.path.name if image.path else 'not shown'}: {image.media_type}"
+
+
 def _shown(image: Image) -> tuple[bytes | None, str | None]:
+    if image.media_type not in RASTERS:  # an SVG may run a script, and Pillow a PostScript
+        return None, None
     data = image.data
     if data is None and image.path is not None:
         try:

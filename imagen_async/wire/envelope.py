@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from imagen_async.wire.mask import NO_MASK, Mask
 from imagen_async.wire.text import printable, shown_url
 
 if TYPE_CHECKING:
@@ -40,11 +41,12 @@ class Envelope:
     reasons: tuple[str, ...] = ()
 
 
-def read_error_body(body: bytes) -> Envelope:
+def read_error_body(body: bytes, mask: Mask = NO_MASK) -> Envelope:
     """Return what an error's body says; never raises.
 
     Args:
         body: The body as it came; only its first 64 KiB are read.
+        mask: Put over each text before any is cut.
 
     Returns:
         The envelope of its JSON, else the title of its HTML, else its first 200 characters.
@@ -54,17 +56,18 @@ def read_error_body(body: bytes) -> Envelope:
         document = _first_json(text)
         wrapped = document.get("html-message") if isinstance(document, dict) else None
         if not isinstance(wrapped, str):
-            return read_envelope(document) or Envelope(message=clean(text, 200), page=True)
+            found = read_envelope(mask.document(document))
+            return found or Envelope(message=clean(mask.text(text), 200), page=True)
         text = wrapped  # Portkey, of an upstream's answer that is no JSON
         if not _HTML.match(text):
-            return Envelope(message=clean(text, 200), page=True)
+            return Envelope(message=clean(mask.text(text), 200), page=True)
     title = _TITLE.search(text) or _HEADING.search(text)
     footer = _FOOTER.search(text)
     return Envelope(
-        message=clean(title[1]) if title else None,
+        message=clean(mask.text(title[1])) if title else None,
         html=True,
         page=True,
-        footer=clean(footer[1], 50) if footer else None,
+        footer=clean(mask.text(footer[1]), 50) if footer else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What an image is, told by its own bytes: type, size in pixels, and whether it is whole.
+"""What an answer's bytes are: type, and of a raster image its size and whether it is whole.
 
 Nothing is decoded and no checksum computed: the parts of a file are hopped over, so that it costs
 microseconds, in memory as over a mapped file.
@@ -25,6 +25,10 @@ MAX_SIDE = 16_384
 MAX_PIXELS = 89_478_485
 """Pixels beyond which Pillow warns of a decompression bomb (``PIL.Image.MAX_IMAGE_PIXELS``)."""
 
+UNKNOWN = "application/octet-stream"
+"""The media type of bytes that are nothing we know."""
+
+_HEAD = 4096
 _MOST_PARTS = 100_000
 """Chunks, segments or boxes that are followed: a hostile file can hold millions."""
 
@@ -39,18 +43,23 @@ class Media:
     """What the bytes of an image tell.
 
     Args:
-        media_type: Such as ``image/png``; None if the bytes are no image that we know.
-        width: Pixels; None if the bytes end before they are told.
+        media_type: Such as ``image/png``.
+        width: Pixels; None if the bytes end before they are told, or are no raster image.
         height: Pixels.
         complete: The bytes reach to the end that the format itself marks.
         problem: Why the size cannot be right, one line.
     """
 
-    media_type: str | None = None
+    media_type: str = UNKNOWN
     width: int | None = None
     height: int | None = None
     complete: bool = False
     problem: str | None = None
+
+    @property
+    def raster(self) -> bool:
+        """Whether it is a raster image whose size and end can be told, and that a page may show."""
+        return self.media_type in RASTERS
 
 
 @attrs.frozen
@@ -69,11 +78,12 @@ def inspect(data: Buffer) -> Media:
         data: The bytes of a whole file, in memory or mapped.
 
     Returns:
-        What the bytes tell; anything else than an image has the media type None. Never raises.
+        What the bytes tell; of all but raster images that is the type. Never raises.
     """
     found = next((each for each in _FORMATS if each.magic.match(data)), None)
     if found is None:
-        return Media()
+        head = bytes(data[:_HEAD])
+        return next((Media(kind) for kind, _, magic in _OTHERS if magic.match(head)), Media())
     try:
         size = found.read_size(data)
     except (struct.error, IndexError):
@@ -89,7 +99,7 @@ def inspect(data: Buffer) -> Media:
 
 def suffix(media_type: str | None) -> str:
     """Return the suffix of a file of this media type, ``.bin`` for one that we do not know."""
-    return _SUFFIXES.get(media_type, ".bin")
+    return SUFFIXES.get(media_type, ".bin")
 
 
 def _size_problem(width: int, height: int) -> str | None:
@@ -224,4 +234,32 @@ _FORMATS = tuple(
         ("image/avif", ".avif", rb".{4}ftyp(?:.{4}){0,16}?avi[fs]", _avif_size, _avif_is_complete),
     )
 )
-_SUFFIXES: dict[str | None, str] = {each.media_type: each.suffix for each in _FORMATS}
+_OTHERS = tuple(
+    (media_type, suffix, re.compile(magic, re.DOTALL))
+    for media_type, suffix, magic in (
+        (
+            "image/svg+xml",
+            ".svg",
+            (
+                rb"(?:\xef\xbb\xbf)?+(?:\s++|<\?.*?\?>|<!--.*?-->|<!DOCTYPE\s++svg[^>\[]*+"
+                rb"(?:\[[^\]]*+\]\s*+)?+>)*+<(?:\w++:)?+svg[\s/>]"
+            ),
+        ),
+        ("application/pdf", ".pdf", rb"%PDF-"),
+        ("application/postscript", ".ps", rb"%!PS|\xc5\xd0\xd3\xc6"),
+        ("image/heic", ".heic", rb".{4}ftyp(?:hei[cx]|hev[cx]|mif1|msf1)"),
+        ("image/tiff", ".tiff", rb"II\*\0|MM\0\*"),
+        ("image/bmp", ".bmp", rb"BM.{4}\0{4}"),
+        ("image/jxl", ".jxl", rb"\xff\x0a|\0{3}\x0cJXL \r\n\x87\n"),
+        ("video/mp4", ".mp4", rb".{4}ftyp"),
+        ("application/zip", ".zip", rb"PK\x03\x04"),
+    )
+)
+RASTERS = frozenset(each.media_type for each in _FORMATS)
+"""The types whose bytes can be checked; nothing else is put into a page."""
+SUFFIXES: dict[str | None, str] = {
+    **{each.media_type: each.suffix for each in _FORMATS},
+    **{media_type: suffix for media_type, suffix, _ in _OTHERS},
+    UNKNOWN: ".bin",
+}
+"""The suffix of each type."""

@@ -37,6 +37,7 @@ from imagen_async.wire.envelope import (
     read_error_body,
     request_id,
 )
+from imagen_async.wire.mask import NO_MASK, Mask
 from imagen_async.wire.text import printable
 from imagen_async.wire.verdict_table import Found, look_up
 
@@ -146,6 +147,7 @@ _FAILURES: Mapping[FailureKind, str] = {
     FailureKind.BAD_ENCODING: "The answer could not be decompressed",
 }
 _STATUS = re.compile("[45][0-9]{2}")
+_OPEN = Found(Verdict.UNKNOWN, authentication=False, refusal=False)
 _NAMES_KEY = re.compile("idempoten", re.IGNORECASE)
 
 
@@ -173,6 +175,7 @@ def judge_status(
     *,
     key_used_before: bool = False,
     server_errors_charged: bool = True,
+    mask: Mask = NO_MASK,
 ) -> Judgement:
     """Judge an answer that is not 2xx.
 
@@ -183,12 +186,13 @@ def judge_status(
         key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
         server_errors_charged: Whether 500, 503 and 529 that the table does not know may have
             been charged.
+        mask: Put over the words that are told; the verdict goes by those that came.
     """
     envelope = read_error_body(body)
     found = look_up(status, envelope, server_errors_charged=server_errors_charged)
     if key_used_before and _refuses_key(status, envelope):
-        found = Found(Verdict.UNKNOWN, authentication=False, refusal=False)
-    return _answered(found, status, headers, envelope)
+        found = _OPEN
+    return _answered(found, status, headers, read_error_body(body, mask))
 
 
 def judge_error_document(
@@ -197,14 +201,17 @@ def judge_error_document(
     status: int,
     *,
     server_errors_charged: bool = True,
+    mask: Mask = NO_MASK,
 ) -> Judgement | None:
     """Judge a 2xx answer whose JSON may be an error, or a task, in place of images.
 
     Args:
-        document: The parsed JSON; anything truthy at an item's image keys is an image.
+        document: The parsed JSON; anything truthy at an item's image keys is an image. The texts
+            of an error are masked in it.
         headers: The answer's headers, a case-insensitive mapping.
         status: Its HTTP status.
         server_errors_charged: As in ``judge_status``, of an error that says 500, 503 or 529.
+        mask: Put over the words that are told; the verdict goes by those that came.
 
     Returns:
         What it means; None if it holds an image, or neither an error nor a task.
@@ -218,7 +225,8 @@ def judge_error_document(
         code = envelope.code or ""
         meant = int(code) if _STATUS.fullmatch(code) else status
         found = look_up(meant, envelope, server_errors_charged=server_errors_charged)
-        return _answered(found, status, headers, envelope)
+        told = read_envelope(mask.document(document)) or Envelope()
+        return _answered(found, status, headers, told)
     if is_task(document) or status == 202:
         return _spoiled("The gateway answered with a task, not with an image", headers, status)
     return None
@@ -243,6 +251,17 @@ def judge_spoiled(reason: str, text: bytes, headers: Mapping[str, str], status: 
         status=status,
         request_id=request_id(headers, None),
     )
+
+
+def judge_empty(headers: Mapping[str, str], status: int) -> Judgement:
+    """Judge a 2xx answer without a body: it tells neither of an image nor that there is none.
+
+    Args:
+        headers: Its headers, a case-insensitive mapping.
+        status: Its HTTP status.
+    """
+    judgement = _answered(_OPEN, status, headers, Envelope())
+    return attrs.evolve(judgement, message=f"The gateway answered {status} with an empty body.")
 
 
 class ErrorFields(TypedDict, total=False):

@@ -199,6 +199,12 @@ CHARGED: dict[str, Fault] = {
     "NUL in a header": raw(b"HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n"),
     "bad chunk size": raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"),
     "empty body": body(b""),
+    "blank body": body(b" \r\n"),
+    "empty body in chunks": raw(
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "empty body without length": raw(b"HTTP/1.1 200 OK\r\n\r\n"),
+    "204": status(204, charged=True),
     "null": body(b"null"),
     "a list": body(b"[]"),
     "broken JSON": body(lambda good: good[:-3] + b"}}}"),

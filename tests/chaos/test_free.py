@@ -203,7 +203,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> list[str]:
 async def test_a_name_that_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that has no name is tried four times, and nothing is charged."""
     asked = resolver(monkeypatch, socket.gaierror(socket.EAI_NONAME, "no such host"))
-    async with leakless(), client("http://gateway.test/v1") as imagen:
+    async with leakless(), client("http://gateway.test/v1", api_key="") as imagen:
         with pytest.raises(NotSentError, match="name was not found") as caught:
             await imagen.generate("p")
     assert asked == ["gateway.test"] * caught.value.attempts == ["gateway.test"] * 4
@@ -213,7 +213,10 @@ async def test_a_name_that_is_found_later(monkeypatch: pytest.MonkeyPatch) -> No
     """A name server that stumbles twice costs two attempts and no image."""
     stumble = socket.gaierror(socket.EAI_AGAIN, "try again")
     resolver(monkeypatch, stumble, stumble, True)
-    async with serving() as server, client(f"http://gateway.test:{server.port}/v1") as imagen:
+    async with (
+        serving() as server,
+        client(f"http://gateway.test:{server.port}/v1", api_key="") as imagen,
+    ):
         generation = await imagen.generate("p")
         assert generation.attempts == 3
         assert server.ledger.charges["p"] == 1
@@ -223,7 +226,7 @@ async def test_a_name_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None
     """A lookup counts against the connect timeout."""
     resolver(monkeypatch, None)
     times = Timeouts(total=5, connect=0.03)
-    async with leakless(), client("http://gateway.test/v1", timeouts=times) as imagen:
+    async with leakless(), client("http://gateway.test/v1", api_key="", timeouts=times) as imagen:
         with pytest.raises(NotSentError, match=r"no connection within 0\.03 s"):
             await imagen.generate("p")
 

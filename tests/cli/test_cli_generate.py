@@ -152,6 +152,15 @@ def test_ctrl_c_while_prompts_are_typed_is_130(cli, gateway, monkeypatch):
     assert (ended.code, ended.out, gateway.requests) == (130, "", [])
 
 
+def test_a_key_over_plain_http_is_a_note(cli):
+    """The warning of the client is one line of ours, without a place in the code or the key."""
+    ended = cli("generate", "a fox", "--base-url", "http://gateway.invalid/v1", "--timeout", "0.1")
+    assert ended.code == 6
+    (line,) = [line for line in ended.err.splitlines() if "plain http" in line]
+    assert line.startswith("Note: The API key goes to gateway.invalid over plain http")
+    assert KEY not in ended.err
+
+
 def test_emulator_needs_no_key_and_says_what_it_is(cli, monkeypatch):
     """--emulator runs with no configuration and says plainly that nothing is bought."""
     monkeypatch.setenv("IMAGEN_API_KEY", "bad\nkey")

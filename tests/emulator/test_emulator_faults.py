@@ -91,7 +91,7 @@ BROKEN = {
 
 STALLED = ("stall", "stall_body:20")
 
-BY_FILE = ("not_an_image", "wrong_size")
+BY_FILE = ("not_an_image", "wrong_size", "svg", "pdf", "junk")
 
 
 def test_every_fault_is_tested():
@@ -155,6 +155,26 @@ async def test_not_an_image_is_text_in_either_form(raw, form):
     reply = await raw.post(fault="not_an_image", response_format=form)
     data = image_of(reply) if form == "b64_json" else (await raw.get(item_of(reply)["url"])).body
     assert data == b"This is not an image.\n"
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json"])
+@pytest.mark.parametrize(
+    ("fault", "kind", "start"),
+    [
+        ("svg", "image/svg+xml", b"<?xml"),
+        ("pdf", "application/pdf", b"%PDF-"),
+        ("junk", "application/octet-stream", b"\0\1"),
+    ],
+)
+async def test_what_is_no_picture_comes_in_either_form(raw, form, fault, kind, start):
+    """Vector drawings and other bytes come as images do, behind a link with their own label."""
+    reply = await raw.post(fault=fault, response_format=form)
+    if form == "b64_json":
+        assert image_of(reply).startswith(start)
+    else:
+        file = await raw.get(item_of(reply)["url"])
+        assert file.body.startswith(start)
+        assert file.headers["Content-Type"] == kind
 
 
 @pytest.mark.parametrize("size", ["1024x1024", "640x640"])
@@ -262,7 +282,7 @@ async def test_answer_and_file_faults_are_planned_apart(raw):
 
 async def test_settings_faults_stand_until_the_plan_is_cleared(run):
     """A rule without times strikes every request that it matches, again after a reset."""
-    async with run(faults=[FaultRule(fault="500", pattern="^A c")]) as (emulator, raw):
+    async with run(faults=[FaultRule(fault="500", pattern="A c*")]) as (emulator, raw):
         assert [(await raw.post(p)).status for p in ("A cat", "A dog", "A cow")] == [500, 200, 500]
         emulator.gateway.plan.clear()
         assert (await raw.post("A cat")).status == 200
@@ -301,7 +321,9 @@ def test_fault_text_that_makes_no_sense_is_refused(text):
     [
         {"fault": "500", "probability": 2},
         {"fault": "500", "times": 0},
-        {"fault": "500", "pattern": "("},
+        {"fault": "500", "pattern": 7},
+        {"fault": "500", "pattern": "*" * 101},
+        {"fault": "500", "number": "7"},
         {"faults": "500"},
         7,
     ],
@@ -310,6 +332,37 @@ def test_rule_out_of_range_is_refused(rule):
     """A rule is checked when it is added."""
     with pytest.raises(ValueError):
         FaultPlan([rule])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "prompt", "strikes"),
+    [
+        ("A c*", "A cat", True),
+        ("A c*", "a cat", False),
+        ("A c*", "No. A cat", False),
+        ("*cat", "A cat\nand a cat", True),
+        ("A ?at", "A hat", True),
+        ("A [ch]at", "A bat", False),
+        ("(a+)+$", "(a+)+$", True),
+        ("", "", True),
+    ],
+)
+def test_pattern_is_the_shape_of_the_whole_prompt(pattern, prompt, strikes):
+    """Stars, question marks and sets are what a shell makes of them; nothing else is special."""
+    assert FaultRule(fault="500", pattern=pattern).matches(1, prompt, "") is strikes
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("pattern", ["(a+)+$", "*a" * 49 + "b", "*" + "?" * 98 + "b"])
+def test_no_pattern_holds_up_the_emulator(pattern):
+    """What made a regular expression of 27 letters run for 13 seconds is done with at once."""
+    assert not FaultRule(fault="500", pattern=pattern).matches(1, "a" * 100_000 + "!", "")
+
+
+@given(st.text(max_size=100) | st.text("[]!-a^&|~*?\\", max_size=100), st.text(max_size=20))
+def test_any_pattern_is_one(pattern, prompt):
+    """No text is a broken pattern: it fits a prompt or not."""
+    assert FaultRule(fault="500", pattern=pattern).matches(1, prompt, "") in (True, False)
 
 
 @given(st.sampled_from(sorted(FAULTS)))

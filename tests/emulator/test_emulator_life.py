@@ -57,13 +57,13 @@ async def test_charged_twice_is_an_assertion_with_a_table(raw):
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=20))
 def test_assertion_holds_exactly_when_nothing_was_charged_twice(charges):
-    """The check agrees with a plain count."""
+    """The check agrees with a plain count, and nothing at all shows nothing."""
     ledger = Ledger()
     for prompt, count in charges:
         ledger.account(prompt).charged += count
     sums = {prompt: ledger[prompt].charged for prompt in "abc"}
     assert ledger.total.charged == sum(sums.values())
-    if max(sums.values()) > 1:
+    if not charges or max(sums.values()) > 1:
         with pytest.raises(AssertionError):
             ledger.assert_charged_once()
     else:
@@ -80,6 +80,18 @@ def test_request_log_keeps_the_newest_and_numbers_go_on():
     assert log.begin().number == 1
 
 
+async def test_nothing_ordered_is_no_proof(raw):
+    """A test whose requests went elsewhere does not pass; one that was refused did arrive."""
+    for prompt in (None, "A cat"):
+        with pytest.raises(AssertionError, match="Nothing was ordered"):
+            raw.emulator.assert_charged_once(prompt)
+    await raw.post("A cat", fault="429")
+    raw.emulator.assert_charged_once()
+
+
+JSON = {"Content-Type": "application/json"}
+
+
 async def test_control_endpoints_show_and_change(raw):
     """Health, ledger, requests, plan and reset work over HTTP."""
     assert (await raw.get("/_emulator/health")).json["status"] == "ok"
@@ -94,9 +106,9 @@ async def test_control_endpoints_show_and_change(raw):
     assert [rule["fault"] for rule in added.json["rules"]] == ["504", "500"]
     assert (await raw.post()).status == 504
     assert len((await raw.get("/_emulator/plan")).json["rules"]) == 1
-    assert (await raw.send("DELETE", "/_emulator/plan")).json == {"rules": []}
+    assert (await raw.send("DELETE", "/_emulator/plan", headers=JSON)).json == {"rules": []}
     assert (await raw.post()).status == 200
-    assert (await raw.send("POST", "/_emulator/reset")).status == 200
+    assert (await raw.send("POST", "/_emulator/reset", headers=JSON)).status == 200
     assert (await raw.get("/_emulator/ledger")).json["prompts"] == {}
     assert raw.emulator.requests == []
 
@@ -110,6 +122,10 @@ async def test_control_endpoints_show_and_change(raw):
         ("POST", "plan", b'{"fault": 7}', 400),
         ("POST", "plan", b'["500", {"fault": "500", "prompt": 7}]', 400),
         ("POST", "plan", b'{"fault": "500", "times": "x"}', 400),
+        ("POST", "plan", b'{"fault": "500", "number": [[7]]}', 400),
+        ("POST", "plan", b'{"fault": "500", "pattern": "' + b"*" * 101 + b'"}', 400),
+        ("POST", "plan", b"[" * 100_000, 400),
+        ("POST", "plan", b'{"fault": "500", "key": ' + b"[" * 900 + b"]" * 900 + b"}", 400),
         ("POST", "health", b"", 405),
         ("GET", "reset", b"", 405),
         ("GET", "nothing", b"", 404),
@@ -117,10 +133,92 @@ async def test_control_endpoints_show_and_change(raw):
 )
 async def test_control_says_what_is_wrong(raw, method, path, data, status):
     """A wrong control request is told so, and changes nothing."""
-    reply = await raw.send(method, f"/_emulator/{path}", data=data)
+    reply = await raw.send(method, f"/_emulator/{path}", data=data, headers=JSON)
     assert reply.status == status
     assert reply.json["error"]
     assert raw.emulator.gateway.plan.rules == []
+
+
+@pytest.mark.parametrize("depth", [60, 70, 500, 900, 100_000])
+async def test_deep_json_is_refused_and_the_books_stay_readable(raw, depth):
+    """An order that nests too deep is a 400, and what was asked can still be shown."""
+    body = b'{"prompt": "A cat", "deep": ' + b"[" * depth + b"]" * depth + b"}"
+    url = f"{raw.emulator.base_url}/images/generations"
+    reply = await raw.send("POST", url, data=body, headers=JSON)
+    assert reply.status == (200 if depth < 64 else 400)
+    assert (await raw.get("/_emulator/requests")).status == 200
+    assert (await raw.get("/_emulator/ledger")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:PORT", None, 200),
+        ("127.0.0.1:PORT", "http://127.0.0.1:PORT", 200),
+        ("127.7.7.7", None, 200),
+        ("localhost:PORT", "http://localhost:PORT", 200),
+        ("LOCALHOST.:PORT", None, 200),
+        ("emulator.localhost:1", None, 200),
+        ("[::1]:PORT", None, 200),
+        ("evil.example:PORT", None, 403),
+        ("evil.example:PORT", "http://evil.example:PORT", 403),
+        ("127.0.0.1.evil.example", None, 403),
+        ("localhost.evil.example", None, 403),
+        ("evil.example@127.0.0.1", "http://evil.example", 403),
+        ("10.0.0.1", None, 403),
+        ("[::1", None, 403),
+        ("", None, 403),
+        ("127.0.0.1:PORT", "http://evil.example", 403),
+        ("127.0.0.1:PORT", "http://127.0.0.1:1", 403),
+        ("127.0.0.1:PORT", "https://127.0.0.1:PORT", 403),
+        ("127.0.0.1:PORT", "null", 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/_emulator/requests", "/_emulator/nothing", "/"])
+async def test_no_web_page_of_elsewhere_reads_the_pages(raw, host, origin, status, path):
+    """A name that only leads here, as in DNS rebinding, and a request across origins get a 403."""
+    port = raw.emulator.origin.rpartition(":")[2]
+    headers = {"Host": host.replace("PORT", port)}
+    if origin is not None:
+        headers["Origin"] = origin.replace("PORT", port)
+    reply = await raw.get(path, headers=headers)
+    assert reply.status == (404 if status == 200 and path.endswith("nothing") else status)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no 127.0.0.2 by default")
+async def test_the_bound_address_is_its_own_name(run):
+    """Bound to all addresses, or by a name, it is asked by the one that the socket has."""
+    async with run(host="0.0.0.0") as (emulator, raw):
+        url = emulator.origin.replace("0.0.0.0", "127.0.0.2") + "/_emulator/health"
+        assert (await raw.get(url)).status == 200
+        assert (await raw.get(url, headers={"Host": "0.0.0.0"})).status == 200
+        assert (await raw.get(url, headers={"Host": "192.0.2.1"})).status == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": "text/plain; application/json"},
+        {},
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "name"), [("POST", "plan"), ("POST", "reset"), ("DELETE", "plan")]
+)
+async def test_no_web_page_gives_orders(raw, headers, method, name):
+    """What a form or a script may send across origins unasked changes neither plan nor books."""
+    await raw.post("A cat")
+    raw.emulator.fail("500")
+    data = b'{"fault": "504"}'
+    options = {"headers": headers, "skip_auto_headers": ["Content-Type"]}
+    assert (await raw.send(method, f"/_emulator/{name}", data=data, **options)).status == 415
+    assert [rule.fault for rule in raw.emulator.gateway.plan.rules] == ["500"]
+    assert len(raw.emulator.ledger) == 1
+    json = {"Content-Type": "application/json; charset=utf-8"}
+    assert (await raw.send(method, f"/_emulator/{name}", data=data, headers=json)).status == 200
 
 
 async def test_stops_at_once_with_requests_in_flight(run):

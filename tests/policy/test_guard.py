@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagen_async.policy.guard import URL_LIMIT, address_problem, url_problem
+from imagen_async.policy.guard import (
+    URL_LIMIT,
+    address_problem,
+    host_problem,
+    is_loopback,
+    url_problem,
+)
 
 PRIVATE = [
     "0.0.0.0",
@@ -116,9 +122,60 @@ def test_an_ipv4_address_and_its_mapped_form_are_judged_alike(
     assert address_problem(str(address)) == address_problem(f"::ffff:{address}")
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(address for address in PRIVATE + UNREADABLE),
+        *("127.0.0.1.", "0", "0x7f.1", "017700000001", "1.2.3.256", "010.8.8.8", "0x8.8.8.8"),
+        *("a.0x", "example.08", "4294967295", "8.8.8.8%20", "%31.example", "8.8.8.8\x00"),
+        *("LocalHost", "a.localhost.", "localhost.localdomain", "ip6-localhost", "."),
+    ],
+)
+def test_a_host_that_may_be_read_as_a_private_address_is_refused(host: str) -> None:
+    """Every spelling that some resolver takes for an address is refused, unless it is public."""
+    assert host_problem(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *PUBLIC,
+        *("8.8.8.8.", "a.example", "A.Example.", "xn--bcher-kva.example", "a_b-c.s3.example"),
+        *("10.0.0.1.nip.io", "localhost.example", "0x7f.example", "127.0.0.1x", "intranet"),
+    ],
+)
+def test_a_name_is_left_to_its_resolver(host: str) -> None:
+    """A host whose last label is no number is a name, and a public address is fine."""
+    assert host_problem(host) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        *(("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", True)),
+        *(("LOCALHOST.", True), ("a.localhost", True), ("localhost.example", False)),
+        *(("10.0.0.1", False), ("127.0.0.1.example", False), ("8.8.8.8", False), ("", False)),
+    ],
+)
+def test_this_machine_is_known_by_its_usual_names(host: str, here: bool) -> None:
+    """Loopback names and addresses are this machine, and so is the address of none."""
+    assert is_loopback(host) is here
+
+
+@given(st.ip_addresses())
+def test_a_host_that_is_an_address_is_judged_as_one(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    """A plain address means the same in a link as at a socket; a number never passes."""
+    assert host_problem(str(address)) == address_problem(str(address))
+    assert host_problem(str(int(address)))
+    assert host_problem(hex(int(address)))
+
+
 @given(st.text())
 def test_no_text_raises(text: str) -> None:
     """Whatever the text, there is a verdict."""
+    assert host_problem(text) is None or host_problem(text)
     assert address_problem(text) is None or address_problem(text)
     assert url_problem(text, api_scheme="http") is None or url_problem(text, api_scheme="http")
 

@@ -379,6 +379,32 @@ async def test_no_image_is_a_request_of_its_own() -> None:
         assert header(server, "authorization") is None
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda imagen: imagen.__aenter__(),
+        lambda imagen: imagen.generate("p"),
+        lambda imagen: imagen.generate_to("out", "p"),
+        lambda imagen: imagen.generate_many(["p"]).__aenter__(),
+        lambda imagen: imagen.batch(["p"], out="out").__aenter__(),
+        lambda imagen: imagen.batch(["p"], out="out").plan(),
+        lambda imagen: imagen.read(Image(data=PNG)),
+        lambda imagen: imagen.read(Image(url="https://x.test/x")),
+        lambda imagen: imagen.save(Image(data=PNG), "x"),
+        lambda imagen: imagen.aclose(),
+    ],
+)
+def test_another_kind_of_loop(way: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no task of asyncio's runs, as under trio, every way in says so and does nothing."""
+    monkeypatch.chdir(tmp_path)
+    coroutine = way(AsyncImagen(base_url="https://x.test/v1"))
+    with pytest.raises(
+        ConfigurationError, match=r"runs on asyncio, not on trio.*backend='asyncio'"
+    ):
+        coroutine.send(None)
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_block_closes_its_client() -> None:
     """Leaving ``async with`` closes the client, whatever ended the block."""
     async with chaos({}, fine) as (server, _):

@@ -524,7 +524,7 @@ async def test_a_timeout_must_be_a_number_above_zero() -> None:
 
 async def test_a_client_is_made_outside_of_a_loop() -> None:
     """A client that never ran closes without a loop's help."""
-    imagen = await asyncio.to_thread(client, "http://gateway.test/v1")
+    imagen = await asyncio.to_thread(client, "https://gateway.test/v1")
     await imagen.aclose()
     with pytest.raises(ConfigurationError, match="closed"):
         await imagen.generate("p")

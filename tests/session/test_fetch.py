@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveError
+from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveError, Verdict
 from imagen_async.policy.config import Limits, Timeouts
 from imagen_async.policy.deadline import Deadline
 from imagen_async.session import fetch as module
@@ -106,10 +106,10 @@ class Bench:
             max_image_bytes=options.pop("largest", 100_000),
             concurrency=options.pop("concurrency", 8),
         )
+        network = options.pop("network", Network())
         options = {"sleep": self._sleep, "draw": lambda: 0.5} | options
-        self.fetcher = Fetcher(f"{base}/v1", times, limits, **options)
-        guard = self.fetcher.guard if guarded else None
-        self.transport = Transport(URL(base).origin(), Network(), guard)
+        self.fetcher = Fetcher(f"{base}/v1", times, limits, allow_private=not guarded, **options)
+        self.transport = Transport(URL(base).origin(), network, self.fetcher.guard)
 
     async def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -398,9 +398,10 @@ async def test_a_refusal_whose_text_is_cut_keeps_its_status() -> None:
     [
         (reply(200, b"<!doctype html><p>expired"), "an HTML page"),
         (reply(200, b'{"error": {}}'), "a JSON document"),
-        (reply(200, b"<svg></svg>"), "an SVG drawing"),
+        (reply(200, b"Not found"), "a text came"),
+        (reply(200, b"<?xml version='1.0'?><Error/>"), "an XML document"),
+        (reply(200, PNG[:-1]), "cut short"),
         (reply(200, b""), "empty"),
-        (reply(200, png(2**31 - 1, 2)), "2147483647"),
         (reply(200, gzip.compress(PNG), "Content-Encoding: gzip"), "encoded as gzip"),
         (reply(200, b"x", "Content-Encoding: \x7fbr"), r"encoded as \\x7fbr|framing is malformed"),
         (reply(200, b"x" * 20, length=100_001), "larger than 100000 bytes"),
@@ -415,6 +416,26 @@ async def test_what_is_not_an_image_is_named_and_not_written(
         with pytest.raises(DownloadError, match=problem):
             await made.get(f"{server.url}/x", shelf(tmp_path))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix", "note"),
+    [
+        (b"<svg xmlns='x'></svg>", ".svg", "not a raster image that can be checked: kept as .svg"),
+        (b"%PDF-1.4 ...", ".pdf", "not a raster image that can be checked: kept as .pdf"),
+        (b"\0\1\2\3", ".bin", "not a raster image that can be checked: kept as .bin"),
+        (png(2**31 - 1, 2), ".bin", "it claims 2147483647 x 2 pixels: kept as .bin"),
+    ],
+)
+async def test_what_is_no_raster_image_is_kept_as_it_came(
+    data: bytes, suffix: str, note: str, tmp_path: Path
+) -> None:
+    """A drawing behind a link is paid for like any image."""
+    async with pair({"/x": [reply(200, data)]}) as (server, made):
+        kept = await made.get(f"{server.url}/x", shelf(tmp_path))
+    assert kept.image.path is not None
+    assert (kept.image.path.suffix, kept.image.path.read_bytes()) == (suffix, data)
+    assert (kept.image.width, kept.note) == (None, note)
 
 
 async def test_a_body_without_end_is_left_unread() -> None:
@@ -572,6 +593,54 @@ async def _sixes(canary: Server, port: int) -> AsyncIterator[None]:
         await listener.wait_closed()
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("way", ["link", "redirect"])
+@pytest.mark.parametrize("told", ["proxy", "trust_env"])
+async def test_no_proxy_is_asked_for_a_private_address(
+    told: str, way: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy no socket shows where a link leads: what it spells is refused unasked."""
+    spellings = [*SPELLINGS, *("10.0.0.1", "0xa000001", "169.254.169.254", "metadata.localhost")]
+    async with served() as proxy:
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        network = Network(proxy.url) if told == "proxy" else Network(trust_env=True)
+        async with bench("http://api.example", network=network) as made:
+            for spelling in spellings:
+                host, _, rest = spelling.partition("#")
+                link = f"{scheme}://{host}:8443/x" + (f"#{rest}" if rest else "")
+                proxy.routes["http://files.example/x"] = [
+                    moved(302, link.encode().decode("latin-1"))
+                ]
+                with pytest.raises(DownloadError) as caught:
+                    await made.get(link if way == "link" else "http://files.example/x")
+                assert (caught.value.verdict, caught.value.charge) == (Verdict.DONE, Charge.YES)
+            asked = [target for target in proxy.targets if "files.example" not in target]
+            assert asked == []
+            assert len(proxy.targets) == (len(spellings) if way == "redirect" else 0)
+
+
+async def test_a_proxy_is_asked_for_names_and_for_what_is_permitted() -> None:
+    """Names, public addresses, the gateway itself, and with leave all others, go to the proxy."""
+    links = [
+        *("http://files.example/x", "http://10.0.0.1.nip.io/x", "http://localhost.example/x"),
+        *("http://8.8.8.8/x", "http://[2606:4700::1]/x", "http://my_files.example./x"),
+        *("http://api.10/x", "/x", "http://127.0.0.1/x"),
+    ]
+    async with served() as proxy:
+        proxy.routes = {link: [reply()] for link in links} | {"http://10.1.1.1/x": [reply()]}
+        network = Network(proxy.url)
+        async with bench("http://10.1.1.1", network=network) as made:
+            for link in links[:6]:
+                await made.get(link)
+            await made.get("/x")
+        async with bench("http://10.1.1.1", False, network=network) as made:
+            for link in links[6:]:
+                await made.get(link)
+    own = "http://10.1.1.1/x"
+    assert proxy.targets == [*links[:6], own, links[6], own, links[8]]
+
+
 async def test_the_canary_would_have_sung() -> None:
     """Without the guard the same link does arrive, so the silence above means something."""
     async with served({"/x": [reply()]}) as canary, pair({}, guarded=False) as (_, made):
@@ -583,8 +652,10 @@ async def test_a_refused_address_is_named_and_not_tried_again() -> None:
     """The error says where the link led and why that is refused; waiting would not help."""
     async with served() as canary, bench("https://api.example") as made:
         url = canary.url.replace("http:", "https:")
-        with pytest.raises(DownloadError, match=r"leads to 127\.0\.0\.1, which is not public"):
+        with pytest.raises(DownloadError, match=r"leads to 127\.0\.0\.1, which is not") as caught:
             await made.get(f"{url}/x?sig=secret")
+        assert "allow_private=True or --allow-private permits it" in str(caught.value)
+        assert caught.value.verdict is Verdict.DONE
         with pytest.raises(DownloadError, match="is not https"):
             await made.get(f"{canary.url}/x")
         assert canary.connections == 0
@@ -616,7 +687,7 @@ async def test_a_name_that_changes_its_address_reaches_only_public_ones(
         public.routes["/y"] = [moved(302, f"http://rebound.example:{port}/x")]
         for host in ("public", "mixed"):
             assert await made.get(f"http://{host}.example:{port}/x")
-        with pytest.raises(DownloadError, match="which is not public"):
+        with pytest.raises(DownloadError, match=r"not public \(allow_private=True"):
             await made.get(f"http://public.example:{port}/y")
         assert canary.connections == 0
         assert len(public.heads) == 3
@@ -673,6 +744,7 @@ async def test_a_disk_that_refuses_is_a_save_error(
         monkeypatch.undo()
     assert str(tmp_path) in str(caught.value)
     assert caught.value.charge is Charge.YES
+    assert caught.value.verdict is Verdict.DONE
     assert [image.url for image in caught.value.images] == [f"{server.url}/x"]
     assert len(server.heads) == 1
     assert names(tmp_path) == []
@@ -706,7 +778,7 @@ def test_a_fetcher_outlives_its_loop() -> None:
     made: list[Fetcher] = []
 
     async def use() -> None:
-        async with pair({"/x": [reply()]}, concurrency=1) as (server, bench):
+        async with pair({"/x": [reply()]}, guarded=False, concurrency=1) as (server, bench):
             made.append(bench.fetcher)
             transport = bench.transport
             url = f"{server.url}/x"

@@ -20,6 +20,7 @@ from imagen_async.errors import Charge, SaveError
 from imagen_async.session import disk
 from imagen_async.session.files import FolderShelf, Kept, Lost, MemoryShelf, write_file
 from imagen_async.wire.decoder import Sink
+from imagen_async.wire.media import UNKNOWN
 
 DIGEST = "0123456789ab"
 
@@ -244,35 +245,67 @@ async def test_a_disk_without_links_that_fails_leaves_no_empty_file(
         (b"", "it is empty", False),
         (b"<!DOCTYPE html><html>", "an HTML page came", False),
         (b"\n <html>", "an HTML page came", False),
-        (b"<html>" + bytes(100_000), "an HTML page came", False),
         (BIG[:-1], "image/png is cut short", True),
         (b'{"error": 1}', "a JSON document came", False),
-        (b"<svg xmlns='x'/>", "an SVG drawing came", False),
-        (b"<?xml version='1.0'?><svg/>", "an SVG drawing came", False),
         (b"<?xml version='1.0'?><Error/>", "an XML document came", False),
-        (b"\0\1\2\3" * 10, "something else came", False),
+        (b"no such file", "a text came", False),
         (PNG[:-1], "image/png is cut short", True),
         (JPEG[:-1], "image/jpeg is cut short", True),
-        (png(2**31 - 1, 1), "2147483647", False),
     ],
     ids=lambda value: repr(value[:12]) if isinstance(value, bytes) else None,
 )
 @pytest.mark.parametrize("where", ["memory", "folder"])
-async def test_what_is_not_a_whole_image_is_told_and_leaves_nothing(
+async def test_a_links_errors_are_told_and_leave_nothing(
     data: bytes, problem: str, cut: bool, where: str, tmp_path: Path
 ) -> None:
-    """Other bytes than a whole image's are named for what they are, and no file is left."""
+    """What a link brings in the stead of an image is named for what it is; no file is left."""
     target = MemoryShelf() if where == "memory" else shelf(tmp_path)
-    (result,) = await kept(target, data)
+    (result,) = await target.keep([fed(target, data)], [None], linked=True)
     assert isinstance(result, Lost)
     assert problem in result.problem
     assert (result.disk, result.cut) == (False, cut)
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("data", "ending", "kind"),
+    [
+        (b"<svg xmlns='x'/>", ".svg", "image/svg+xml"),
+        (b"<svg>" + bytes(100_000), ".svg", "image/svg+xml"),
+        (b"%PDF-1.4", ".pdf", "application/pdf"),
+        (b"<html>", ".bin", UNKNOWN),
+        (b'{"error": 1}', ".bin", UNKNOWN),
+        (b"\0\1\2\3" * 10, ".bin", UNKNOWN),
+        (png(2**31 - 1, 1), ".bin", UNKNOWN),
+        (PNG[:-1], ".cut.png", "image/png"),
+        (BIG[:-1], ".cut.png", "image/png"),
+        (JPEG[:-1], ".cut.jpg", "image/jpeg"),
+    ],
+    ids=lambda value: repr(value[:12]) if isinstance(value, bytes) else None,
+)
+@pytest.mark.parametrize("where", ["memory", "folder"])
+async def test_whatever_is_paid_for_is_kept_as_it_came(
+    data: bytes, ending: str, kind: str, where: str, tmp_path: Path
+) -> None:
+    """Bytes that are no whole raster image are kept too, and what is odd about them is noted."""
+    target = MemoryShelf() if where == "memory" else shelf(tmp_path)
+    (result,) = await kept(target, data)
+    assert isinstance(result, Kept)
+    assert (result.image.media_type, result.cut) == (kind, ending.startswith(".cut"))
+    assert result.note is not None
+    assert "kept as" in result.note
+    if where == "memory":
+        assert result.image.data == data
+    else:
+        assert names(tmp_path) == [f"forest-{DIGEST}{ending}"]
+        assert (tmp_path / names(tmp_path)[0]).read_bytes() == data
+
+
 async def test_a_bad_image_does_not_take_the_others_with_it(tmp_path: Path) -> None:
     """Each image of a call is kept or lost for itself."""
-    results = await kept(shelf(tmp_path), PNG, b"<html>", PNG)
+    target = shelf(tmp_path)
+    sinks = [fed(target, data) for data in (PNG, b"<html>", PNG)]
+    results = await target.keep(sinks, [1, 2, 3], linked=True)
     assert [type(result) for result in results] == [Kept, Lost, Kept]
     assert names(tmp_path) == [f"forest-{DIGEST}-1.png", f"forest-{DIGEST}-3.png"]
 
@@ -322,7 +355,6 @@ async def test_a_discarded_sink_leaves_no_file(tmp_path: Path) -> None:
         ("write", errno.ENOSPC),
         ("write", errno.EIO),
         ("write", errno.EDQUOT),
-        ("open", errno.EMFILE),
         ("open", errno.EACCES),
         ("open", errno.EROFS),
         ("fsync", errno.EIO),
@@ -344,6 +376,8 @@ async def test_a_disk_that_refuses_is_named_and_nothing_torn_is_left(
     assert lost[0].disk
     assert str(tmp_path) in lost[0].problem
     assert errno.errorcode[number] in lost[0].problem
+    assert lost[0].image is not None
+    assert (lost[0].image.data, lost[0].image.media_type) == (image, "image/png")
     (left,) = names(tmp_path)
     assert (tmp_path / left).read_bytes() == image
 
@@ -386,9 +420,13 @@ async def test_a_close_that_fails_counts_as_a_failed_write(
         patched.setattr(os, "close", closing)
         (refused,) = await target.keep([small], [None])
     assert isinstance(refused, Lost)
+    assert refused.image is not None
+    assert refused.image.data == PNG
     (result,) = await target.keep([sink], [None])
     assert isinstance(result, Lost)
     assert "EDQUOT" in result.problem
+    assert result.image is not None
+    assert result.image.data == BIG
     assert names(tmp_path) == []
 
 
@@ -397,9 +435,13 @@ async def test_a_folder_that_cannot_be_synced_is_a_disk_that_failed(
 ) -> None:
     """A name that a power cut may take is not reported as kept; the file itself stays."""
     monkeypatch.setattr(disk, "_sync_names", failing(errno.EIO))
-    results = await kept(shelf(tmp_path), PNG, b"<html>")
+    results = await kept(shelf(tmp_path), PNG, b"")
     assert [isinstance(result, Lost) and result.disk for result in results] == [True, False]
     assert names(tmp_path) == [f"forest-{DIGEST}-1.png"]
+    assert [result.image and result.image.path for result in results] == [
+        tmp_path / f"forest-{DIGEST}-1.png",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(("number", "raises"), [(errno.EINVAL, False), (errno.EIO, True)])
@@ -565,7 +607,8 @@ async def test_many_keepers_at_once_do_not_meet(tmp_path: Path) -> None:
         (".hidden", PNG, ".hidden.png"),
         ("new/deep/forest", PNG, "new/deep/forest.png"),
         ("forest.bin", b"no image", "forest.bin"),
-        ("forest", b"no image", "forest"),
+        ("forest", b"no image", "forest.bin"),
+        ("forest", b"<svg/>", "forest.svg"),
     ],
 )
 async def test_a_saved_file_has_the_suffix_of_its_bytes(

@@ -126,8 +126,9 @@ async def test_the_charge_of_an_earlier_run_stays() -> None:
 async def test_a_journal_that_fails(step: str) -> None:
     """A step that cannot be recorded ends the call; nothing is sent without its record."""
     async with scripted(answering(failed())) as (gateway, imagen):
-        with pytest.raises(OSError, match="disk is full"):
+        with pytest.raises(ImagenError, match=r"machine failed .*OSError") as caught:
             await run(imagen, Book(breaks_at=step))
+        assert "disk is full" in str(caught.value.__cause__)
         assert len(gateway.posts) == {"sending": 0, "returned": 1, "settled": 2}[step]
         assert imagen.stats().in_flight == 0
         await imagen.generate("after")
@@ -250,11 +251,26 @@ async def test_part_of_the_images_is_an_answer() -> None:
 
 
 async def test_bytes_that_are_no_image() -> None:
-    """An answer whose bytes are a web page is spoiled, with what came told."""
+    """What came as base64 is paid for and kept as it came, even a web page."""
     page = base64.b64encode(b"<html>").decode()
     async with chaos({}, document(data=[{"b64_json": page}])) as (_, imagen):
-        with pytest.raises(SpoiledAnswerError, match="HTML page"):
+        generation = await imagen.generate("p")
+    assert generation.images[0].data == b"<html>"
+    assert generation.problems == ("image 1: not a raster image that can be checked: kept as .bin",)
+
+
+async def test_an_image_that_is_cut_is_spoiled_and_handed_over() -> None:
+    """Half an image is no image, and still it was paid for: its bytes are on the error."""
+    cut = base64.b64encode(PNG[:-1]).decode()
+    async with chaos({}, document(data=[{"b64_json": cut}])) as (_, imagen):
+        with pytest.raises(SpoiledAnswerError, match="cut short") as caught:
             await imagen.generate("p")
+    assert [image.data for image in caught.value.images] == [PNG[:-1]]
+    whole = base64.b64encode(PNG).decode()
+    async with chaos({}, document(data=[{"b64_json": cut}, {"b64_json": whole}])) as (_, imagen):
+        generation = await imagen.generate("p")
+    assert [image.data for image in generation.images] == [PNG[:-1], PNG]
+    assert generation.problems == ("image 1: the image/png is cut short: kept as it came",)
 
 
 @virtually

@@ -250,7 +250,7 @@ async def test_a_proxy_that_wants_a_password() -> None:
 
     listener = await asyncio.start_server(proxy, "127.0.0.1", 0)
     url = f"http://user:secret@127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    async with leakless(), client("http://gateway.test/v1", proxy=url) as imagen:
+    async with leakless(), client("http://gateway.test/v1", api_key="", proxy=url) as imagen:
         with pytest.raises(RejectedError) as caught:
             await imagen.generate("p")
         assert "secret" not in str(caught.value)

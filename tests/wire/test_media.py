@@ -109,17 +109,50 @@ def test_absurd_sizes_are_named(width: int, height: int, problem: str | None) ->
     [
         b"",
         b"<html>",
-        b"<svg/>",
+        b"<svgs/>",
+        b"<!doctype html><svg>",
+        b"<!-- <svg> --><html>",
         b'{"a":1}',
         b"RIFF\0\0\0\0WAVE",
         b"BM",
-        b"\0\0\0\x18ftypheic",
         b"GIF88a",
     ],
 )
 def test_anything_else_is_no_image(data: bytes) -> None:
     """Bytes of another kind have no type, no size, and are never complete."""
     assert inspect(data) == Media()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"<svg/>", ".svg"),
+        (b"\xef\xbb\xbf \n<svg:svg>", ".svg"),
+        (b"<?xml version='1.0'?><!-- <a> --><!DOCTYPE svg [<!ENTITY a 'b'>]>\n<svg x='y'>", ".svg"),
+        (b"%PDF-1.7", ".pdf"),
+        (b"%!PS-Adobe", ".ps"),
+        (b"\0\0\0\x18ftypheic", ".heic"),
+        (b"\0\0\0\x18ftypisom", ".mp4"),
+        (b"II*\0", ".tiff"),
+        (b"BM1234\0\0\0\0", ".bmp"),
+        (b"\xff\x0a", ".jxl"),
+        (b"PK\3\4", ".zip"),
+    ],
+)
+def test_other_kinds_have_their_type_and_nothing_more(data: bytes, expected: str) -> None:
+    """What is no raster image is named by its first bytes, and never said to be whole."""
+    found = inspect(data)
+    assert suffix(found.media_type) == expected
+    assert found == Media(found.media_type)
+    assert not found.raster
+
+
+@pytest.mark.parametrize(
+    "piece", [b"<!--", b"<!-- --> ", b" ", b"<?x?>", b"<!DOCTYPE svg [", b"a:"]
+)
+def test_a_hostile_head_ends(piece: bytes) -> None:
+    """No run of what may stand before an SVG is looked at in more than one way."""
+    assert inspect(piece * 100_000) == Media()
 
 
 HEADS = [

@@ -19,6 +19,7 @@ from imagen_async.wire.verdict import (
     FailureKind,
     Judgement,
     error_for,
+    judge_empty,
     judge_error_document,
     judge_failure,
     judge_spoiled,
@@ -352,6 +353,17 @@ def test_a_spoiled_answer_is_paid() -> None:
     assert (judged.verdict, judged.charge, judged.again) == (SPOILED, Charge.YES, False)
     assert judged.message == "The gateway's answer cannot be used: bad base64 at https://a/b."
     assert judged.request_id == "r"
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_an_answer_without_a_body_claims_nothing(status: int) -> None:
+    """A success that says nothing may have been charged, no more, and its id is kept."""
+    judged = judge_empty(CIMultiDict({"x-request-id": "r"}), status)
+    assert (judged.verdict, judged.charge, judged.again) == (UNKNOWN, Charge.MAYBE, True)
+    assert (judged.status, judged.request_id) == (status, "r")
+    assert judged.message == f"The gateway answered {status} with an empty body."
+    assert "It may have been charged" in str(error_for(judged))
+    assert not judge_empty(CIMultiDict({"x-should-retry": "false"}), status).again
 
 
 def test_a_web_page_is_not_paid() -> None:

@@ -12,6 +12,7 @@ function makePicture(row) {
   const item = byId("tile").content.cloneNode(true).firstElementChild;
   const [image, caption] = item.querySelectorAll("img, .caption");
   const lost = () => item.classList.add("lost");
+  item.firstElementChild.dataset.note = row.src ? "The file is missing" : unseen(row);
   image.onload = () => item.classList.add("loaded");
   image.onerror = lost;
   if (row.src) image.src = row.src;

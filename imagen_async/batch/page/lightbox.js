@@ -50,7 +50,7 @@ function openLightbox(rows, total, want, onClose) {
     byId("trouble").hidden = true;
     byId("full").hidden = false;
     picture.removeAttribute("src");
-    if (!row.src) return trouble("No file", "The row names no file inside this folder.");
+    if (!row.src) return trouble(unseen(row), row.file_name ?? "");
     picture.alt = row.prompt ?? "";
     picture.src = row.src;
     byId("full").href = row.src;

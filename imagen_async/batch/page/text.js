@@ -12,6 +12,9 @@ const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase
 
 const size = (row) => (row.width && row.height ? `${row.width} × ${row.height}` : "");
 
+/** What stands in the place of a file that no page shows: it may run what it holds. */
+const unseen = (row) => `Not shown: ${row.media_type ?? "no picture inside this folder"}`;
+
 /** The start of a text: a tile has no room for more. */
 const brief = (text) => (text.length > 300 ? `${text.slice(0, 300)}…` : text);
 
