@@ -135,6 +135,18 @@ ROWS: Final[tuple[Row, ...]] = (
             "超时",
         ),
     ),
+    # LiteLLM posts several times for one order, names the error of the last post, and then that of
+    # the model it fell back to, under the first one's status: a 429, or 521, may follow a lost
+    # answer (1.80.5 before an upstream that drops, recorded 2026-11).
+    Row(
+        Verdict.UNKNOWN,
+        _SUCCESS | frozenset(range(400, 500)) | _FAULTY | _UNREACHED,
+        words=_words(
+            r"litellm\.(?:api|timeout|internalserver|badgateway)",
+            r"litellm\.serviceunavailable[\s\S]*error doing the fallback",
+            r"error doing the fallback: litellm\.serviceunavailable",
+        ),
+    ),
     # new-api puts this text in place of any upstream 429's, whose code (even billing_not_active)
     # it leaves: that account is the gateway's own, not the caller's.
     Row(Verdict.REFUSED, _BUSY, words=_words("负载已饱和")),
