@@ -32,7 +32,7 @@ from imagen_async.emulator import Emulator
 from imagen_async.emulator.faults import FaultRule
 from imagen_async.policy.retry import RetryBudget
 from imagen_async.session.files import MemoryShelf
-from tests.chaos.faults import error
+from tests.chaos.faults import FREE
 from tests.chaos.harness import QUICK, Watch, chaos
 from tests.chaos.server import fine
 from tests.scripted import Answer, Gateway, Post, answering, failed, scripted
@@ -192,7 +192,7 @@ async def test_cancelled_at_every_await() -> None:
     async with chaos(options=options) as (server, imagen):
         await imagen.generate("warm")
         for count in range(200):
-            server.script[f"p{count}"] = deque([error(500), fine])
+            server.script[f"p{count}"] = deque([FREE["500"], fine])
             imagen._core._gate.budget = RetryBudget()
             task = asyncio.ensure_future(imagen.generate(f"p{count}"))
             for _ in range(count):
