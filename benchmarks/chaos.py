@@ -20,17 +20,25 @@ from imagen_async import Charge, Generation, ImagenError, Limits, RetryPolicy, T
 from imagen_async.wire.verdict import FailureKind
 from tests import virtual
 from tests.chaos import naive
-from tests.chaos.faults import CHARGED, FREE, cut, dripping, error, ok_then_closed, raw
+from tests.chaos.faults import CHARGED, FREE, cut, dripping, error, ok_then_closed, raw, status
 from tests.chaos.harness import client, holdings
 from tests.chaos.server import Fault, fine, serving
 from tests.scripted import Answer, Post, scripted
+from tests.wire.recorded_fronts import SEEN, TOLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
+FRONTS: dict[str, Fault] = {
+    said.name: status(said.status, said.body, *map(": ".join, said.headers.items()), charged=True)
+    for said in (*SEEN, *TOLD)
+    if said.taken is not False
+}
+"""What fronts and forwarding gateways say after the origin took the order."""
 ALL: dict[str, Fault] = {
     **CHARGED,
     **FREE,
+    **FRONTS,
     "400": error(400, message="no"),
     "402": error(402, message="no money"),
     "closed after the answer": ok_then_closed,
