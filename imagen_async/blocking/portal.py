@@ -1,7 +1,7 @@
-"""One thread with one loop, which blocking code drives.
+"""One thread with one loop and anyio's portal to it, which blocking code drives.
 
-anyio's blocking portal does much of this. It crosses the threads twice as often for a call, may
-lose a call that Ctrl-C meets as it starts, and cannot be ended by a finalizer on its own thread.
+The thread is ours: the one of ``start_blocking_portal`` is ended by its starter alone, who waits
+for that without end, so that a Ctrl-C as it starts, a collection on it or an exit would hang.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import contextlib
 import os
 import threading
 import warnings
-import weakref
+from concurrent.futures import Future
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+from anyio.from_thread import BlockingPortal
 
 from imagen_async.errors import ConfigurationError, ForkedClientError
 
@@ -40,110 +43,138 @@ _BLOCKS = (
 class Job(Generic[T]):
     """A coroutine on the loop, and its result for other threads.
 
-    A bare lock tells the end: a concurrent.futures.Future has a condition and more locks for it.
+    A Ctrl-C while the portal takes a call over loses the portal's future, and cancelling that
+    would not wait for the cleanup. A job is made before it is started, so its maker has it always.
 
     Args:
         function: Makes the coroutine.
     """
 
-    __slots__ = ("_error", "_function", "_running", "_task", "_value", "done")
+    __slots__ = ("_error", "_function", "_scope", "_unwanted", "_value", "ended")
 
     def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
         self._function = function
-        self._task: asyncio.Task[None] | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._unwanted = False
         self._value: T
         self._error: BaseException | None = None
-        self.done: bool = False
-        self._running = threading.Lock()
-        self._running.acquire()
+        self.ended = threading.Event()
 
-    def start(self) -> None:
-        """Begin; on the loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+    async def run(self) -> None:
+        """Be it; on the loop."""
+        with anyio.CancelScope() as self._scope:
+            try:
+                # The scope is set before this look, and looked at after ``refuse`` sets this.
+                if not self._unwanted:
+                    self._value = await self._function()
+            except asyncio.CancelledError:
+                self._error = ConfigurationError(_CLOSED)
+            except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
+                self._error = error
+        ended = self.ended
+        # An error's traceback holds this frame: what holds the error must not stay in it.
+        del self
+        ended.set()
+
+    def refuse(self) -> bool:
+        """Never begin; False if it has begun, all the same, and not ended."""
+        self._unwanted = True
+        return self._scope is None or self.ended.is_set()
 
     def cancel(self) -> None:
-        """Cancel it; on the loop."""
-        if self._task is not None:
-            self._task.cancel()
-
-    def wait(self) -> None:
-        """Wait for its end; in other threads."""
-        with self._running:
-            pass
+        """Cancel it, once it has begun; on the loop."""
+        if self._scope is not None:
+            self._scope.cancel()
 
     def result(self) -> T:
         """Wait for its end and return what the coroutine returned, or raise what it raised."""
-        self.wait()
+        self.ended.wait()
         error, self._error = self._error, None
         if error is None:
             return self._value
         try:
             raise error
         finally:
-            del self, error  # as in _run
-
-    async def _run(self) -> None:
-        try:
-            self._value = await self._function()
-        except asyncio.CancelledError:
-            self._error = ConfigurationError(_CLOSED)
-        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
-            self._error = error
-        self.done, running = True, self._running
-        # An error's traceback holds this frame: what holds the error must not stay in it.
-        del self
-        running.release()
+            del error  # as in run
 
 
 class Portal:
     """One thread with an event loop, started at the first call.
 
-    It ends when it is closed or collected or the interpreter exits, whichever comes first.
+    The thread refers to it, so its owner is to ``stop`` it when it is collected.
 
     Args:
         aclose: Closes the async side; its argument is the seconds to wait for calls in flight.
     """
 
     def __init__(self, aclose: Callable[[float], Awaitable[None]]) -> None:
-        self._worker = _Worker(aclose)
-        self._finalizer = weakref.finalize(self, self._worker.stop, 0.0)
+        self._aclose = aclose
+        self._pid = os.getpid()
+        # Reentrant: a signal handler may come in at any line.
+        self._lock = threading.RLock()
+        self._claim = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._opened: Future[BlockingPortal] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: anyio.Event
+        self._grace: float | None = None
+        self._crossing: set[Job[Any]] = set()
+        self._abandoned: set[Job[Any]] = set()
+        self._warned = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is its thread."""
+        return threading.current_thread() is self._thread
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Run a coroutine function on the loop and wait for it, as ``wait`` does."""
-        return self.wait(self._worker.start(Job(function)))
-
-    def wait(self, job: Job[T]) -> T:
-        """Wait for a job.
+        """Run a coroutine function on the loop and wait for it.
 
         Ctrl-C cancels it and waits for its cleanup; a second Ctrl-C leaves at once.
         """
+        job = Job(function)
         try:
+            self._start(job)
             return job.result()
         except BaseException:
-            if not job.done:
-                self._worker.cancel(job)
+            self._cancel(job)
             raise
-        finally:
-            del job  # as in its _run
 
-    def start(self, function: Callable[[], Awaitable[T]]) -> Job[T]:
-        """Start a coroutine function on the loop."""
-        return self._worker.start(Job(function))
+    def enter(self, job: Job[None], entered: threading.Event) -> None:
+        """Start a job and wait for its word, as ``call`` does."""
+        try:
+            self._start(job)
+            entered.wait()
+        except BaseException:
+            self._cancel(job)
+            raise
 
-    def cancel(self, job: Job[Any]) -> None:
-        """Cancel a job and wait for its cleanup."""
-        self._worker.cancel(job)
+    def leave(self, job: Job[None], tell: Callable[[], object]) -> None:
+        """Tell a job on the loop that it may end, unless it has, and wait, as ``call`` does."""
+        if not job.ended.is_set():
+            self._check()
+        try:
+            if not job.ended.is_set():
+                self.soon(tell)
+            job.result()
+        except BaseException:
+            self._cancel(job)
+            raise
 
     def soon(self, function: Callable[[], object]) -> None:
-        """Run a plain function on the loop, without waiting; here and now if this is the loop."""
-        if self._worker.is_here:
+        """Run a plain function on the loop, without waiting; here and now if no loop can run it."""
+        if os.getpid() != self._pid:
+            raise ForkedClientError(_FORKED)
+        if self._loop is None or self._loop.is_closed() or self.is_here:
             function()
         else:
-            self._worker.soon(function)
+            # Not by anyio's portal, whose every call waits for the loop, which may be busy.
+            self._loop.call_soon_threadsafe(function)
 
     def read(self, function: Callable[[], T]) -> T:
         """Return a plain function's result, from between two steps of the loop if it runs."""
-        if self._worker.is_here or not self._worker.runs:
+        runs = self._loop is not None and self._grace is None and os.getpid() == self._pid
+        if self.is_here or not runs:
             return function()
 
         async def on_the_loop() -> T:
@@ -155,120 +186,104 @@ class Portal:
         """Close the async side and end the thread; harmless when done twice.
 
         Args:
-            grace: Seconds to wait for calls in flight.
+            grace: Seconds to wait for calls in flight; there is no waiting for abandoned ones.
 
         Raises:
             ConfigurationError: If it is called on the thread itself.
         """
-        if self._worker.is_here:
-            raise ConfigurationError(_OWN_LOOP)
-        self._worker.stop(grace)
-
-
-class _Worker:
-    """What a Portal owns; it does not refer to the Portal, or that would never be collected."""
-
-    def __init__(self, aclose: Callable[[float], Awaitable[None]]) -> None:
-        self._aclose = aclose
-        self._pid = os.getpid()
-        # Reentrant: a signal handler or a finalizer may come in at any line.
-        self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ending: asyncio.Future[float] | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._abandoned: list[Job[Any]] = []
-        self._warned = False
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this is its thread."""
-        return threading.current_thread() is self._thread
-
-    @property
-    def runs(self) -> bool:
-        """Whether there is a thread that would run a function."""
-        return self._loop is not None and not self._closed and os.getpid() == self._pid
-
-    def start(self, job: Job[T]) -> Job[T]:
-        """Start a job on the loop; start the thread if there is none."""
-        if os.getpid() != self._pid:
-            raise ForkedClientError(_FORKED)
         if self.is_here:
             raise ConfigurationError(_OWN_LOOP)
-        self._warn_of_loop()
-        self.soon(job.start)
-        return job
+        self.stop(grace)
 
-    def soon(self, function: Callable[[], object]) -> None:
-        """Run a plain function on the loop, after all that was given before."""
-        if os.getpid() != self._pid:
-            raise ForkedClientError(_FORKED)
-        # Under the lock, so that nothing is given to a loop that was told to end.
-        with self._lock:
-            if self._closed:
-                raise ConfigurationError(_CLOSED)
-            if self._loop is None:
-                self._loop = self._begin()
-            self._loop.call_soon_threadsafe(function)
-
-    def cancel(self, job: Job[Any]) -> None:
-        """Cancel a job and wait until it has cleaned up; remember it if that is interrupted."""
-        with contextlib.suppress(ConfigurationError):
-            self.soon(job.cancel)
-        try:
-            job.wait()
-        except BaseException:
-            self._abandoned.append(job)
-            raise
-
-    def stop(self, grace: float) -> None:
-        """Close the async side and end the thread, unless they are another process's.
-
-        Args:
-            grace: Seconds to wait for calls in flight; there is no waiting for abandoned ones.
-        """
+    def stop(self, grace: float = 0.0) -> None:
+        """Do what ``close`` does, but on the thread itself do not wait for its end."""
         if os.getpid() != self._pid:
             return
-        if self._abandoned:
+        if not all(job.refuse() for job in tuple(self._abandoned)):
             grace = 0.0
-        with self._lock:
-            first, self._closed = not self._closed, True
-            if first and self._loop is not None and self._ending is not None:
-                self._loop.call_soon_threadsafe(self._ending.set_result, grace)
+        if self._grace is None:
+            self._grace = grace
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._ending.set)
         # The thread is a daemon: if something in it hangs, leaving it is better than waiting.
         if self._thread is not None and not self.is_here:
             self._thread.join(grace + EXIT_WITHIN)
 
-    def _begin(self) -> asyncio.AbstractEventLoop:
-        loop = _new_loop()
-        self._ending = loop.create_future()
-        thread = threading.Thread(target=self._run, args=(loop,), name="imagen-async", daemon=True)
+    def _check(self) -> None:
+        """Raise an error where waiting for the loop would take for ever."""
+        if os.getpid() != self._pid:
+            raise ForkedClientError(_FORKED)
+        if self.is_here:
+            raise ConfigurationError(_OWN_LOOP)
+
+    def _start(self, job: Job[Any]) -> None:
+        """Start a job on the loop; start the thread if there is none."""
+        self._check()
+        if not self._warned:
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop()
+                self._warned = True
+                warnings.warn(_BLOCKS, stacklevel=4)
         try:
-            thread.start()
-        except RuntimeError:
-            loop.close()
-            raise ConfigurationError(_ENDING) from None
-        self._thread = thread
-        return loop
+            # Before the look at whether it is closed: the loop does not end meanwhile.
+            self._crossing.add(job)
+            if self._grace is not None:
+                raise ConfigurationError(_CLOSED)
+            self._open().start_task_soon(job.run)
+        finally:
+            self._crossing.discard(job)
+
+    def _cancel(self, job: Job[Any]) -> None:
+        """Cancel a job and wait for its cleanup; one that has not begun never will."""
+        # Remembered until then: a second Ctrl-C may come at any line.
+        self._abandoned.add(job)
+        if not job.refuse():
+            self.soon(job.cancel)
+            job.ended.wait()
+        self._abandoned.discard(job)
+
+    def _open(self) -> BlockingPortal:
+        with self._lock:
+            if self._thread is None:
+                loop = _new_loop()
+                thread = threading.Thread(
+                    target=self._run, args=(loop,), name="imagen-async", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:
+                    loop.close()
+                    raise ConfigurationError(_ENDING) from None
+            return self._opened.result()
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(self._until_closed())
+            # A Ctrl-C may come before a thread is known; the next call then starts another.
+            if not self._claim.acquire(blocking=False):
+                return
+            self._thread = threading.current_thread()
+            main = runner.get_loop().create_task(self._until_closed())
+            while not main.done():
+                # Code on the loop that exits ends its own task, as any error does, not the others.
+                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                    loop.run_until_complete(main)
 
     async def _until_closed(self) -> None:
-        assert self._ending is not None
-        await self._aclose(await self._ending)
-
-    def _warn_of_loop(self) -> None:
-        if self._warned:
-            return
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        self._warned = True
-        warnings.warn(_BLOCKS, stacklevel=5)
+        async with BlockingPortal() as portal:
+            self._ending = anyio.Event()
+            self._loop = asyncio.get_running_loop()
+            self._opened.set_result(portal)
+            # After the loop is there: ``stop`` looks for it after it sets this.
+            if self._grace is None:
+                await self._ending.wait()
+            assert self._grace is not None
+            # Not without end: a Ctrl-C may have kept a job from leaving the set.
+            for _ in range(1000):
+                if self._crossing:
+                    await anyio.sleep(0.001)
+            await self._aclose(self._grace)
+            await portal.stop(cancel_remaining=True)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

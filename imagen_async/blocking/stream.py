@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
+from imagen_async.blocking.portal import Job
 from imagen_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,36 +21,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from imagen_async.blocking.portal import Job, Portal
-    from imagen_async.session.many import Outcome
+    from imagen_async.batch.run import Run
+    from imagen_async.blocking.portal import Portal
+    from imagen_async.session.many import Outcome, Stream
 
-S = TypeVar("S", bound="Slices")
+S = TypeVar("S", bound="Stream[Any] | Run")
 
 LINGER = 0.0001
 """Seconds that an outcome waits for others to cross the threads with it."""
 SLOW = 0.01
 """Seconds; a source that took longer is not asked again while there are outcomes to read."""
-
-
-class Slices(AbstractAsyncContextManager[Any, None], Protocol):
-    """An async context manager whose outcomes cross the threads several at a time."""
-
-    @property
-    def unread(self) -> int:
-        """Items that were pulled and not yet yielded."""
-        ...
-
-    async def wait(self) -> bool:
-        """Wait until an outcome is ready; False at the end."""
-        ...
-
-    def pop(self, most: int) -> list[Outcome]:
-        """Return outcomes that are ready; they count as not yielded until their ``release``."""
-        ...
-
-    def release(self, count: int) -> None:
-        """Count outcomes as yielded."""
-        ...
 
 
 class _Feed:
@@ -105,6 +86,7 @@ class BlockingStream(Generic[S]):
     ``bound`` items are between being pulled and being yielded.
 
     Args:
+        owner: Of the portal, which lasts as long as that.
         portal: Where the async side runs.
         source: Items; one that is async is read on the loop.
         open_stream: Makes the async side of an async iterable.
@@ -115,6 +97,7 @@ class BlockingStream(Generic[S]):
 
     def __init__(
         self,
+        owner: object,
         portal: Portal,
         source: Iterable[Any] | AsyncIterable[Any],
         open_stream: Callable[[Any], S],
@@ -123,6 +106,7 @@ class BlockingStream(Generic[S]):
         limit: int | None = None,
         dropped: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
+        self._owner = owner
         self._portal = portal
         self._feed = _Feed()
         # What is async, or what the async side will refuse, is for the async side.
@@ -141,19 +125,16 @@ class BlockingStream(Generic[S]):
         self._yielded = self._released = 0
         self._slow = False
         self._ready: deque[Outcome] = deque()
-        self._entered = asyncio.Event()
+        self._entered = threading.Event()
+        self._inside = False
         self._leaving = asyncio.Event()
         self._job: Job[None] | None = None
 
     def __enter__(self) -> Self:
-        job = self._portal.start(self._live)
-        try:
-            self._portal.call(self._entered.wait)
-        except BaseException:
-            self._portal.cancel(job)
-            raise
-        if job.done:
-            self._portal.wait(job)  # which raises what kept it from entering
+        job = Job(self._live)
+        self._portal.enter(job, self._entered)
+        if not self._inside:
+            job.result()  # which raises what kept it from entering
         self._job = job
         return self
 
@@ -165,9 +146,7 @@ class BlockingStream(Generic[S]):
     ) -> None:
         job, self._job = self._job, None
         if job is not None:
-            if not job.done:
-                self._portal.soon(partial(self._leave, error))
-            self._portal.wait(job)
+            self._portal.leave(job, partial(self._leave, error))
 
     def __iter__(self) -> Iterator[Outcome]:
         return self
@@ -194,6 +173,7 @@ class BlockingStream(Generic[S]):
         """Be inside the stream: its tasks must be left by the task that entered them."""
         try:
             async with self._stream:
+                self._inside = True
                 self._entered.set()
                 await self._leaving.wait()
         finally:

@@ -1,0 +1,163 @@
+"""Press Ctrl-C once in scripts whose loop is busy, and count those that hang.
+
+Run it with ``python benchmarks/ctrl_c.py [--tries 200] [--seed 1]``. Each try is a process of its
+own with a blocking client, one real SIGINT at a random moment, and a bound for its end. The loop
+is kept busy by a hook that sleeps on it, or by work that comes again and again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from imagen_async import Imagen, Limits
+from imagen_async.emulator import Emulator
+
+ENDS_WITHIN = 20.0
+"""Seconds from the signal to the end of the process; a try that takes longer hangs."""
+VERBS = ("generate", "generate_many", "batch")
+THREADS = (1, 16)
+BUSY = ("hook", "sleep", "spin", "idle")
+HELD = 0.03
+"""Seconds that the loop is held at a time."""
+
+
+def spin() -> None:
+    """Take the CPU."""
+    until = time.perf_counter() + HELD
+    while time.perf_counter() < until:
+        pass
+
+
+class Busy:
+    """A hook that keeps its loop busy, from the first event on."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+        self._begun = False
+
+    def __call__(self, _: object) -> None:
+        if self._how == "hook":
+            time.sleep(HELD)
+        elif self._how != "idle" and not self._begun:
+            self._begun = True
+            self._again(spin if self._how == "spin" else lambda: time.sleep(HELD))
+
+    def _again(self, work: Callable[[], None]) -> None:
+        work()
+        asyncio.get_running_loop().call_soon(self._again, work)
+
+
+def child(base_url: str, verb: str, threads: int, how: str) -> None:
+    """Call without end; after Ctrl-C tell what still runs for nobody, and end."""
+    over = threading.Event()
+    limits = Limits(concurrency=16)
+
+    def use(imagen: Imagen, number: int) -> None:
+        if verb == "generate":
+            while not over.is_set():
+                imagen.generate("A fox")
+            return
+        prompts = (f"Fox {number} {count}" for count in itertools.count())
+        opened = (
+            imagen.generate_many(prompts)
+            if verb == "generate_many"
+            else imagen.batch(prompts, out=f"out-{number}", gallery=False)
+        )
+        with opened as outcomes:
+            for _ in outcomes:
+                if over.is_set():
+                    break
+
+    with Imagen(base_url=base_url, limits=limits, on_event=Busy(how)) as imagen:
+        others = [threading.Thread(target=use, args=(imagen, n)) for n in range(1, threads)]
+        for other in others:
+            other.start()
+        try:
+            print("begun", flush=True)
+            use(imagen, 0)
+        except KeyboardInterrupt:
+            over.set()
+            for other in others:
+                other.join()
+            stats = imagen.stats()
+            print(stats.in_flight + stats.queued, flush=True)
+
+
+def press(base_url: str, verb: str, threads: int, how: str, wait: float) -> str:
+    """Return how one try ended."""
+    with tempfile.TemporaryDirectory(prefix="imagen-ctrl-c-") as folder:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-X", "faulthandler", str(Path(__file__).resolve())),
+                *("--child", base_url, verb, str(threads), how),
+            ],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        try:
+            out, complaints = process.communicate(timeout=ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            complaints = process.communicate()[1]
+            sys.stderr.write(complaints)
+            return "hangs"
+    if out == "0\n" and not complaints:
+        return "ends"
+    sys.stderr.write(f"{verb}, {threads} threads, {how}: {out}{complaints}")
+    return "leaves calls running" if out else "ends in an error"
+
+
+def tries(count: int, seed: int, at_once: int = 2) -> Counter[str]:
+    """Return how many of so many tries ended how."""
+    draw = random.Random(seed)
+    ways = itertools.cycle(itertools.product(VERBS, THREADS, BUSY))
+    with Emulator(draw="tiny", latency=0.02, log_size=1) as emulator:
+
+        def one(way: tuple[str, int, str], wait: float) -> tuple[tuple[str, int, str], str]:
+            return way, press(emulator.base_url, *way, wait)
+
+        with ThreadPoolExecutor(at_once) as pool:
+            picked = [(next(ways), draw.uniform(0.0, 1.0)) for _ in range(count)]
+            ended = list(pool.map(one, *zip(*picked, strict=True)))
+    for way, how in ended:
+        if how != "ends":
+            print("  ", *way, how)
+    return Counter(how for _, how in ended)
+
+
+def main() -> None:
+    """Try as often as was asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tries", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--child", nargs=4)
+    options = parser.parse_args()
+    if options.child:
+        base_url, verb, threads, how = options.child
+        child(base_url, verb, int(threads), how)
+        return
+    counted = tries(options.tries, options.seed)
+    print(f"seed {options.seed}, {options.tries} tries, hangs {counted['hangs']}:", dict(counted))
+
+
+if __name__ == "__main__":
+    main()
