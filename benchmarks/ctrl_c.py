@@ -2,7 +2,7 @@
 
 Run it with ``python benchmarks/ctrl_c.py [--tries 200] [--seed 1]``. Each try is a process of its
 own with a blocking client, one real SIGINT at a random moment, and a bound for its end. The loop
-is kept busy by a hook that sleeps on it, or by work that comes again and again.
+is kept busy by a hook that sleeps on it, by sleep that follows a call, or by work without end.
 """
 
 from __future__ import annotations
@@ -18,52 +18,50 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from imagen_async import Imagen, Limits
 from imagen_async.emulator import Emulator
+from imagen_async.session.events import Done, Event
 
-ENDS_WITHIN = 20.0
+ENDS_WITHIN = 30.0
 """Seconds from the signal to the end of the process; a try that takes longer hangs."""
 VERBS = ("generate", "generate_many", "batch")
 THREADS = (1, 16)
-BUSY = ("hook", "sleep", "spin", "idle")
-HELD = 0.03
-"""Seconds that the loop is held at a time."""
-
-
-def spin() -> None:
-    """Take the CPU."""
-    until = time.perf_counter() + HELD
-    while time.perf_counter() < until:
-        pass
+BUSY = ("hook", "after", "spin", "idle")
+HELD = {1: 0.2, 16: 0.02}
+"""Seconds that the loop is held at a time, by the number of threads: each has its calls."""
 
 
 class Busy:
-    """A hook that keeps its loop busy, from the first event on."""
+    """A hook that keeps its loop busy."""
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, how: str, seconds: float) -> None:
         self._how = how
-        self._begun = False
+        self._seconds = seconds
 
-    def __call__(self, _: object) -> None:
+    def __call__(self, event: Event) -> None:
         if self._how == "hook":
-            time.sleep(HELD)
-        elif self._how != "idle" and not self._begun:
-            self._begun = True
-            self._again(spin if self._how == "spin" else lambda: time.sleep(HELD))
+            time.sleep(self._seconds)
+        elif self._how == "after" and isinstance(event, Done):
+            asyncio.get_running_loop().call_soon(time.sleep, self._seconds)
+        elif self._how == "spin":
+            self._how = "spins"
+            self._spin()
 
-    def _again(self, work: Callable[[], None]) -> None:
-        work()
-        asyncio.get_running_loop().call_soon(self._again, work)
+    def _spin(self) -> None:
+        until = time.perf_counter() + self._seconds / 10
+        while time.perf_counter() < until:
+            pass
+        asyncio.get_running_loop().call_soon(self._spin)
 
 
 def child(base_url: str, verb: str, threads: int, how: str) -> None:
     """Call without end; after Ctrl-C tell what still runs for nobody, and end."""
     over = threading.Event()
-    limits = Limits(concurrency=16)
+    busy = Busy(how, HELD[threads])
+    limits = Limits(concurrency=4)
 
     def use(imagen: Imagen, number: int) -> None:
         if verb == "generate":
@@ -81,7 +79,7 @@ def child(base_url: str, verb: str, threads: int, how: str) -> None:
                 if over.is_set():
                     break
 
-    with Imagen(base_url=base_url, limits=limits, on_event=Busy(how)) as imagen:
+    with Imagen(base_url=base_url, limits=limits, on_event=busy) as imagen:
         others = [threading.Thread(target=use, args=(imagen, n)) for n in range(1, threads)]
         for other in others:
             other.start()

@@ -1,4 +1,4 @@
-"""One thread with one loop and anyio's portal to it, which blocking code drives.
+"""One thread with one loop and a portal of anyio's, which blocking code drives.
 
 The thread is ours: the one of ``start_blocking_portal`` is ended by its starter alone, who waits
 for that without end, so that a Ctrl-C as it starts, a collection on it or an exit would hang.
@@ -11,12 +11,12 @@ import contextlib
 import os
 import threading
 import warnings
-from concurrent.futures import Future
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
-from anyio.from_thread import BlockingPortal
+from anyio import from_thread
+from anyio.lowlevel import EventLoopToken, current_token
 
 from imagen_async.errors import ConfigurationError, ForkedClientError
 
@@ -41,54 +41,56 @@ _BLOCKS = (
 
 
 class Job(Generic[T]):
-    """A coroutine on the loop, and its result for other threads.
+    """A coroutine on the loop, and its outcome for other threads.
 
-    A Ctrl-C while the portal takes a call over loses the portal's future, and cancelling that
-    would not wait for the cleanup. A job is made before it is started, so its maker has it always.
+    It is made before it is started, so that whoever waits for it has it even if a Ctrl-C comes
+    while anyio takes it over, or waits for it.
 
     Args:
         function: Makes the coroutine.
     """
 
-    __slots__ = ("_error", "_function", "_scope", "_unwanted", "_value", "ended")
+    __slots__ = ("_error", "_function", "_task", "_value", "done", "refused")
 
     def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
         self._function = function
-        self._scope: anyio.CancelScope | None = None
-        self._unwanted = False
+        self._task: asyncio.Task[Any] | None = None
         self._value: T
         self._error: BaseException | None = None
-        self.ended = threading.Event()
+        self.refused = self.done = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether it runs or has ended; once it is ``refused`` it does not begin any more."""
+        return self._task is not None
 
     async def run(self) -> None:
         """Be it; on the loop."""
-        with anyio.CancelScope() as self._scope:
-            try:
-                # The scope is set before this look, and looked at after ``refuse`` sets this.
-                if not self._unwanted:
-                    self._value = await self._function()
-            except asyncio.CancelledError:
-                self._error = ConfigurationError(_CLOSED)
-            except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
-                self._error = error
-        ended = self.ended
+        # In this order, and looked at in the other one: of two threads, one sees the other's.
+        self._task = asyncio.current_task()
+        try:
+            if not self.refused:
+                self._value = await self._function()
+        except asyncio.CancelledError:
+            self._error = ConfigurationError(_CLOSED)
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
+            self._error = error
+        self.done = True
         # An error's traceback holds this frame: what holds the error must not stay in it.
         del self
-        ended.set()
-
-    def refuse(self) -> bool:
-        """Never begin; False if it has begun, all the same, and not ended."""
-        self._unwanted = True
-        return self._scope is None or self.ended.is_set()
 
     def cancel(self) -> None:
-        """Cancel it, once it has begun; on the loop."""
-        if self._scope is not None:
-            self._scope.cancel()
+        """Cancel it if it has begun; on the loop."""
+        if self._task is not None:
+            self._task.cancel()
 
-    def result(self) -> T:
-        """Wait for its end and return what the coroutine returned, or raise what it raised."""
-        self.ended.wait()
+    async def wait(self) -> None:
+        """Wait for its end if it has begun; on the loop."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def outcome(self) -> T:
+        """Return what the coroutine returned, or raise what it raised; after its end."""
         error, self._error = self._error, None
         if error is None:
             return self._value
@@ -101,7 +103,7 @@ class Job(Generic[T]):
 class Portal:
     """One thread with an event loop, started at the first call.
 
-    The thread refers to it, so its owner is to ``stop`` it when it is collected.
+    The thread refers to it: its owner has to ``stop`` it when it is collected.
 
     Args:
         aclose: Closes the async side; its argument is the seconds to wait for calls in flight.
@@ -114,12 +116,13 @@ class Portal:
         self._lock = threading.RLock()
         self._claim = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._opened: Future[BlockingPortal] = Future()
+        self._opened = threading.Event()
+        self._portal: from_thread.BlockingPortal
+        self._token: EventLoopToken | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: anyio.Event
         self._grace: float | None = None
-        self._crossing: set[Job[Any]] = set()
-        self._abandoned: set[Job[Any]] = set()
+        self._jobs: set[Job[Any]] = set()
         self._warned = False
 
     @property
@@ -134,32 +137,40 @@ class Portal:
         """
         job = Job(function)
         try:
-            self._start(job)
-            return job.result()
+            self._admit(job)
+            return self._cross(job)
         except BaseException:
             self._cancel(job)
             raise
 
     def enter(self, job: Job[None], entered: threading.Event) -> None:
-        """Start a job and wait for its word, as ``call`` does."""
+        """Start a job and wait for its word or its error, as ``call`` does for its end."""
+
+        async def run() -> None:
+            await job.run()
+            entered.set()
+
         try:
-            self._start(job)
+            self._admit(job)
+            self._portal.start_task_soon(run)
             entered.wait()
+            if job.done:
+                job.outcome()
         except BaseException:
             self._cancel(job)
             raise
 
     def leave(self, job: Job[None], tell: Callable[[], object]) -> None:
         """Tell a job on the loop that it may end, unless it has, and wait, as ``call`` does."""
-        if not job.ended.is_set():
-            self._check()
         try:
-            if not job.ended.is_set():
+            if not job.done:
                 self.soon(tell)
-            job.result()
+                self._run(job.wait)
+            job.outcome()
         except BaseException:
             self._cancel(job)
             raise
+        self._jobs.discard(job)
 
     def soon(self, function: Callable[[], object]) -> None:
         """Run a plain function on the loop, without waiting; here and now if no loop can run it."""
@@ -168,7 +179,7 @@ class Portal:
         if self._loop is None or self._loop.is_closed() or self.is_here:
             function()
         else:
-            # Not by anyio's portal, whose every call waits for the loop, which may be busy.
+            # Not by anyio, whose every call waits for the loop, which may be busy.
             self._loop.call_soon_threadsafe(function)
 
     def read(self, function: Callable[[], T]) -> T:
@@ -183,23 +194,20 @@ class Portal:
         return self.call(on_the_loop)
 
     def close(self, grace: float) -> None:
-        """Close the async side and end the thread; harmless when done twice.
-
-        Args:
-            grace: Seconds to wait for calls in flight; there is no waiting for abandoned ones.
-
-        Raises:
-            ConfigurationError: If it is called on the thread itself.
-        """
+        """Close the async side and end the thread, but not from that thread itself."""
         if self.is_here:
             raise ConfigurationError(_OWN_LOOP)
         self.stop(grace)
 
     def stop(self, grace: float = 0.0) -> None:
-        """Do what ``close`` does, but on the thread itself do not wait for its end."""
+        """Close the async side and end the thread; harmless anywhere, and when done twice.
+
+        Args:
+            grace: Seconds to wait for calls in flight; there is no waiting for abandoned ones.
+        """
         if os.getpid() != self._pid:
             return
-        if not all(job.refuse() for job in tuple(self._abandoned)):
+        if any(job.refused and job.begun and not job.done for job in tuple(self._jobs)):
             grace = 0.0
         if self._grace is None:
             self._grace = grace
@@ -210,80 +218,107 @@ class Portal:
         if self._thread is not None and not self.is_here:
             self._thread.join(grace + EXIT_WITHIN)
 
-    def _check(self) -> None:
-        """Raise an error where waiting for the loop would take for ever."""
+    def _admit(self, job: Job[Any]) -> None:
+        """Make sure that there is a loop and that it takes a job before it ends."""
         if os.getpid() != self._pid:
             raise ForkedClientError(_FORKED)
         if self.is_here:
             raise ConfigurationError(_OWN_LOOP)
-
-    def _start(self, job: Job[Any]) -> None:
-        """Start a job on the loop; start the thread if there is none."""
-        self._check()
         if not self._warned:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError):  # there is none
                 asyncio.get_running_loop()
                 self._warned = True
                 warnings.warn(_BLOCKS, stacklevel=4)
-        try:
-            # Before the look at whether it is closed: the loop does not end meanwhile.
-            self._crossing.add(job)
-            if self._grace is not None:
-                raise ConfigurationError(_CLOSED)
-            self._open().start_task_soon(job.run)
-        finally:
-            self._crossing.discard(job)
+        # Before the look at whether it is closed: the loop does not end meanwhile.
+        self._jobs.add(job)
+        if self._grace is not None:
+            raise ConfigurationError(_CLOSED)
+        if self._token is None:
+            self._open()
+
+    def _cross(self, job: Job[T]) -> T:
+        """Run an admitted job and wait for its outcome."""
+        if _in_a_worker():
+            # One of anyio's threads: ``run`` would put the job in its scope, on another loop.
+            self._portal.call(job.run)
+        else:
+            # The portal's call is this with one more wait, for the start, and costs twice as much.
+            from_thread.run(job.run, token=self._token)
+        self._jobs.discard(job)
+        return job.outcome()
+
+    def _run(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Do what ``call`` does, for a coroutine that nobody minds if Ctrl-C leaves it running."""
+        job = Job(function)
+        self._admit(job)
+        self._cross(job)
 
     def _cancel(self, job: Job[Any]) -> None:
         """Cancel a job and wait for its cleanup; one that has not begun never will."""
-        # Remembered until then: a second Ctrl-C may come at any line.
-        self._abandoned.add(job)
-        if not job.refuse():
-            self.soon(job.cancel)
-            job.ended.wait()
-        self._abandoned.discard(job)
+        job.refused = True
+        if job.begun and not job.done:  # in the set until it has ended: Ctrl-C may come again
+            with contextlib.suppress(ConfigurationError):  # one that closes waits for it elsewhere
+                self.soon(job.cancel)
+                self._run(job.wait)
+        self._jobs.discard(job)
 
-    def _open(self) -> BlockingPortal:
+    def _open(self) -> None:
         with self._lock:
             if self._thread is None:
                 loop = _new_loop()
                 thread = threading.Thread(
-                    target=self._run, args=(loop,), name="imagen-async", daemon=True
+                    target=self._work, args=(loop,), name="imagen-async", daemon=True
                 )
                 try:
                     thread.start()
                 except RuntimeError:
                     loop.close()
                     raise ConfigurationError(_ENDING) from None
-            return self._opened.result()
+            self._opened.wait()
+        if self._token is None:
+            raise ConfigurationError(_ENDING)
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        with asyncio.Runner(loop_factory=lambda: loop):
             # A Ctrl-C may come before a thread is known; the next call then starts another.
             if not self._claim.acquire(blocking=False):
                 return
             self._thread = threading.current_thread()
-            main = runner.get_loop().create_task(self._until_closed())
-            while not main.done():
-                # Code on the loop that exits ends its own task, as any error does, not the others.
-                with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                    loop.run_until_complete(main)
+            main = loop.create_task(self._until_closed())
+            try:
+                while not main.done():
+                    # Code on the loop that exits ends its own task, as an error does, no others.
+                    with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                        loop.run_until_complete(main)
+            finally:
+                self._opened.set()
 
     async def _until_closed(self) -> None:
-        async with BlockingPortal() as portal:
+        async with from_thread.BlockingPortal() as self._portal:
             self._ending = anyio.Event()
             self._loop = asyncio.get_running_loop()
-            self._opened.set_result(portal)
+            self._token = current_token()
+            self._opened.set()
             # After the loop is there: ``stop`` looks for it after it sets this.
             if self._grace is None:
                 await self._ending.wait()
             assert self._grace is not None
-            # Not without end: a Ctrl-C may have kept a job from leaving the set.
+            # Not without end: a Ctrl-C may have kept one from crossing, and from being refused.
             for _ in range(1000):
-                if self._crossing:
+                if any(not job.begun and not job.refused for job in tuple(self._jobs)):
                     await anyio.sleep(0.001)
             await self._aclose(self._grace)
-            await portal.stop(cancel_remaining=True)
+            for job in tuple(self._jobs):
+                job.cancel()
+            await self._portal.stop(cancel_remaining=True)
+
+
+def _in_a_worker() -> bool:
+    with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(asyncio.CancelledError):
+            from_thread.check_cancelled()
+        return True
+    return False
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -126,15 +126,12 @@ class BlockingStream(Generic[S]):
         self._slow = False
         self._ready: deque[Outcome] = deque()
         self._entered = threading.Event()
-        self._inside = False
         self._leaving = asyncio.Event()
         self._job: Job[None] | None = None
 
     def __enter__(self) -> Self:
         job = Job(self._live)
         self._portal.enter(job, self._entered)
-        if not self._inside:
-            job.result()  # which raises what kept it from entering
         self._job = job
         return self
 
@@ -173,11 +170,9 @@ class BlockingStream(Generic[S]):
         """Be inside the stream: its tasks must be left by the task that entered them."""
         try:
             async with self._stream:
-                self._inside = True
                 self._entered.set()
                 await self._leaving.wait()
         finally:
-            self._entered.set()
             for outcome in self._ready:
                 self._dropped(outcome)
 
