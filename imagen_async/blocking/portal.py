@@ -224,11 +224,9 @@ class Portal:
             raise ForkedClientError(_FORKED)
         if self.is_here:
             raise ConfigurationError(_OWN_LOOP)
-        if not self._warned:
-            with contextlib.suppress(RuntimeError):  # there is none
-                asyncio.get_running_loop()
-                self._warned = True
-                warnings.warn(_BLOCKS, stacklevel=4)
+        if not self._warned and _in_a_loop():
+            self._warned = True
+            warnings.warn(_BLOCKS, stacklevel=4)
         # Before the look at whether it is closed: the loop does not end meanwhile.
         self._jobs.add(job)
         if self._grace is not None:
@@ -313,12 +311,22 @@ class Portal:
             await self._portal.stop(cancel_remaining=True)
 
 
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _in_a_worker() -> bool:
-    with contextlib.suppress(RuntimeError):
-        with contextlib.suppress(asyncio.CancelledError):
-            from_thread.check_cancelled()
-        return True
-    return False
+    try:
+        from_thread.check_cancelled()
+    except RuntimeError:
+        return False
+    except asyncio.CancelledError:
+        pass
+    return True
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -1,4 +1,18 @@
-"""Streams of outcomes that blocking code reads: the source on one side, the loop on the other."""
+"""Streams of outcomes that blocking code reads: the source on one side, the loop on the other.
+
+    the reader's thread           between                 the loop
+    -------------------           -------                 --------
+    __enter__                     job of _live ---------> the stream is entered: workers, hungry
+    __next__: _pull, next(source)
+                 items, an end -> feed, a _tell --------> _collect: the workers settle the items
+              waits  <----------- job of _exchange -----> until one is settled, or one is hungry
+              takes  <----------- _ready <--------------- settled: read, not yet counted
+              yields, counts ---> _yielded -------------> _collect: as many may be pulled again
+    __exit__: waits for _live <-- _leave ---------------> the stream is left by its task
+
+The reader alone pulls and yields, the loop alone settles and counts. ``feed``, ``_ready`` and
+``_yielded`` cross the threads; each is added to on one side and taken from on the other.
+"""
 
 from __future__ import annotations
 
@@ -34,48 +48,51 @@ SLOW = 0.01
 
 
 class _Feed:
-    """A blocking source's items as an async iterator; all of it happens on the loop."""
+    """A blocking source's items as an async iterator.
+
+    The reader's thread adds ``items`` and then sets an ``end``; all else happens on the loop.
+    """
 
     def __init__(self) -> None:
-        self._items: deque[Any] = deque()
-        self._end: Exception | None = None
+        self.items: deque[Any] = deque()
+        self.end: Exception | None = None
         self._given = False
+        self._starving = False
         self._hungry: Callable[[], None] | None = None
         self._fed = asyncio.Event()
-        self.starving = False
 
     def __len__(self) -> int:
         """How many items were put and not surely taken on: the last given may be in a hand."""
-        return len(self._items) + (self._given and not self.starving)
+        return len(self.items) + (self._given and not self._starving)
 
-    def put(self, items: list[Any], end: Exception | None) -> None:
-        """Add items; after an end nothing more comes."""
-        self._items.extend(items)
-        self._end = self._end or end
-        if self._items or self._end is not None:
-            self.starving = False
+    def wake(self) -> None:
+        """Give what was added since the last time."""
+        if self.items or self.end is not None:
+            self._starving = False
             self._fed.set()
 
     def when_starving(self, function: Callable[[], None]) -> None:
         """Call a function once an item is asked for and none is here, which may be now."""
         self._hungry = function
-        if self.starving:
+        if self._starving:
             function()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        while not self._items:
-            if self._end is not None:
-                raise self._end
-            self.starving = True
+        while True:
+            end = self.end  # first: all items are there once it is set
+            if self.items:
+                self._given = True
+                return self.items.popleft()
+            if end is not None:
+                raise end
+            self._starving = True
             self._fed.clear()
             if self._hungry is not None:
                 self._hungry()
             await self._fed.wait()
-        self._given = True
-        return self._items.popleft()
 
 
 class BlockingStream(Generic[S]):
@@ -119,8 +136,6 @@ class BlockingStream(Generic[S]):
             self._source = iter(source) if limit is None else itertools.islice(source, limit)
         self._bound = self._room = bound
         self._dropped = dropped
-        self._pulled: deque[Any] = deque()
-        self._end: Exception | None = None
         self._told = False
         self._yielded = self._released = 0
         self._slow = False
@@ -198,12 +213,12 @@ class BlockingStream(Generic[S]):
         slow = time.monotonic() + SLOW
         while self._source is not None and self._room > 0:
             try:
-                self._pulled.append(next(self._source))
+                self._feed.items.append(next(self._source))
                 self._room -= 1
             except StopIteration:
-                self._source, self._end = None, StopAsyncIteration()
+                self._source, self._feed.end = None, StopAsyncIteration()
             except Exception as error:  # noqa: BLE001 - raised where the async side's would be
-                self._source, self._end = None, error
+                self._source, self._feed.end = None, error
             # At once, for the next item may take for ever.
             self._tell()
             self._slow = time.monotonic() > slow
@@ -211,9 +226,8 @@ class BlockingStream(Generic[S]):
                 return
 
     def _pull_all(self) -> None:
-        self._pulled.extend(self._source or ())
-        self._source, self._end = None, StopAsyncIteration()
-        self._tell()
+        self._feed.items.extend(self._source or ())
+        self._source, self._feed.end = None, StopAsyncIteration()
 
     def _tell(self) -> None:
         """Let the loop collect, once for all that it has not collected yet."""
@@ -224,10 +238,7 @@ class BlockingStream(Generic[S]):
     def _collect(self) -> None:
         """Take over what was pulled and yielded since the last time; on the loop."""
         self._told = False
-        end = self._end  # first: all items are there once it is set
-        items = [self._pulled.popleft() for _ in range(len(self._pulled))]
-        # In one step, or each worker would wait for its item in a queue.
-        self._feed.put(items, end)
+        self._feed.wake()
         if yielded := self._yielded - self._released:
             self._released += yielded
             self._stream.release(yielded)
