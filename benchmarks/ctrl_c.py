@@ -127,15 +127,15 @@ def press(base_url: str, verb: str, threads: int, how: str, wait: float) -> str:
 def tries(count: int, seed: int, at_once: int = 2) -> Counter[str]:
     """Return how many of so many tries ended how."""
     draw = random.Random(seed)
-    ways = itertools.cycle(itertools.product(VERBS, THREADS, BUSY))
+    ways = list(itertools.product(VERBS, THREADS, BUSY))
+    picked = [way for _ in range(0, count, len(ways)) for way in draw.sample(ways, len(ways))]
     with Emulator(draw="tiny", latency=0.02, log_size=1) as emulator:
 
         def one(way: tuple[str, int, str], wait: float) -> tuple[tuple[str, int, str], str]:
             return way, press(emulator.base_url, *way, wait)
 
         with ThreadPoolExecutor(at_once) as pool:
-            picked = [(next(ways), draw.uniform(0.0, 1.0)) for _ in range(count)]
-            ended = list(pool.map(one, *zip(*picked, strict=True)))
+            ended = list(pool.map(one, picked[:count], [draw.random() for _ in range(count)]))
     for way, how in ended:
         if how != "ends":
             print("  ", *way, how)

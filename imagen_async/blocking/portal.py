@@ -248,8 +248,11 @@ class Portal:
     def _run(self, function: Callable[[], Awaitable[None]]) -> None:
         """Do what ``call`` does, for a coroutine that nobody minds if Ctrl-C leaves it running."""
         job = Job(function)
-        self._admit(job)
-        self._cross(job)
+        try:
+            self._admit(job)
+            self._cross(job)
+        finally:
+            job.refused = True
 
     def _cancel(self, job: Job[Any]) -> None:
         """Cancel a job and wait for its cleanup; one that has not begun never will."""
