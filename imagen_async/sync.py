@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from imagen_async.blocking.portal import Portal
@@ -101,6 +102,7 @@ class Imagen:
             on_event=on_event,
         )
         self._portal = Portal(self._client._core.aclose)  # noqa: SLF001
+        weakref.finalize(self, self._portal.stop)
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +133,7 @@ class Imagen:
         give_up_after: float | None = None,
     ) -> BlockingStream[Stream[str | GenerationRequest]]:
         return BlockingStream(
+            self,
             self._portal,
             prompts,
             functools.partial(
@@ -171,7 +174,7 @@ class Imagen:
             emulator=emulator,
             gallery=gallery,
         )
-        return BlockingRun(self._portal, prompts, open_run, self._bound, limit=limit)
+        return BlockingRun(self, self._portal, prompts, open_run, self._bound, limit=limit)
 
     def stats(self) -> Stats:
         """Return a snapshot of what this client did and is doing."""

@@ -1,7 +1,7 @@
-"""One thread with one loop, which blocking code drives.
+"""One thread with one loop and a portal of anyio's, which blocking code drives.
 
-anyio's blocking portal does much of this. It crosses the threads twice as often for a call, may
-lose a call that Ctrl-C meets as it starts, and cannot be ended by a finalizer on its own thread.
+The thread is ours: the one of ``start_blocking_portal`` is ended by its starter alone, who waits
+for that without end, so that a Ctrl-C as it starts, a collection on it or an exit would hang.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import contextlib
 import os
 import threading
 import warnings
-import weakref
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+from anyio import from_thread
+from anyio.lowlevel import EventLoopToken, current_token
 
 from imagen_async.errors import ConfigurationError, ForkedClientError
 
@@ -38,112 +41,151 @@ _BLOCKS = (
 
 
 class Job(Generic[T]):
-    """A coroutine on the loop, and its result for other threads.
+    """A coroutine on the loop, and its outcome for other threads.
 
-    A bare lock tells the end: a concurrent.futures.Future has a condition and more locks for it.
+    It is made before it is started, so that whoever waits for it has it even if a Ctrl-C comes
+    while anyio takes it over, or waits for it.
 
     Args:
         function: Makes the coroutine.
     """
 
-    __slots__ = ("_error", "_function", "_running", "_task", "_value", "done")
+    __slots__ = ("_error", "_function", "_task", "_value", "done", "refused")
 
     def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
         self._function = function
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._value: T
         self._error: BaseException | None = None
-        self.done: bool = False
-        self._running = threading.Lock()
-        self._running.acquire()
+        self.refused = self.done = False
 
-    def start(self) -> None:
-        """Begin; on the loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+    @property
+    def begun(self) -> bool:
+        """Whether it runs or has ended; once it is ``refused`` it does not begin any more."""
+        return self._task is not None
+
+    async def run(self) -> None:
+        """Be it; on the loop."""
+        # In this order, and looked at in the other one: of two threads, one sees the other's.
+        self._task = asyncio.current_task()
+        try:
+            if not self.refused:
+                self._value = await self._function()
+        except asyncio.CancelledError:
+            self._error = ConfigurationError(_CLOSED)
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
+            self._error = error
+        self.done = True
+        # An error's traceback holds this frame: what holds the error must not stay in it.
+        del self
 
     def cancel(self) -> None:
-        """Cancel it; on the loop."""
+        """Cancel it if it has begun; on the loop."""
         if self._task is not None:
             self._task.cancel()
 
-    def wait(self) -> None:
-        """Wait for its end; in other threads."""
-        with self._running:
-            pass
+    async def wait(self) -> None:
+        """Wait for its end if it has begun; on the loop."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
-    def result(self) -> T:
-        """Wait for its end and return what the coroutine returned, or raise what it raised."""
-        self.wait()
+    def outcome(self) -> T:
+        """Return what the coroutine returned, or raise what it raised; after its end."""
         error, self._error = self._error, None
         if error is None:
             return self._value
         try:
             raise error
         finally:
-            del self, error  # as in _run
-
-    async def _run(self) -> None:
-        try:
-            self._value = await self._function()
-        except asyncio.CancelledError:
-            self._error = ConfigurationError(_CLOSED)
-        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
-            self._error = error
-        self.done, running = True, self._running
-        # An error's traceback holds this frame: what holds the error must not stay in it.
-        del self
-        running.release()
+            del error  # as in run
 
 
 class Portal:
     """One thread with an event loop, started at the first call.
 
-    It ends when it is closed or collected or the interpreter exits, whichever comes first.
+    The thread refers to it: its owner has to ``stop`` it when it is collected.
 
     Args:
         aclose: Closes the async side; its argument is the seconds to wait for calls in flight.
     """
 
     def __init__(self, aclose: Callable[[float], Awaitable[None]]) -> None:
-        self._worker = _Worker(aclose)
-        self._finalizer = weakref.finalize(self, self._worker.stop, 0.0)
+        self._aclose = aclose
+        self._pid = os.getpid()
+        # Reentrant: a signal handler may come in at any line.
+        self._lock = threading.RLock()
+        self._claim = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._opened = threading.Event()
+        self._portal: from_thread.BlockingPortal
+        self._token: EventLoopToken | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: anyio.Event
+        self._grace: float | None = None
+        self._jobs: set[Job[Any]] = set()
+        self._warned = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is its thread."""
+        return threading.current_thread() is self._thread
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Run a coroutine function on the loop and wait for it, as ``wait`` does."""
-        return self.wait(self._worker.start(Job(function)))
-
-    def wait(self, job: Job[T]) -> T:
-        """Wait for a job.
+        """Run a coroutine function on the loop and wait for it.
 
         Ctrl-C cancels it and waits for its cleanup; a second Ctrl-C leaves at once.
         """
+        job = Job(function)
         try:
-            return job.result()
+            self._admit(job)
+            return self._cross(job)
         except BaseException:
-            if not job.done:
-                self._worker.cancel(job)
+            self._cancel(job)
             raise
-        finally:
-            del job  # as in its _run
 
-    def start(self, function: Callable[[], Awaitable[T]]) -> Job[T]:
-        """Start a coroutine function on the loop."""
-        return self._worker.start(Job(function))
+    def enter(self, job: Job[None], entered: threading.Event) -> None:
+        """Start a job and wait for its word or its error, as ``call`` does for its end."""
 
-    def cancel(self, job: Job[Any]) -> None:
-        """Cancel a job and wait for its cleanup."""
-        self._worker.cancel(job)
+        async def run() -> None:
+            await job.run()
+            entered.set()
+
+        try:
+            self._admit(job)
+            self._portal.start_task_soon(run)
+            entered.wait()
+            if job.done:
+                job.outcome()
+        except BaseException:
+            self._cancel(job)
+            raise
+
+    def leave(self, job: Job[None], tell: Callable[[], object]) -> None:
+        """Tell a job on the loop that it may end, unless it has, and wait, as ``call`` does."""
+        try:
+            if not job.done:
+                self.soon(tell)
+                self._run(job.wait)
+            job.outcome()
+        except BaseException:
+            self._cancel(job)
+            raise
+        self._jobs.discard(job)
 
     def soon(self, function: Callable[[], object]) -> None:
-        """Run a plain function on the loop, without waiting; here and now if this is the loop."""
-        if self._worker.is_here:
+        """Run a plain function on the loop, without waiting; here and now if no loop can run it."""
+        if os.getpid() != self._pid:
+            raise ForkedClientError(_FORKED)
+        if self._loop is None or self._loop.is_closed() or self.is_here:
             function()
         else:
-            self._worker.soon(function)
+            # Not by anyio, whose every call waits for the loop, which may be busy.
+            self._loop.call_soon_threadsafe(function)
 
     def read(self, function: Callable[[], T]) -> T:
         """Return a plain function's result, from between two steps of the loop if it runs."""
-        if self._worker.is_here or not self._worker.runs:
+        runs = self._loop is not None and self._grace is None and os.getpid() == self._pid
+        if self.is_here or not runs:
             return function()
 
         async def on_the_loop() -> T:
@@ -152,123 +194,142 @@ class Portal:
         return self.call(on_the_loop)
 
     def close(self, grace: float) -> None:
-        """Close the async side and end the thread; harmless when done twice.
-
-        Args:
-            grace: Seconds to wait for calls in flight.
-
-        Raises:
-            ConfigurationError: If it is called on the thread itself.
-        """
-        if self._worker.is_here:
-            raise ConfigurationError(_OWN_LOOP)
-        self._worker.stop(grace)
-
-
-class _Worker:
-    """What a Portal owns; it does not refer to the Portal, or that would never be collected."""
-
-    def __init__(self, aclose: Callable[[float], Awaitable[None]]) -> None:
-        self._aclose = aclose
-        self._pid = os.getpid()
-        # Reentrant: a signal handler or a finalizer may come in at any line.
-        self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ending: asyncio.Future[float] | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._abandoned: list[Job[Any]] = []
-        self._warned = False
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this is its thread."""
-        return threading.current_thread() is self._thread
-
-    @property
-    def runs(self) -> bool:
-        """Whether there is a thread that would run a function."""
-        return self._loop is not None and not self._closed and os.getpid() == self._pid
-
-    def start(self, job: Job[T]) -> Job[T]:
-        """Start a job on the loop; start the thread if there is none."""
-        if os.getpid() != self._pid:
-            raise ForkedClientError(_FORKED)
+        """Close the async side and end the thread, but not from that thread itself."""
         if self.is_here:
             raise ConfigurationError(_OWN_LOOP)
-        self._warn_of_loop()
-        self.soon(job.start)
-        return job
+        self.stop(grace)
 
-    def soon(self, function: Callable[[], object]) -> None:
-        """Run a plain function on the loop, after all that was given before."""
-        if os.getpid() != self._pid:
-            raise ForkedClientError(_FORKED)
-        # Under the lock, so that nothing is given to a loop that was told to end.
-        with self._lock:
-            if self._closed:
-                raise ConfigurationError(_CLOSED)
-            if self._loop is None:
-                self._loop = self._begin()
-            self._loop.call_soon_threadsafe(function)
-
-    def cancel(self, job: Job[Any]) -> None:
-        """Cancel a job and wait until it has cleaned up; remember it if that is interrupted."""
-        with contextlib.suppress(ConfigurationError):
-            self.soon(job.cancel)
-        try:
-            job.wait()
-        except BaseException:
-            self._abandoned.append(job)
-            raise
-
-    def stop(self, grace: float) -> None:
-        """Close the async side and end the thread, unless they are another process's.
+    def stop(self, grace: float = 0.0) -> None:
+        """Close the async side and end the thread; harmless anywhere, and when done twice.
 
         Args:
             grace: Seconds to wait for calls in flight; there is no waiting for abandoned ones.
         """
         if os.getpid() != self._pid:
             return
-        if self._abandoned:
+        if any(job.refused and job.begun and not job.done for job in tuple(self._jobs)):
             grace = 0.0
-        with self._lock:
-            first, self._closed = not self._closed, True
-            if first and self._loop is not None and self._ending is not None:
-                self._loop.call_soon_threadsafe(self._ending.set_result, grace)
+        if self._grace is None:
+            self._grace = grace
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._ending.set)
         # The thread is a daemon: if something in it hangs, leaving it is better than waiting.
         if self._thread is not None and not self.is_here:
             self._thread.join(grace + EXIT_WITHIN)
 
-    def _begin(self) -> asyncio.AbstractEventLoop:
-        loop = _new_loop()
-        self._ending = loop.create_future()
-        thread = threading.Thread(target=self._run, args=(loop,), name="imagen-async", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            loop.close()
-            raise ConfigurationError(_ENDING) from None
-        self._thread = thread
-        return loop
+    def _admit(self, job: Job[Any]) -> None:
+        """Make sure that there is a loop and that it takes a job before it ends."""
+        if os.getpid() != self._pid:
+            raise ForkedClientError(_FORKED)
+        if self.is_here:
+            raise ConfigurationError(_OWN_LOOP)
+        if not self._warned and _in_a_loop():
+            self._warned = True
+            warnings.warn(_BLOCKS, stacklevel=4)
+        # Before the look at whether it is closed: the loop does not end meanwhile.
+        self._jobs.add(job)
+        if self._grace is not None:
+            raise ConfigurationError(_CLOSED)
+        if self._token is None:
+            self._open()
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(self._until_closed())
+    def _cross(self, job: Job[T]) -> T:
+        """Run an admitted job and wait for its outcome."""
+        if _in_a_worker():
+            # One of anyio's threads: ``run`` would put the job in its scope, on another loop.
+            self._portal.call(job.run)
+        else:
+            # The portal's call is this with one more wait, for the start, and costs twice as much.
+            from_thread.run(job.run, token=self._token)
+        self._jobs.discard(job)
+        return job.outcome()
+
+    def _run(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Do what ``call`` does, for a coroutine that nobody minds if Ctrl-C leaves it running."""
+        job = Job(function)
+        try:
+            self._admit(job)
+            self._cross(job)
+        finally:
+            job.refused = True
+
+    def _cancel(self, job: Job[Any]) -> None:
+        """Cancel a job and wait for its cleanup; one that has not begun never will."""
+        job.refused = True
+        if job.begun and not job.done:  # in the set until it has ended: Ctrl-C may come again
+            with contextlib.suppress(ConfigurationError):  # one that closes waits for it elsewhere
+                self.soon(job.cancel)
+                self._run(job.wait)
+        self._jobs.discard(job)
+
+    def _open(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                loop = _new_loop()
+                thread = threading.Thread(
+                    target=self._work, args=(loop,), name="imagen-async", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:
+                    loop.close()
+                    raise ConfigurationError(_ENDING) from None
+            self._opened.wait()
+        if self._token is None:
+            raise ConfigurationError(_ENDING)
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        with asyncio.Runner(loop_factory=lambda: loop):
+            # A Ctrl-C may come before a thread is known; the next call then starts another.
+            if not self._claim.acquire(blocking=False):
+                return
+            self._thread = threading.current_thread()
+            main = loop.create_task(self._until_closed())
+            try:
+                while not main.done():
+                    # Code on the loop that exits ends its own task, as an error does, no others.
+                    with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                        loop.run_until_complete(main)
+            finally:
+                self._opened.set()
 
     async def _until_closed(self) -> None:
-        assert self._ending is not None
-        await self._aclose(await self._ending)
+        async with from_thread.BlockingPortal() as self._portal:
+            self._ending = anyio.Event()
+            self._loop = asyncio.get_running_loop()
+            self._token = current_token()
+            self._opened.set()
+            # After the loop is there: ``stop`` looks for it after it sets this.
+            if self._grace is None:
+                await self._ending.wait()
+            assert self._grace is not None
+            # Not without end: a Ctrl-C may have kept one from crossing, and from being refused.
+            for _ in range(1000):
+                if any(not job.begun and not job.refused for job in tuple(self._jobs)):
+                    await anyio.sleep(0.001)
+            await self._aclose(self._grace)
+            for job in tuple(self._jobs):
+                job.cancel()
+            await self._portal.stop(cancel_remaining=True)
 
-    def _warn_of_loop(self) -> None:
-        if self._warned:
-            return
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        self._warned = True
-        warnings.warn(_BLOCKS, stacklevel=5)
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_a_worker() -> bool:
+    try:
+        from_thread.check_cancelled()
+    except RuntimeError:
+        return False
+    except asyncio.CancelledError:
+        pass
+    return True
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -1,18 +1,33 @@
-"""Streams of outcomes that blocking code reads: the source on one side, the loop on the other."""
+"""Streams of outcomes that blocking code reads: the source on one side, the loop on the other.
+
+    the reader's thread           between                 the loop
+    -------------------           -------                 --------
+    __enter__                     job of _live ---------> the stream is entered: workers, hungry
+    __next__: _pull, next(source)
+                 items, an end -> feed, a _tell --------> _collect: the workers settle the items
+              waits  <----------- job of _exchange -----> until one is settled, or one is hungry
+              takes  <----------- _ready <--------------- settled: read, not yet counted
+              yields, counts ---> _yielded -------------> _collect: as many may be pulled again
+    __exit__: waits for _live <-- _leave ---------------> the stream is left by its task
+
+The reader alone pulls and yields, the loop alone settles and counts. ``feed``, ``_ready`` and
+``_yielded`` cross the threads; each is added to on one side and taken from on the other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
+from imagen_async.blocking.portal import Job
 from imagen_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,10 +35,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from imagen_async.blocking.portal import Job, Portal
-    from imagen_async.session.many import Outcome
+    from imagen_async.batch.run import Run
+    from imagen_async.blocking.portal import Portal
+    from imagen_async.session.many import Outcome, Stream
 
-S = TypeVar("S", bound="Slices")
+S = TypeVar("S", bound="Stream[Any] | Run")
 
 LINGER = 0.0001
 """Seconds that an outcome waits for others to cross the threads with it."""
@@ -31,70 +47,52 @@ SLOW = 0.01
 """Seconds; a source that took longer is not asked again while there are outcomes to read."""
 
 
-class Slices(AbstractAsyncContextManager[Any, None], Protocol):
-    """An async context manager whose outcomes cross the threads several at a time."""
-
-    @property
-    def unread(self) -> int:
-        """Items that were pulled and not yet yielded."""
-        ...
-
-    async def wait(self) -> bool:
-        """Wait until an outcome is ready; False at the end."""
-        ...
-
-    def pop(self, most: int) -> list[Outcome]:
-        """Return outcomes that are ready; they count as not yielded until their ``release``."""
-        ...
-
-    def release(self, count: int) -> None:
-        """Count outcomes as yielded."""
-        ...
-
-
 class _Feed:
-    """A blocking source's items as an async iterator; all of it happens on the loop."""
+    """A blocking source's items as an async iterator.
+
+    The reader's thread adds ``items`` and then sets an ``end``; all else happens on the loop.
+    """
 
     def __init__(self) -> None:
-        self._items: deque[Any] = deque()
-        self._end: Exception | None = None
+        self.items: deque[Any] = deque()
+        self.end: Exception | None = None
         self._given = False
+        self._starving = False
         self._hungry: Callable[[], None] | None = None
         self._fed = asyncio.Event()
-        self.starving = False
 
     def __len__(self) -> int:
         """How many items were put and not surely taken on: the last given may be in a hand."""
-        return len(self._items) + (self._given and not self.starving)
+        return len(self.items) + (self._given and not self._starving)
 
-    def put(self, items: list[Any], end: Exception | None) -> None:
-        """Add items; after an end nothing more comes."""
-        self._items.extend(items)
-        self._end = self._end or end
-        if self._items or self._end is not None:
-            self.starving = False
+    def wake(self) -> None:
+        """Give what was added since the last time."""
+        if self.items or self.end is not None:
+            self._starving = False
             self._fed.set()
 
     def when_starving(self, function: Callable[[], None]) -> None:
         """Call a function once an item is asked for and none is here, which may be now."""
         self._hungry = function
-        if self.starving:
+        if self._starving:
             function()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        while not self._items:
-            if self._end is not None:
-                raise self._end
-            self.starving = True
+        while True:
+            end = self.end  # first: all items are there once it is set
+            if self.items:
+                self._given = True
+                return self.items.popleft()
+            if end is not None:
+                raise end
+            self._starving = True
             self._fed.clear()
             if self._hungry is not None:
                 self._hungry()
             await self._fed.wait()
-        self._given = True
-        return self._items.popleft()
 
 
 class BlockingStream(Generic[S]):
@@ -105,6 +103,7 @@ class BlockingStream(Generic[S]):
     ``bound`` items are between being pulled and being yielded.
 
     Args:
+        owner: Of the portal, which lasts as long as that.
         portal: Where the async side runs.
         source: Items; one that is async is read on the loop.
         open_stream: Makes the async side of an async iterable.
@@ -115,6 +114,7 @@ class BlockingStream(Generic[S]):
 
     def __init__(
         self,
+        owner: object,
         portal: Portal,
         source: Iterable[Any] | AsyncIterable[Any],
         open_stream: Callable[[Any], S],
@@ -123,6 +123,7 @@ class BlockingStream(Generic[S]):
         limit: int | None = None,
         dropped: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
+        self._owner = owner
         self._portal = portal
         self._feed = _Feed()
         # What is async, or what the async side will refuse, is for the async side.
@@ -135,25 +136,17 @@ class BlockingStream(Generic[S]):
             self._source = iter(source) if limit is None else itertools.islice(source, limit)
         self._bound = self._room = bound
         self._dropped = dropped
-        self._pulled: deque[Any] = deque()
-        self._end: Exception | None = None
         self._told = False
         self._yielded = self._released = 0
         self._slow = False
         self._ready: deque[Outcome] = deque()
-        self._entered = asyncio.Event()
+        self._entered = threading.Event()
         self._leaving = asyncio.Event()
         self._job: Job[None] | None = None
 
     def __enter__(self) -> Self:
-        job = self._portal.start(self._live)
-        try:
-            self._portal.call(self._entered.wait)
-        except BaseException:
-            self._portal.cancel(job)
-            raise
-        if job.done:
-            self._portal.wait(job)  # which raises what kept it from entering
+        job = Job(self._live)
+        self._portal.enter(job, self._entered)
         self._job = job
         return self
 
@@ -165,9 +158,7 @@ class BlockingStream(Generic[S]):
     ) -> None:
         job, self._job = self._job, None
         if job is not None:
-            if not job.done:
-                self._portal.soon(partial(self._leave, error))
-            self._portal.wait(job)
+            self._portal.leave(job, partial(self._leave, error))
 
     def __iter__(self) -> Iterator[Outcome]:
         return self
@@ -197,7 +188,6 @@ class BlockingStream(Generic[S]):
                 self._entered.set()
                 await self._leaving.wait()
         finally:
-            self._entered.set()
             for outcome in self._ready:
                 self._dropped(outcome)
 
@@ -223,12 +213,12 @@ class BlockingStream(Generic[S]):
         slow = time.monotonic() + SLOW
         while self._source is not None and self._room > 0:
             try:
-                self._pulled.append(next(self._source))
+                self._feed.items.append(next(self._source))
                 self._room -= 1
             except StopIteration:
-                self._source, self._end = None, StopAsyncIteration()
+                self._source, self._feed.end = None, StopAsyncIteration()
             except Exception as error:  # noqa: BLE001 - raised where the async side's would be
-                self._source, self._end = None, error
+                self._source, self._feed.end = None, error
             # At once, for the next item may take for ever.
             self._tell()
             self._slow = time.monotonic() > slow
@@ -236,9 +226,8 @@ class BlockingStream(Generic[S]):
                 return
 
     def _pull_all(self) -> None:
-        self._pulled.extend(self._source or ())
-        self._source, self._end = None, StopAsyncIteration()
-        self._tell()
+        self._feed.items.extend(self._source or ())
+        self._source, self._feed.end = None, StopAsyncIteration()
 
     def _tell(self) -> None:
         """Let the loop collect, once for all that it has not collected yet."""
@@ -249,10 +238,7 @@ class BlockingStream(Generic[S]):
     def _collect(self) -> None:
         """Take over what was pulled and yielded since the last time; on the loop."""
         self._told = False
-        end = self._end  # first: all items are there once it is set
-        items = [self._pulled.popleft() for _ in range(len(self._pulled))]
-        # In one step, or each worker would wait for its item in a queue.
-        self._feed.put(items, end)
+        self._feed.wake()
         if yielded := self._yielded - self._released:
             self._released += yielded
             self._stream.release(yielded)

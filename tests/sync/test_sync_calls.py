@@ -143,16 +143,14 @@ def test_a_client_collected_on_its_own_thread_ends_it(gateway: Emulator) -> None
     holder = [Imagen(base_url=gateway.base_url)]
     portal = holder[0]._portal
     holder[0].generate("A fox")
-    thread = portal._worker._thread
+    thread = portal._thread
     assert thread is not None
-    worker = portal._worker
-    del portal
 
     def forget() -> None:
         holder.clear()
         gc.collect()
 
-    worker.soon(forget)
+    portal.soon(forget)
     thread.join(10)
 
     assert not thread.is_alive()
