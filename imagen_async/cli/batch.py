@@ -17,7 +17,13 @@ from imagen_async.cli.console import note, result
 from imagen_async.cli.count import count_rows
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL, error_line
 from imagen_async.cli.progress import Rate, Snapshot, open_progress
-from imagen_async.cli.running import RequestFlags, interruptible, open_client, run_loop
+from imagen_async.cli.running import (
+    RequestFlags,
+    interruptible,
+    keep_bytes,
+    open_client,
+    run_loop,
+)
 from imagen_async.cli.summary import plan_lines, summary_lines
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
@@ -159,6 +165,7 @@ class _Drive:
         for outcome in outcomes:
             if outcome.error is None:
                 continue
+            keep_bytes(outcome.error.images)
             self._errors += 1
             if self._errors <= SHOWN_ERRORS:
                 self._say(_failure(outcome, outcome.error))

@@ -15,7 +15,13 @@ import attrs
 from imagen_async.batch.source import read_source
 from imagen_async.cli.console import note, result, warnings_as_notes
 from imagen_async.cli.exits import DONE, INTERRUPTED, error_line, exit_code
-from imagen_async.cli.running import RequestFlags, interruptible, open_client, run_loop
+from imagen_async.cli.running import (
+    RequestFlags,
+    interruptible,
+    keep_bytes,
+    open_client,
+    run_loop,
+)
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
 from imagen_async.policy.config import Limits
 from imagen_async.session.config import new_key
@@ -180,6 +186,7 @@ class _Run:
             try:
                 images[place] = await _save(imagen, image, self._output)
             except ImagenError as error:
+                images[place : place + 1] = error.images or (image,)
                 error.images = tuple(images)
                 return Outcome(outcome.index, outcome.request, error=error)
             except asyncio.CancelledError:
@@ -195,6 +202,7 @@ class _Run:
             note(f"Error: {which}{error_line(error)}")
             self._code = self._code or exit_code(error)
             _keep_links(error.images, self._output if self._to_folder else self._output.parent)
+            keep_bytes(error.images)
             generation = Generation(
                 self._requests[outcome.index],
                 error.images,
@@ -230,7 +238,8 @@ async def _save(imagen: AsyncImagen, image: Image, path: Path) -> Image:
 
 def _keep_links(images: Sequence[Image], folder: Path) -> None:
     """Write the links of images that are paid for and not here to a file that only we can read."""
-    links = [image.url for image in images if image.url is not None and image.path is None]
+    missing = [image for image in images if image.path is None and image.data is None]
+    links = [image.url for image in missing if image.url is not None]
     if not links:
         return
     path = folder / f"links-{secrets.token_hex(6)}.txt"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import tempfile
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -16,11 +18,15 @@ from imagen_async.client import AsyncImagen
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits, Timeouts
 from imagen_async.policy.retry import RetryPolicy
+from imagen_async.session import disk
+from imagen_async.wire.media import suffix
+from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 
     from imagen_async.session.events import Event
+    from imagen_async.wire.generation import Image
 
 SIGTERM_GRACE: Final = 30.0
 """Seconds that what is in flight gets after a SIGTERM; supervisors kill soon after that."""
@@ -115,6 +121,21 @@ async def open_client(
                 on_event=on_event,
             )
         yield await stack.enter_async_context(imagen)
+
+
+def keep_bytes(images: Iterable[Image]) -> None:
+    """Write images that are paid for, and in memory alone, to where temporary files go."""
+    for image in images:
+        if image.data is None or image.path is not None:
+            continue
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="imagen-async-"))
+            path = folder / f"image{suffix(image.media_type)}"
+            path.write_bytes(image.data)
+        except disk.TROUBLE as error:
+            note(f"Note: paid for, and not to be kept anywhere: {disk.reason(error)}.")
+        else:
+            note(f"Note: paid for, and kept in {printable(str(path))}.")
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:

@@ -179,7 +179,7 @@ def sync_folder(folder: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file as well as can be: it is hidden, and no promise hangs on its absence."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*TROUBLE):
         path.unlink()
 
 

@@ -18,7 +18,7 @@ from imagen_async.policy.names import file_name
 from imagen_async.session import disk
 from imagen_async.session.sinks import FileSink, MemorySink
 from imagen_async.session.threads import alone, in_thread, together
-from imagen_async.wire.finding import look
+from imagen_async.wire.finding import CUT, look
 from imagen_async.wire.generation import Image
 from imagen_async.wire.media import UNKNOWN, inspect, suffix
 from imagen_async.wire.text import printable
@@ -264,11 +264,10 @@ class FolderShelf:
         """Return why the disk does not take an image, with its bytes, or its file if it has one."""
         image: Image | None = None
         with contextlib.suppress(*disk.TROUBLE), disk.patient():
-            if error is not None:
-                sink.fail(error)
+            sink.fail(error)
             if sink.part is not None:  # not to be read, and a hidden file would be swept away
                 image = Image(path=sink.part)
-                names = self._names(number, suffix(UNKNOWN))
+                names = self._names(number, ("" if sink.ended else CUT) + suffix(UNKNOWN))
                 path = disk.place(sink.part, names, replace=self._replace)
                 image = Image(path=path, media_type=UNKNOWN)
             elif sink.size and len(data := sink.whole()) == sink.size:

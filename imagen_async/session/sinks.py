@@ -124,7 +124,11 @@ class FileSink:
         """
         if self.part is None:
             self._descriptor, self.part = disk.open_part(self._folder, self._digest)
-            disk.write_all(self._descriptor, self.whole())
+            try:
+                disk.write_all(self._descriptor, self.whole())
+            except BaseException:
+                self._drop()
+                raise
 
     def sync(self) -> None:
         """Make the open file's bytes survive a power cut and close it, for a thread.
@@ -138,14 +142,14 @@ class FileSink:
 
     def close(self) -> None:
         """Close the file; a paid image must not wait for a free descriptor."""
-        if self.part is not None and self._pieces:
+        if self._stored and self._pieces and self.problem is None:
             self._flush()
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
         try:
             os.close(descriptor)
-        except OSError as error:
+        except disk.TROUBLE as error:
             self.fail(error)
 
     def discard(self) -> None:
@@ -154,20 +158,26 @@ class FileSink:
         self._pieces.clear()
         self._drop()
 
-    def fail(self, error: Exception) -> None:
+    @property
+    def ended(self) -> bool:
+        """Whether the file holds all that came."""
+        return self._stored == self.size
+
+    def fail(self, error: Exception | None = None) -> None:
         """Remember why the disk does not take it, and take the bytes back from the file.
 
-        Only a file that no free descriptor can read is left where it is.
+        A file that cannot be read now is left where it is.
         """
-        self.problem = self.problem or disk.cannot_write(self._folder, error)
+        if error is not None and self.problem is None:
+            self.problem = disk.cannot_write(self._folder, error)
         if self.part is not None and self._stored > 0:
             try:
                 if self._descriptor < 0:
                     self._descriptor = disk.reopen(self.part)
                 self._pieces.insert(0, disk.read_back(self._descriptor, self._stored))
                 self._stored = 0
-            except disk.TROUBLE as unread:
-                if disk.is_scarce(unread):
+            except disk.TROUBLE:
+                if self.part.is_file() and not self.part.is_symlink():
                     return
                 self._pieces.clear()
         self._drop()
@@ -175,7 +185,7 @@ class FileSink:
     def _drop(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*disk.TROUBLE):
                 os.close(descriptor)
         part, self.part = self.part, None
         if part is not None:

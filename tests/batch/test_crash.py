@@ -221,6 +221,24 @@ def test_a_whole_hidden_file_is_kept_and_a_torn_one_is_not(tmp_path: Path) -> No
     assert [path.name for path in home.iterdir()] == [f"a-{digest}-2.png"]
 
 
+def test_files_whose_end_cannot_be_told_are_kept_and_vouch_for_nothing(tmp_path: Path) -> None:
+    """A drawing that has its name was whole; hidden, it may be half of one, and is paid for."""
+    request = GenerationRequest("a", n=1)
+    identity = left_behind(tmp_path, request, [])
+    home, digest = tmp_path / "images" / identity.hex()[:2], identity.hex()[:12]
+    (home / f".{digest}-{'0' * 16}.part").write_bytes(b"<svg>")
+    (home / f"a-{digest}-1.cut.png").write_bytes(picture()[:-5])
+    found, whole = rescue(tmp_path, identity, request)
+
+    names = [f"a-{digest}-1.cut.png", f"a-{digest}-2.cut.svg"]
+    assert [Path(each["file_name"]).name for each in found] == names
+    assert sorted(path.name for path in home.iterdir()) == names
+    assert not whole
+    (home / f"a-{digest}.svg").write_bytes(b"<svg/>")
+    found, whole = rescue(tmp_path, identity, request)
+    assert (len(found), whole) == (3, True)
+
+
 async def test_images_without_a_row_prove_a_lost_journal(tmp_path: Path) -> None:
     """A journal that is older than its images is refused: it would buy them again."""
     out = tmp_path / "out"

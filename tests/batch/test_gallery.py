@@ -155,6 +155,26 @@ def test_a_card_holds_known_fields_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a.png", True),
+        ("a.JPEG", True),
+        ("a.webp", True),
+        ("a.svg", False),
+        ("a.png.svg", False),
+        ("a.pdf", False),
+        ("a.html", False),
+        ("png", False),
+    ],
+)
+def test_a_page_names_no_file_that_a_browser_would_run(name: str, shown: bool) -> None:
+    """Only raster images are pictures of the page; the others are named and nothing more."""
+    found = card("done", row(1, file_name=f"images/ab/{name}"))
+    assert (found["src"] is not None) is shown
+    assert found["file_name"] == f"images/ab/{name}"
+
+
+@pytest.mark.parametrize(
     ("fields", "expected"),
     [
         ({"aspect_ratio": "9:16", "width": 10, "height": 10}, "9:16"),

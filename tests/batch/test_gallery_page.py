@@ -386,6 +386,23 @@ async def test_missing_files_are_said(tab: Page, tmp_path: Path) -> None:
     assert note.startswith("1 data file of this gallery cannot be read.")
 
 
+async def test_a_drawing_is_named_and_not_loaded(tab: Page, tmp_path: Path) -> None:
+    """An SVG is neither a picture nor a link of the page, on its tile and when that is opened."""
+    drawing = {"file_name": "images/ab/a.svg", "media_type": "image/svg+xml"}
+    folder = fill(tmp_path / "shots", [row(0, **drawing)])
+    (folder / "images/ab").mkdir(parents=True)
+    (folder / "images/ab/a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    await tab.open(write_gallery(folder))
+    await tab.until("document.querySelectorAll('.lost').length")
+    note = "getComputedStyle(document.querySelector('.lost button'), '::before').content"
+    assert await tab.run(note) == '"Not shown: image/svg+xml"'
+    await tab.click("#grid li button")
+    await tab.until("document.querySelector('#lightbox').open")
+    text: Any = await tab.run("document.querySelector('#trouble').innerText")
+    assert text.split() == ["Not", "shown:", "image/svg+xml", "images/ab/a.svg"]
+    assert await tab.run("document.querySelectorAll('[src*=svg], [href*=svg]').length") == 0
+
+
 async def test_an_empty_batch_says_so(tab: Page, tmp_path: Path) -> None:
     """A batch that settled nothing shows words instead of an empty window."""
     await tab.open(write_gallery(fill(tmp_path / "shots")))

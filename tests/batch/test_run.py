@@ -21,7 +21,7 @@ from imagen_async.batch import schema
 from imagen_async.batch.journal import Journal
 from imagen_async.batch.run import Run, RunOptions
 from imagen_async.batch.source import Row, read_source
-from imagen_async.emulator import Emulator
+from imagen_async.emulator import Emulator, FaultRule, drawing
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
@@ -29,6 +29,7 @@ from imagen_async.errors import (
     InvalidRequestError,
     OutcomeUnknownError,
     RejectedError,
+    SpoiledAnswerError,
 )
 from imagen_async.session import disk
 from imagen_async.wire.request import GenerationRequest
@@ -303,6 +304,75 @@ async def test_failures_stop_a_batch_when_told(
     assert 2 <= report.failed <= 4
 
 
+@pytest.mark.parametrize("form", ["b64_json", "url"])
+async def test_drawings_are_done(form: str, emulator: Emulator, core: Any, tmp_path: Path) -> None:
+    """What is paid for and no raster image is a file like any other, and no picture of a page."""
+    out = tmp_path / "out"
+    emulator.fail("svg")
+    requests = [GenerationRequest(str(number), response_format=form) for number in range(60)]
+    local = core if form == "b64_json" else core_on(emulator, allow_private=True)
+    outcomes, report = await run_all(local, requests, out, gallery=True)
+    again, _ = await run_all(local, requests, out)
+    if local is not core:
+        await local.aclose()
+
+    assert (report.done, report.images, report.stopped_by, again) == (60, 60, None, [])
+    emulator.assert_charged_once()
+    assert len(list((out / "images").rglob("*.svg"))) == 60
+    note = "image 1: not a raster image that can be checked: kept as .svg"
+    assert all(outcome.generation.problems == (note,) for outcome in outcomes if outcome.generation)
+    row = view(out, "metadata")[0]
+    assert (row["media_type"], row["width"], row["height"]) == ("image/svg+xml", None, None)
+    pages = [page.read_text() for page in out.rglob("page-*.js")]
+    assert pages
+    assert not any('"src":"' in page for page in pages)
+
+
+@pytest.mark.parametrize("fault", ["b64_garbage", "data_empty", "cut:50"])
+async def test_answers_that_cannot_be_used_stop_a_batch(
+    fault: str, emulator: Emulator, tmp_path: Path
+) -> None:
+    """Ten in a row are enough to see that the gateway and we do not fit: no more is bought."""
+    emulator.fail(fault)
+    core = core_on(emulator, concurrency=4)
+    outcomes, report = await run_all(core, b64(*map(str, range(60))), tmp_path / "out")
+    await core.aclose()
+
+    assert report.stopped_by == "spoiled"
+    assert "10 answers in a row were paid for and cannot be used" in str(report.problem)
+    assert 10 <= emulator.ledger.total.charged <= 14
+    assert report.unknown == report.charged_yes == len(outcomes) == emulator.ledger.total.charged
+
+
+async def test_a_usable_answer_lets_a_batch_go_on(emulator: Emulator, tmp_path: Path) -> None:
+    """The run of bad answers is counted from the last good one."""
+    emulator.fail(FaultRule(fault="data_empty", prompt="bad"))
+    core = core_on(emulator, concurrency=1)
+    prompts = [f"{'good' if number % 10 == 9 else 'bad'} {number}" for number in range(30)]
+    _, report = await run_all(core, b64(*prompts), tmp_path / "out")
+    await core.aclose()
+
+    assert (report.stopped_by, report.done, report.unknown) == (None, 3, 27)
+
+
+async def test_half_an_image_is_kept_and_is_none_of_the_dataset(
+    emulator: Emulator, core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is listed as paid for and not done, with its file, and no program takes it for a whole."""
+    out = tmp_path / "out"
+    whole = drawing.draw
+    monkeypatch.setattr("imagen_async.emulator.gallery.draw", lambda recipe: whole(recipe)[:-5])
+    outcomes, report = await run_all(core, b64("a"), out)
+
+    assert (report.done, report.unknown, report.charged_yes) == (0, 1, 1)
+    assert isinstance(outcomes[0].error, SpoiledAnswerError)
+    (row,) = view(out, "unknown")
+    (name,) = row["files"]
+    assert name.endswith(".cut.png")
+    assert (out / name).is_file()
+    assert view(out, "metadata") == []
+
+
 async def test_a_limit_takes_the_first_rows_and_can_be_raised(core: Any, tmp_path: Path) -> None:
     """The limit counts rows of the input, and the same run goes on with a higher one."""
     out = tmp_path / "out"
@@ -446,6 +516,9 @@ async def test_a_full_disk_stops_the_intake(
     assert report.done == 0
     assert 1 <= report.unknown == report.charged_yes <= 4
     assert all("images" in str(outcome.error) for outcome in outcomes)
+    handed = [image.data for outcome in outcomes if outcome.error for image in outcome.error.images]
+    assert [data[:4] for data in handed if data] == [b"\x89PNG"] * emulator.ledger.total.images
+    assert {row["error"]["charge"] for row in view(out, "unknown")} == {"yes"}
     assert images(out) == []
     assert not list((out / "images").rglob("*.part"))
     _, report = await run_all(core, b64(*"0123456789"), out)

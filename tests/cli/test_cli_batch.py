@@ -11,6 +11,7 @@ import pty
 import re
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -344,8 +345,10 @@ def test_a_dumb_terminal_gets_lines(spawn, gateway, monkeypatch):
     assert "1 of 1 done" in shown
 
 
-def test_a_full_disk_stops_the_run_and_tears_nothing(cli, gateway, monkeypatch):
-    """When images cannot be written the run stops, and the item is listed as charged."""
+def test_a_full_disk_stops_the_run_and_tears_nothing(cli, gateway, monkeypatch, tmp_path_factory):
+    """When images cannot be written the run stops, and what came is kept somewhere else."""
+    spare = tmp_path_factory.mktemp("spare")
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
 
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -355,4 +358,5 @@ def test_a_full_disk_stops_the_run_and_tears_nothing(cli, gateway, monkeypatch):
     ended = cli("batch", "in.txt", "--out", "shots", "--json", "--concurrency", "1")
     assert ended.code == 3
     assert json.loads(ended.out)["stopped_by"] == "disk"
+    assert len(list(spare.glob("*/image.png"))) == gateway.ledger.total.charged
     assert list(Path("shots/images").rglob("*.*")) == []

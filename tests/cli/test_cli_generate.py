@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -179,7 +180,7 @@ def test_emulator_needs_no_key_and_says_what_it_is(cli, monkeypatch):
         ("403_quota", 4),
         ("504", 5),
         ("data_empty", 5),
-        ("not_an_image", 5),
+        ("b64_garbage", 5),
         ("file_expired", 5),
         ("drop", 6),
         ("cut_chunked", 5),
@@ -209,8 +210,10 @@ def test_a_busy_server_to_the_end_is_the_network(cli, gateway):
     assert cli("generate", "a fox", "--timeout", "0.3").code == 6
 
 
-def test_a_disk_that_does_not_take_the_image_is_1(cli, gateway, monkeypatch):
-    """An image that cannot be written is an error of this machine, and says it was charged."""
+def test_a_disk_that_does_not_take_the_image_is_1(cli, gateway, monkeypatch, tmp_path_factory):
+    """An image that cannot be written where it should be is charged, and kept somewhere else."""
+    spare = tmp_path_factory.mktemp("spare")
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
 
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -219,6 +222,9 @@ def test_a_disk_that_does_not_take_the_image_is_1(cli, gateway, monkeypatch):
     ended = cli("generate", "a fox", "--response-format", "b64_json", "-o", "fox.png")
     assert (ended.code, ended.out, list(Path().iterdir())) == (1, "", [])
     assert "was charged" in ended.err
+    (kept,) = spare.glob("*/image.png")
+    assert kept.read_bytes().startswith(b"\x89PNG")
+    assert f"kept in {kept}" in ended.err
 
 
 def test_links_of_images_that_could_not_be_fetched_are_kept(cli, gateway):

@@ -3,7 +3,9 @@
 import asyncio
 import errno
 import hashlib
+import mmap
 import os
+import random
 import stat
 import struct
 import threading
@@ -380,6 +382,85 @@ async def test_a_disk_that_refuses_is_named_and_nothing_torn_is_left(
     assert (lost[0].image.data, lost[0].image.media_type) == (image, "image/png")
     (left,) = names(tmp_path)
     assert (tmp_path / left).read_bytes() == image
+
+
+@pytest.mark.parametrize("seed", range(150))
+async def test_whatever_fails_the_bytes_are_somewhere(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many steps fail in one call: each image ends as a file, or in the caller's hands."""
+    dice = random.Random(seed)
+    often = dice.choice([0.05, 0.2, 0.5, 0.9])
+    numbers = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EDQUOT, errno.ESTALE]
+
+    def unsure(real: Callable[..., Any], *, closes: bool = False) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            if dice.random() >= often:
+                return real(*args, **options)
+            if closes:
+                real(*args, **options)
+            raise MemoryError if dice.random() < 0.2 else OSError(dice.choice(numbers), "no")
+
+        return call
+
+    monkeypatch.setattr(disk, "PATIENCE", 0.0)
+    target = shelf(tmp_path / "shots", replace=dice.random() < 0.5, sha256=True)
+    data = [png(3, 2, dice.randbytes(dice.choice([10, 100_000]))) for _ in range(3)]
+    with monkeypatch.context() as patched:
+        for step in dice.sample(["write", "fsync", "link", "replace", "mkdir", "close"], 3):
+            patched.setattr(os, step, unsure(getattr(os, step), closes=step == "close"))
+        patched.setattr(mmap, "mmap", unsure(mmap.mmap))
+        results = await kept(target, *data)
+    for came, result in zip(data, results, strict=True):
+        assert isinstance(result, Kept) or result.disk
+        image = result.image
+        assert image is not None
+        assert came == (image.path.read_bytes() if image.path else image.data)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("image", [PNG, BIG], ids=["small", "big"])
+@pytest.mark.parametrize("times", [1, 3, 10_000])
+async def test_an_image_waits_for_a_free_descriptor(
+    image: bytes, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shortage costs no image: it waits in memory, or its bytes are handed over in the end."""
+    monkeypatch.setattr(disk, "PATIENCE", 0.1)
+    monkeypatch.setattr(disk, "_PAUSE", 0.001)
+    monkeypatch.setattr(disk, "_gave_up", float("-inf"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing(errno.EMFILE, times=times, calls=os.open))
+        results = await kept(shelf(tmp_path), image, image)
+    assert [type(result) for result in results] == [Lost if times == 10_000 else Kept] * 2
+    for result in results:
+        assert result.image is not None
+        assert image == (result.image.data or (result.image.path or tmp_path).read_bytes())
+
+
+async def test_a_loop_does_not_wait_for_a_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a thread may sleep: on the loop a shortage is told at once."""
+    monkeypatch.setattr(disk, "_gave_up", float("-inf"))
+    monkeypatch.setattr(disk.time, "sleep", lambda _: pytest.fail("the loop slept"))
+    monkeypatch.setattr(os, "open", failing(errno.EMFILE, times=9))
+    with disk.patient(), pytest.raises(OSError, match="Too many open files"):
+        disk.reopen(tmp_path / "x")
+
+
+async def test_whoever_waited_in_vain_spares_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shortage that lasts is waited for once, not by each image in turn."""
+    waits: list[float] = []
+    monkeypatch.setattr(disk, "PATIENCE", 0.05)
+    monkeypatch.setattr(disk, "_gave_up", float("-inf"))
+    monkeypatch.setattr(os, "open", failing(errno.ENFILE, times=10_000))
+    sleep = disk.time.sleep
+    monkeypatch.setattr(disk.time, "sleep", lambda pause: (waits.append(pause), sleep(pause)))
+    monkeypatch.setattr(disk, "_PAUSE", 0.05)
+    await kept(shelf(tmp_path), *[PNG] * 5)
+    assert 1 <= len(waits) <= 2
 
 
 @pytest.mark.parametrize("replace", [False, True])

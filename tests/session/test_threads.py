@@ -154,6 +154,38 @@ async def test_a_thread_that_cannot_be_had_is_told_to_every_caller(
     assert await together(steps("c", 1, log)) == "c"
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+async def test_without_a_thread_the_work_is_done_here(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that stands still for a moment costs no image; the work is done once."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise error
+
+    here, log = threading.get_ident(), list[str]()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert await in_thread(threading.get_ident) == here
+        assert await asyncio.gather(*(together(steps(name, 1, log)) for name in "ab")) == ["a", "b"]
+        assert await alone(steps("c", 1, log)) == "c"
+    assert log == ["a0", "b0", "c0"]
+    assert await in_thread(threading.get_ident) != here
+
+
+async def test_an_error_of_the_work_itself_is_not_a_lack_of_threads() -> None:
+    """Work that began and failed is not done again."""
+    calls = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise RuntimeError("the work")
+
+    with pytest.raises(RuntimeError, match="the work"):
+        await in_thread(fail)
+    assert calls == [1]
+
+
 async def test_works_outlive_a_visit_that_is_cut_off() -> None:
     """If the visits alone are cancelled, no caller hangs, and what waited is done by the next."""
     begun, go, log = threading.Event(), threading.Event(), list[str]()

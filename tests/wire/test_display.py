@@ -85,6 +85,27 @@ def test_generation_is_a_grid_with_its_prompt_escaped() -> None:
     assert "SECRET" not in str(bundle)
 
 
+@pytest.mark.parametrize("kind", ["image/svg+xml", "application/pdf", "application/postscript"])
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_what_could_run_is_never_put_into_a_page(kind: str, where: str, tmp_path: Path) -> None:
+    """A drawing is named; its bytes reach neither a notebook nor a decoder."""
+    data = b"<svg onload='canary()'/>" * 100_000
+    path = tmp_path / "a&b.svg"
+    path.write_bytes(data)
+    image = Image(data=data, media_type=kind)
+    if where == "file":
+        image = Image(path=path, media_type=kind)
+
+    bundle, _ = image._repr_mimebundle_()
+    assert set(bundle) == {"text/plain"}
+    grid, _ = display.grid_bundle([image], "a caption", "plain")
+    assert kind in grid["text/html"]
+    assert "<img" not in grid["text/html"]
+    assert "canary" not in grid["text/html"]
+    assert ("a&amp;b.svg" in grid["text/html"]) is (where == "file")
+    assert display.thumbnail(image, 8) is image
+
+
 def test_display_protocol_filters() -> None:
     """IPython's include and exclude choose among the types."""
     image = Image(data=picture(), media_type="image/png")
