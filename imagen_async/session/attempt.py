@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from imagen_async.errors import ConfigurationError
 from imagen_async.policy.retry_after import retry_after
 from imagen_async.session.disk import TROUBLE
 from imagen_async.session.transport import ExchangeError, Head, Receiver, timeouts
@@ -41,11 +42,21 @@ ERROR_LIMIT = 64 * 1024
 
 
 def prepare() -> None:
-    """Import all that an answer may need: once it is paid for, an import that fails loses it."""
-    structurer()
-    import_module("concurrent.futures.thread")  # looks up the host of a link
-    for codec in ("idna", "utf-8-sig"):
-        codecs.lookup(codec)
+    """Import all that an answer may need: once it is paid for, an import that fails loses it.
+
+    Raises:
+        ConfigurationError: If that cannot be; nothing was sent.
+    """
+    try:
+        structurer()
+        import_module("concurrent.futures.thread")  # looks up the host of a link
+        for codec in ("idna", "utf-8-sig"):
+            codecs.lookup(codec)
+    except TROUBLE as error:
+        raise ConfigurationError(
+            f"What an answer needs cannot be loaded ({type(error).__name__}), so nothing is sent: "
+            "begin before the interpreter ends, or install the package anew."
+        ) from None
 
 
 @attrs.frozen
