@@ -16,12 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from imagen_async import Charge, Generation, ImagenError, Limits, RetryPolicy, Timeouts
+from imagen_async import (
+    Cancelled,
+    Charge,
+    Generation,
+    ImagenError,
+    Limits,
+    RetryPolicy,
+    Timeouts,
+)
 from imagen_async.wire.verdict import FailureKind
 from tests import virtual
 from tests.chaos import naive
 from tests.chaos.faults import CHARGED, FREE, cut, dripping, error, ok_then_closed, raw, status
-from tests.chaos.harness import client, holdings
+from tests.chaos.harness import Watch, client, holdings
 from tests.chaos.server import Fault, fine, serving
 from tests.scripted import Answer, Post, scripted
 from tests.wire.recorded_fronts import SEEN, TOLD
@@ -79,12 +87,10 @@ async def pool(work: Iterable[Callable[[], Coroutine[Any, Any, Any]]], width: in
 
 async def mix(calls: int, seed: int) -> dict[str, Any]:
     """Send prompts through all faults; compare what the client says with what the server did."""
-    lies = 0
+    lies, watch = 0, Watch()
+    options = {"timeouts": TIMES, "retry": RetryPolicy(), "on_event": watch}
     async with serving(choose=seeded(seed)) as server:
-        limits = Limits(concurrency=50)
-        async with client(
-            server.base_url, limits=limits, timeouts=TIMES, retry=RetryPolicy()
-        ) as imagen:
+        async with client(server.base_url, **options) as imagen:
 
             async def call(prompt: str) -> Generation:
                 nonlocal lies
@@ -109,6 +115,7 @@ async def mix(calls: int, seed: int) -> dict[str, Any]:
         "charged more than once": ours.bought_twice,
         "errors that deny a charge": lies,
         "errors of another tree": len(foreign),
+        "calls without exactly one end": len(watch.wrong) + abs(calls - len(watch.ends)),
         "naive: charged more than once": blind.bought_twice,
         "naive: charges too many": blind.charges.total() - len(blind.charges),
     }
@@ -170,20 +177,33 @@ async def rate(per_second: int, seconds: int) -> tuple[float, int]:
         return (len(times) - 1) / (times[-1] - times[0]), most
 
 
-async def leaks(faulty: int, cancelled: int, seed: int) -> str:
-    """Return what is left of faulty and cancelled calls: descriptors, tasks, threads, permits."""
-    dice = random.Random(seed)
+async def leaks(faulty: int, cancelled: int, seed: int) -> tuple[str, str]:
+    """Return what is left of faulty and cancelled calls, and how the cancelled ones ended.
+
+    What is left: descriptors, tasks, threads, permits.
+    """
+    dice, watch = random.Random(seed), Watch()
+    options = {"timeouts": TIMES, "retry": RetryPolicy(), "on_event": watch}
     before = holdings()
     async with (
         serving(choose=seeded(seed)) as server,
-        client(server.base_url, timeouts=TIMES, retry=RetryPolicy()) as imagen,
+        client(server.base_url, **options) as imagen,
     ):
         warm = holdings()
         await pool([lambda n=n: imagen.generate(str(n)) for n in range(faulty)], 50)
-        tasks = [asyncio.ensure_future(imagen.generate(str(n))) for n in range(cancelled)]
-        while tasks:
-            await asyncio.sleep(dice.choice((0, 0, 0.001)))
-            tasks.pop(dice.randrange(len(tasks))).cancel()
+        assert len(watch.ends) == faulty
+
+        async def cut() -> None:
+            task = asyncio.ensure_future(imagen.generate("cut"))
+            for _ in range(dice.randrange(1, 60)):
+                await asyncio.sleep(0)
+            task.cancel()
+            await task
+
+        cuts = 0
+        while cuts < cancelled:
+            results = await asyncio.gather(*(cut() for _ in range(50)), return_exceptions=True)
+            cuts += sum(isinstance(result, asyncio.CancelledError) for result in results)
         await asyncio.sleep(60)
         stats = imagen.stats()
         permits = (stats.in_flight, stats.queued)
@@ -192,7 +212,13 @@ async def leaks(faulty: int, cancelled: int, seed: int) -> str:
         await asyncio.sleep(0)
     after = holdings()
     same = before == after and permits == (0, 0)
-    return "none" if same else f"before {before}, after {after}, permits {permits}"
+    told = [end for end in watch.ends if isinstance(end, Cancelled)]
+    paid = sum(end.charge is not Charge.NO for end in told)
+    exact = not watch.wrong and (len(told), paid) == (cuts, stats.dropped)
+    return (
+        "none" if same else f"before {before}, after {after}, permits {permits}",
+        f"{cuts}, {paid} of them maybe paid for" if exact else f"{len(told)} of {cuts}",
+    )
 
 
 def main() -> int:
@@ -208,18 +234,19 @@ def main() -> int:
     attempts = virtual.run(outage(max(200, calls // 20)))
     probes = virtual.run(storm())
     sustained, most = virtual.run(rate(50, 10))
-    left = virtual.run(leaks(calls // 10, max(300, calls * 3 // 100), seed))
+    left, cuts = virtual.run(leaks(calls // 10, max(300, calls * 3 // 100), seed))
     rows: list[tuple[str, Any, bool]] = [
         ("calls through a mix of all faults", found.pop("calls"), True),
         ("  images", found.pop("images"), True),
         ("  requests", found.pop("requests"), True),
-        *((f"  {name}", value, value == 0) for name, value in itertools.islice(found.items(), 3)),
-        *((f"  {name}", value, value > 0) for name, value in itertools.islice(found.items(), 3, 5)),
+        *((f"  {name}", value, value == 0) for name, value in itertools.islice(found.items(), 4)),
+        *((f"  {name}", value, value > 0) for name, value in itertools.islice(found.items(), 4, 6)),
         ("attempts per call in a total outage", round(attempts, 3), attempts <= 1.2),
         ("probes per window of a 429 storm, 50 in flight", probes, probes <= 1),
         ("requests a second, of 50 configured", round(sustained, 2), 49 <= sustained <= 51),
         ("  most in any one second, burst 1", most, most <= 51),
         ("left after faulty and cancelled calls", left, left == "none"),
+        ("  cancelled, each told once", cuts, "paid for" in cuts),
     ]
     for name, value, good in rows:
         print(f"{'' if good else 'MISSED':7}{name:48} {value}")
