@@ -17,7 +17,7 @@ from imagen_async.session.files import FolderShelf, Kept
 from imagen_async.wire.media import inspect, suffix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from imagen_async.session.files import Lost
     from imagen_async.wire.decoder import Sink
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 IMAGES = "images"
 _PART = re.compile(r"\.([0-9a-f]{12})-[0-9a-f]{16}\.part")
+_HOME = re.compile(r"[0-9a-f]{2}")
 _WHOLE = re.compile(r".+-([0-9a-f]{12})(?:-([1-9][0-9]*))?\.(?:png|jpg|webp|gif|avif)")
 
 
@@ -36,10 +37,14 @@ class ItemShelf:
         folder: The run's folder.
         identity: The item's id.
         prompt: Begins the files' names.
+        names: Of the item's files from earlier orders: none of them is written over.
     """
 
-    def __init__(self, folder: Path, identity: bytes, prompt: str) -> None:
+    def __init__(
+        self, folder: Path, identity: bytes, prompt: str, names: Iterable[str] = ()
+    ) -> None:
         digest = identity.hex()
+        self._after = _highest(names)
         self._inner = FolderShelf(
             _home(folder, identity), slug(prompt), digest[:12], replace=True, sha256=True
         )
@@ -51,6 +56,8 @@ class ItemShelf:
 
     async def keep(self, sinks: Sequence[Sink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
         """Make images durable and visible, the first one last."""
+        after = self._after
+        numbers = [None if number is None else number + after for number in numbers]
         results = await self._inner.keep(sinks, numbers)
         for result in results:
             if isinstance(result, Kept) and result.image.path is not None:
@@ -92,10 +99,12 @@ class Leftovers:
     Args:
         parts: Hidden files of writes that did not end.
         foreign: A finished image of no item of the journal, if there is one.
+        misplaced: A file or a link where a folder of images should be, if there is one.
     """
 
     parts: tuple[Path, ...] = ()
     foreign: Path | None = None
+    misplaced: Path | None = None
 
 
 def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
@@ -109,8 +118,13 @@ def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
         owned: Tells whether an item's files are named by 12 hexadecimal digits.
     """
     parts: list[Path] = []
-    for home in _entries(folder / IMAGES):
+    root = folder / IMAGES
+    if root.is_symlink() or (root.exists() and not root.is_dir()):
+        return Leftovers(misplaced=root)
+    for home in _entries(root):
         if not home.is_dir(follow_symlinks=False):
+            if _HOME.fullmatch(home.name):
+                return Leftovers(misplaced=Path(home.path))
             continue
         for entry in _entries(Path(home.path)):
             if _PART.fullmatch(entry.name):
@@ -128,7 +142,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[list[Any], bool]:
+def rescue(
+    folder: Path, identity: bytes, request: GenerationRequest, names: Collection[str] = ()
+) -> tuple[list[Any], bool]:
     """Find the images of an item whose call was cut off by the end of its process.
 
     Hidden files that are whole images get names; the others are removed.
@@ -137,6 +153,7 @@ def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[l
         folder: The run's folder.
         identity: The item's id.
         request: What was asked.
+        names: Of the item's files from earlier orders, which say nothing of this one.
 
     Returns:
         Descriptions of the whole images, and whether they are all that the answer held: the
@@ -150,14 +167,16 @@ def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[l
     named = {
         Path(entry.path): int(found[2] or 0)
         for entry in entries
-        if (found := _WHOLE.fullmatch(entry.name)) and found[1] == digest
+        if (found := _WHOLE.fullmatch(entry.name))
+        and found[1] == digest
+        and f"{IMAGES}/{home.name}/{entry.name}" not in names
     }
-    numbers = sorted(set(named.values()))
-    whole = 0 in numbers or (bool(numbers) and numbers == list(range(1, len(numbers) + 1)))
+    numbers, first = sorted(set(named.values())), _highest(names) + 1
+    whole = 0 in numbers or (bool(numbers) and numbers == list(range(first, first + len(numbers))))
     for entry in entries:
         found = _PART.fullmatch(entry.name)
         if found and found[1] == digest:
-            _name_part(Path(entry.path), named, slug(request.prompt), digest)
+            _name_part(Path(entry.path), named, slug(request.prompt), digest, first)
     if named:
         disk.sync_folder(home)
     images = [_found(path) for path, _ in sorted(named.items(), key=lambda pair: pair[1])]
@@ -171,7 +190,7 @@ def sweep(parts: Sequence[Path]) -> None:
         disk.remove(part)
 
 
-def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str) -> None:
+def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str, first: int) -> None:
     """Give a hidden file a name if it is a whole image; remove it if not."""
     media = inspect(part.read_bytes())
     if not media.complete or media.problem is not None or media.media_type is None:
@@ -182,10 +201,16 @@ def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str) -> No
         disk.sync(descriptor)
     finally:
         os.close(descriptor)
-    # From 2 on: a name without number, or the first, would vouch for images that never came.
-    number = max(2, *(used + 1 for used in named.values())) if named else 2
+    # After the first: that, or a name without number, would vouch for images that never came.
+    number = max([first, *named.values()]) + 1
     target = part.with_name(file_name(stem, digest, number, suffix(media.media_type)))
     named[disk.place(part, [target], replace=True)] = number
+
+
+def _highest(names: Iterable[str]) -> int:
+    """Return the highest number that files' names end with, 0 if there is none."""
+    found = (_WHOLE.fullmatch(name) for name in names)
+    return max((int(each[2] or 0) for each in found if each), default=0)
 
 
 def _found(path: Path) -> dict[str, Any]:

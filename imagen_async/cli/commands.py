@@ -112,6 +112,11 @@ def generate(**flags: Any) -> int:
     help="Items that may have been charged and brought no image: list them, buy them again, "
     "or close them.",
 )
+@click.option(
+    "--new-options",
+    is_flag=True,
+    help="Go on although --model, -n or --aspect-ratio are not as before: buys prompts again.",
+)
 @click.option("--retry-failed", is_flag=True, help="Try failed items again; they cost nothing.")
 @click.option("--price-per-image", type=_ABOVE_ZERO, help="For --budget and --dry-run.")
 @click.option("--budget", type=_ABOVE_ZERO, help="Stop before more than this may be spent.")

@@ -17,6 +17,7 @@ import attrs
 from imagen_async.errors import (
     Charge,
     DownloadError,
+    ExpiredUrlError,
     ImagenError,
     SaveError,
     Verdict,
@@ -286,8 +287,9 @@ class Sender:
         """Download the links of an answer to the shelf, together.
 
         Returns:
-            The generation with every image fetched; else the first error, with every image on it,
-            those that were fetched and those that are still links.
+            The generation with every image fetched; else one error, of a link that may still come
+            if there is one, with every image on it, those that were fetched and those that are
+            still links.
         """
         several = len(generation.images) > 1
         images = list(generation.images)
@@ -313,7 +315,7 @@ class Sender:
                 if image.url is not None and image.media_type is None:
                     group.start_soon(fetch, place, image, image.url)
         if failures:
-            first = failures[0]
+            first = min(failures, key=lambda failure: isinstance(failure, ExpiredUrlError))
             first.images = tuple(images)
             first.request_id = generation.request_id
             first.attempts = generation.attempts
