@@ -20,7 +20,7 @@ from imagen_async.batch.records import (
     to_json,
     told,
 )
-from imagen_async.batch.shelf import ItemShelf, described, rescue
+from imagen_async.batch.shelf import ItemShelf, described, highest, rescue
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
@@ -76,8 +76,8 @@ class Entry:
     _counted_at: tuple[State, Charge] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.shelf = self._shelf()
         self.state, self.charge = self.item.state, self.item.charge
+        self.shelf = self._shelf()
         self.ordered = ordered(self.request)
         self.sends = 0 if self.recount else self.item.sends
         self.counted = max(self.ordered, self.item.spent if self.known else 0)
@@ -237,12 +237,15 @@ class Entry:
         if self.answer is not None:
             self.item = attrs.evolve(self.item, answer=to_json(self.answer))
         self.ended, self.error, self.answer = False, None, None
-        self.shelf = self._shelf()
         self._moved(State.UNKNOWN)
+        self.shelf = self._shelf()
 
     def _shelf(self) -> ItemShelf:
-        names = file_names(self.item.answer)
-        return ItemShelf(self.desk.folder, self.item.id, self.request.prompt, names)
+        answer = json.loads(self.item.answer) if self.item.answer else {}
+        # A file keeps its number as long as the same answer is fetched.
+        waits = self.state is State.RECEIVED
+        after = answer.get("after", 0) if waits else highest(file_names(self.item.answer))
+        return ItemShelf(self.desk.folder, self.item.id, self.request.prompt, after)
 
     async def _undelivered(self, error: ImagenError) -> None:
         """Commit that not all images of a paid answer could be downloaded."""
@@ -343,6 +346,7 @@ class Entry:
             "request_id": generation.request_id,
             "created": generation.created,
             "problems": generation.problems,
+            "after": self.shelf.after,
             "images": now,
         }
 

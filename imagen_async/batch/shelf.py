@@ -37,14 +37,13 @@ class ItemShelf:
         folder: The run's folder.
         identity: The item's id.
         prompt: Begins the files' names.
-        names: Of the item's files from earlier orders: none of them is written over.
+        after: What the files' numbers come after: those of the item's earlier orders are not
+            written over.
     """
 
-    def __init__(
-        self, folder: Path, identity: bytes, prompt: str, names: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, folder: Path, identity: bytes, prompt: str, after: int = 0) -> None:
         digest = identity.hex()
-        self._after = _highest(names)
+        self.after = after
         self._inner = FolderShelf(
             _home(folder, identity), slug(prompt), digest[:12], replace=True, sha256=True
         )
@@ -56,8 +55,7 @@ class ItemShelf:
 
     async def keep(self, sinks: Sequence[Sink], numbers: Sequence[int | None]) -> list[Kept | Lost]:
         """Make images durable and visible, the first one last."""
-        after = self._after
-        numbers = [None if number is None else number + after for number in numbers]
+        numbers = [None if number is None else number + self.after for number in numbers]
         results = await self._inner.keep(sinks, numbers)
         for result in results:
             if isinstance(result, Kept) and result.image.path is not None:
@@ -171,7 +169,7 @@ def rescue(
         and found[1] == digest
         and f"{IMAGES}/{home.name}/{entry.name}" not in names
     }
-    numbers, first = sorted(set(named.values())), _highest(names) + 1
+    numbers, first = sorted(set(named.values())), highest(names) + 1
     whole = 0 in numbers or (bool(numbers) and numbers == list(range(first, first + len(numbers))))
     for entry in entries:
         found = _PART.fullmatch(entry.name)
@@ -207,7 +205,7 @@ def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str, first
     named[disk.place(part, [target], replace=True)] = number
 
 
-def _highest(names: Iterable[str]) -> int:
+def highest(names: Iterable[str]) -> int:
     """Return the highest number that files' names end with, 0 if there is none."""
     found = (_WHOLE.fullmatch(name) for name in names)
     return max((int(each[2] or 0) for each in found if each), default=0)
