@@ -243,6 +243,8 @@ class AsyncImagen:
         on_unknown: OnUnknown = "hold",
         retry_failed: bool = False,
         limit: int | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        new_options: bool = False,
         price_per_image: float | None = None,
         budget: float | None = None,
         max_failures: int | None = None,
@@ -264,6 +266,10 @@ class AsyncImagen:
                 leaves and lists them, ``resend`` sends each once more, ``drop`` gives them up.
             retry_failed: Whether items that failed in earlier runs, uncharged, are sent again.
             limit: How many prompts to take; None for all.
+            defaults: Fields of a request, such as ``aspect_ratio`` or ``n``, for prompts that do
+                not set them; kept in ``run.json`` together with the client's model.
+            new_options: Whether to go on although these are not those that the batch was begun
+                with: prompts are then bought again.
             price_per_image: In any currency; for the report and the budget.
             budget: The most that may be spent on this folder, in the same currency.
             max_failures: How many items may end without an image before the run stops.
@@ -285,6 +291,8 @@ class AsyncImagen:
             on_unknown=on_unknown,
             retry_failed=retry_failed,
             limit=limit,
+            defaults=defaults or {},
+            new_options=new_options,
             price_per_image=price_per_image,
             budget=budget,
             max_failures=max_failures,

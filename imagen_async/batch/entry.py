@@ -8,73 +8,37 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.batch import schema, views
+from imagen_async.batch.desk import Desk, StoppedError, stop_reason
 from imagen_async.batch.journal import Item, State
-from imagen_async.batch.records import count_files, image_of, ordered, row_of, to_json, told
-from imagen_async.batch.shelf import ItemShelf, described, rescue
+from imagen_async.batch.records import (
+    count_files,
+    file_names,
+    image_of,
+    ordered,
+    row_of,
+    to_json,
+    told,
+)
+from imagen_async.batch.shelf import ItemShelf, described, highest, rescue
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
+    ExpiredUrlError,
     ImagenError,
     OutcomeUnknownError,
-    QuotaError,
-    RejectedError,
     SaveError,
     Verdict,
 )
 from imagen_async.session import disk
-from imagen_async.session.patience import SharedPatience
 from imagen_async.session.threads import in_thread
 from imagen_async.wire.generation import Generation, Image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Iterable
 
     import anyio
 
-    from imagen_async.batch.journal import Journal
-    from imagen_async.batch.report import Tally
     from imagen_async.wire.request import GenerationRequest
-
-
-class StoppedError(Exception):
-    """The intake has stopped: the item stays as it was and nothing is sent."""
-
-
-def stop_reason(error: ImagenError) -> str | None:
-    """Return why an error of one item ends the intake for all, or None."""
-    if isinstance(error, QuotaError):
-        return "quota"
-    if isinstance(error, SaveError):
-        return "disk"
-    if isinstance(error, ConfigurationError):
-        return "client"
-    if isinstance(error, RejectedError) and error.authentication:
-        return "authentication"
-    return None
-
-
-@attrs.define(eq=False, kw_only=True)
-class Desk:
-    """What the entries of one run share.
-
-    Args:
-        folder: The run's folder.
-        journal: Where steps are kept.
-        tally: What is counted.
-        stop: Ends the intake, with a word and a sentence.
-        allowance: How many images may be charged in all; None for no bound.
-        patience: How long nothing may come of the run.
-        stopped: Whether it has ended.
-    """
-
-    folder: Path
-    journal: Journal
-    tally: Tally
-    stop: Callable[[str, str], None]
-    allowance: float | None = None
-    patience: SharedPatience = attrs.field(factory=SharedPatience)
-    stopped: bool = False
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -89,6 +53,7 @@ class Entry:
         known: Whether the journal has it.
         resend: Whether it is sent although it may have been charged.
         recount: Whether it is sent on the user's word, whatever was sent in earlier runs.
+        listed: Whether a row of the input asks for it.
     """
 
     desk: Desk
@@ -98,6 +63,7 @@ class Entry:
     known: bool = False
     resend: bool = False
     recount: bool = False
+    listed: bool = True
     scope: anyio.CancelScope | None = None
     busy: bool = attrs.field(init=False, default=False)
     ended: bool = attrs.field(init=False, default=False)
@@ -113,16 +79,14 @@ class Entry:
     _counted_at: tuple[State, Charge] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.shelf = ItemShelf(self.desk.folder, self.item.id, self.request.prompt)
         self.state, self.charge = self.item.state, self.item.charge
+        self.shelf = self._shelf()
         self.ordered = ordered(self.request)
         self.sends = 0 if self.recount else self.item.sends
         self.counted = max(self.ordered, self.item.spent if self.known else 0)
         self._files = self.item.images
-        self._counted_at = (self.state, self.charge)
-        if not self.known:
-            self.desk.tally.enter()
-            self._counted_at = (State.NEW, Charge.NO)
+        self._counted_at = (self.state, self.charge) if self.known else (State.NEW, Charge.NO)
+        self.desk.tally.enter(self._counted_at, known=self.known, listed=self.listed)
 
     async def sending(self, idempotency_key: str) -> None:
         """Commit that an attempt is about to be sent.
@@ -205,7 +169,7 @@ class Entry:
         if reason is not None:
             self.desk.stop(reason, str(result))
         if self.state is State.RECEIVED:
-            await self._stay_received(result)
+            await self._undelivered(result)
         elif reason is not None and self.charge is Charge.NO:
             self.ended = True
             if self.busy:
@@ -243,7 +207,7 @@ class Entry:
         """Whether nothing is lost if the call is given up now: it waits, or was never begun."""
         return not (self.busy or self.ended or self.state is State.RECEIVED)
 
-    def listed(self) -> views.Listed:
+    def shown(self) -> views.Listed:
         """Return the item as the lists show it now."""
         answer = self.answer
         if answer is None:
@@ -271,9 +235,27 @@ class Entry:
             tuple(answer.get("problems", ())),
         )
 
-    async def _stay_received(self, error: ImagenError) -> None:
+    def reorder(self) -> None:
+        """Take up again an answer whose links are dead, to be ordered once more."""
+        if self.answer is not None:
+            self.item = attrs.evolve(self.item, answer=to_json(self.answer))
+        self.ended, self.error, self.answer = False, None, None
+        self._moved(State.UNKNOWN)
+        self.shelf = self._shelf()
+
+    def _shelf(self) -> ItemShelf:
+        answer = json.loads(self.item.answer) if self.item.answer else {}
+        # A file keeps its number as long as the same answer is fetched.
+        waits = self.state is State.RECEIVED
+        after = answer.get("after", 0) if waits else highest(file_names(self.item.answer))
+        return ItemShelf(self.desk.folder, self.item.id, self.request.prompt, after)
+
+    async def _undelivered(self, error: ImagenError) -> None:
+        """Commit that not all images of a paid answer could be downloaded."""
+        dead = isinstance(error, ExpiredUrlError) and self.known
+        state = State.DROPPED if dead and self.desk.on_unknown == "drop" else State.RECEIVED
         answer = self._answer(None, error.images) if error.images else None
-        await self._end(State.RECEIVED, Charge.YES, 0, error, answer)
+        await self._end(state, Charge.YES, 0, error, answer)
 
     async def _settle_error(self, error: ImagenError) -> None:
         state = State.FAILED if self.charge is Charge.NO else State.UNKNOWN
@@ -298,7 +280,8 @@ class Entry:
     def _rescued(self) -> tuple[list[dict[str, Any]], bool]:
         """Return the item's images that are here all the same, and whether they are all."""
         try:
-            return rescue(self.desk.folder, self.item.id, self.request)
+            names = file_names(self.item.answer)
+            return rescue(self.desk.folder, self.item.id, self.request, names)
         except disk.TROUBLE:
             return [], False
 
@@ -335,7 +318,7 @@ class Entry:
     def _moved(self, state: State) -> None:
         self.state = state
         after = (state, self.charge)
-        self.desk.tally.move(self._counted_at, after)
+        self.desk.tally.move(self._counted_at, after, listed=self.listed)
         self._counted_at = after
 
     def _spend(self, images: int) -> None:
@@ -367,6 +350,7 @@ class Entry:
             "request_id": generation.request_id,
             "created": generation.created,
             "problems": generation.problems,
+            "after": self.shelf.after,
             "images": now,
         }
 

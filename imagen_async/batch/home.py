@@ -1,13 +1,19 @@
-"""A run's folder: whether it is ours, what endpoint it belongs to, what a dead run left in it."""
+"""A run's folder: whether it is ours, what it was begun with, what a dead run left in it."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import struct
+from array import array
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from imagen_async.batch import schema, shelf, views
-from imagen_async.batch.identity import IdSet
-from imagen_async.batch.journal import Item, State, ids, items
+from imagen_async.batch.defaults import asked_anew, changes
+from imagen_async.batch.identity import Census, IdSet, body_digest, prompt_of, short
+from imagen_async.batch.journal import Item, State, items
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.session import disk
 from imagen_async.wire.request import GenerationRequest
@@ -19,7 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RUN = "run.json"
-_OURS = (RUN, shelf.IMAGES, views.METADATA)
+_HALVES = struct.Struct(">QQ")
+_SAY_YES = "say new_options (--new-options)"
 
 
 def claim(folder: Path) -> None:
@@ -42,7 +49,7 @@ def claim(folder: Path) -> None:
         ) from None
     if schema.NAME in names or not names:
         return
-    if names.intersection(_OURS):
+    if names.intersection(schema.OURS):
         raise ConfigurationError(
             f"{shown} holds a batch without its {schema.NAME}, so what was paid for is not known; "
             "restore it, or choose another folder."
@@ -50,51 +57,140 @@ def claim(folder: Path) -> None:
     raise ConfigurationError(f"{shown} is not empty and holds no batch; choose another folder.")
 
 
-def bind(folder: Path, endpoint: str) -> None:
-    """Note which endpoint a run belongs to, or check that it is this one.
+@attrs.frozen(kw_only=True)
+class Terms:
+    """Under what a batch is run: what ``run.json`` keeps of it.
 
     Args:
-        folder: Of the run, locked.
         endpoint: The base URL, or the word ``emulator``.
+        defaults: Of the requests, as JSON values.
+        renewed: Whether the user says yes to other defaults than before.
+    """
+
+    endpoint: str
+    defaults: Mapping[str, Any] = attrs.field(factory=dict)
+    renewed: bool = False
+
+
+def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> bool:
+    """Compare what a run was begun with and what it is to go on with.
+
+    Args:
+        connection: Of its journal.
+        folder: Of the run.
+        terms: What it is to go on with.
+
+    Returns:
+        Whether ``run.json`` is to be written.
 
     Raises:
-        ConfigurationError: If the run was begun with another one.
+        ConfigurationError: If the endpoint is another one; if other defaults would buy anything
+            again, unless the user said yes; if what it was begun with cannot be read.
     """
-    path = folder / RUN
+    begun = _begun(folder / RUN)
+    if begun is None:
+        if not terms.renewed and connection.execute("SELECT 1 FROM item").fetchone():
+            raise ConfigurationError(
+                f"{printable(str(folder / RUN), 300)} is missing, so what this batch was begun "
+                f"with is not known; restore it, or {_SAY_YES} to go on with what is given now."
+            )
+        return True
+    if begun.endpoint != terms.endpoint:
+        raise ConfigurationError(
+            f"This batch was begun with {printable(begun.endpoint, 300)} and cannot go on with "
+            f"{printable(terms.endpoint, 300)}; use the first, or choose another folder."
+        )
+    if begun.defaults == terms.defaults:
+        return False
+    changed = changes(begun.defaults, terms.defaults)
+    if changed and not terms.renewed:
+        again = _bought_again(connection, begun.defaults, terms.defaults)
+        if again.total():
+            raise ConfigurationError(
+                f"This batch was begun with other options: {'; '.join(changed)} now. Up to "
+                f"{again[True]:,} prompts that are done and {again[False]:,} that may have been "
+                f"charged would be bought again; give the same options, or {_SAY_YES} to buy them."
+            )
+    return True
+
+
+def bind(connection: sqlite3.Connection, folder: Path, terms: Terms) -> None:
+    """Note what a run is begun with, or check that it may go on with it.
+
+    Raises:
+        ConfigurationError: If it may not.
+        OSError: If the disk fails.
+    """
+    if check(connection, folder, terms):
+        kept = {"version": 2, "base_url": terms.endpoint, "options": terms.defaults}
+        views.write_whole(folder / RUN, json.dumps(kept) + "\n")
+
+
+def _begun(path: Path) -> Terms | None:
     try:
-        begun = json.loads(path.read_text("utf-8"))["base_url"]
+        kept = json.loads(path.read_text("utf-8"))
+        return Terms(endpoint=str(kept["base_url"]), defaults=dict(kept["options"]))
     except FileNotFoundError:
-        begun = None
+        return None
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigurationError(
             f"{printable(str(path), 300)} cannot be read; restore it."
         ) from None
-    if begun is None:
-        views.write_whole(path, json.dumps({"version": 1, "base_url": endpoint}) + "\n")
-    elif begun != endpoint:
-        raise ConfigurationError(
-            f"This batch was begun with {printable(str(begun), 300)} and cannot go on with "
-            f"{printable(endpoint, 300)}; use the first, or choose another folder."
-        )
+
+
+def _bought_again(
+    connection: sqlite3.Connection, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Counter[bool]:
+    """Count the items that cost or may have, and that other defaults would order anew.
+
+    Returns:
+        The done ones under True, the others under False.
+    """
+    book, census, counts = read_book(connection), Census(), Counter[bool]()
+    for item in items(connection, State):
+        if item.charge is Charge.NO:
+            continue
+        row = asked_anew(json.loads(item.row), old, new)
+        if row is None:
+            continue
+        identity = census.enter(body_digest(GenerationRequest(**row)))
+        if book.find(identity) is None:
+            counts[item.state is State.DONE] += 1
+    return counts
 
 
 class Book:
-    """What a journal said of its items when the run began, in 8 bytes an item.
+    """What a journal said of its items when the run began, in 16 bytes an item.
 
     Args:
-        known: The ids in each state.
+        known: The id, state and charge of each.
     """
 
-    def __init__(self, known: Mapping[State, Iterable[bytes]] | None = None) -> None:
-        sets = {state: IdSet(found) for state, found in (known or {}).items()}
-        self._sets = tuple((state, found) for state, found in sets.items() if len(found))
+    def __init__(self, known: Iterable[tuple[bytes, str, int]] = ()) -> None:
+        found: defaultdict[tuple[str, int], array[int]] = defaultdict(lambda: array("Q"))
+        prompts = array("Q")
+        for identity, state, charge in known:
+            first, second = _HALVES.unpack(identity)
+            found[state, charge].append(first)
+            if charge:
+                prompts.append(second)
+        # What a resume meets most comes first.
+        groups = sorted(found.items(), key=lambda group: len(group[1]), reverse=True)
+        self._sets = [((State(at[0]), Charge(at[1])), IdSet(halves)) for at, halves in groups]
+        self._prompts = IdSet(prompts)
+        self.sum = sum(map(sum, found.values()))
 
-    def state(self, identity: bytes) -> State | None:
-        """Return the state of an item, or None if the journal did not have it."""
-        for state, found in self._sets:
-            if identity in found:
-                return state
+    def find(self, identity: bytes) -> tuple[State, Charge] | None:
+        """Return the state and charge of an item, or None if the journal did not have it."""
+        number = short(identity)
+        for at, found in self._sets:
+            if number in found:
+                return at
         return None
+
+    def has_bought(self, identity: bytes) -> bool:
+        """Return whether any item with this one's prompt was or may have been charged."""
+        return prompt_of(identity) in self._prompts
 
     def has_name(self, digits: str) -> bool:
         """Return whether an item's files are named by these 12 hexadecimal digits."""
@@ -102,10 +198,16 @@ class Book:
 
 
 def read_book(connection: sqlite3.Connection) -> Book:
-    """Return what the journal says of its items."""
-    # What a resume meets most comes first.
-    order = (State.DONE, *(state for state in State if state is not State.DONE))
-    return Book({state: ids(connection, (state,)) for state in order})
+    """Return what the journal says of its items.
+
+    Raises:
+        ConfigurationError: If an id is not what its index says: the journal is damaged.
+    """
+    book = Book(connection.execute(schema.KNOWN))
+    # Two copies of each id, and no look at the rows: a hundredth of a full check's price.
+    if book.sum != sum(short(identity) for (identity,) in connection.execute(schema.INDEXED)):
+        raise schema.damaged(schema.NAME)
+    return book
 
 
 def recover(connection: sqlite3.Connection, folder: Path) -> tuple[Book, list[Item]]:
@@ -120,6 +222,11 @@ def recover(connection: sqlite3.Connection, folder: Path) -> tuple[Book, list[It
     """
     book = read_book(connection)
     found = shelf.survey(folder, book.has_name)
+    if found.misplaced is not None:
+        raise ConfigurationError(
+            f"{printable(str(found.misplaced), 300)} is not the folder that the batch made: "
+            "a file or a link is in its place; put the folder back."
+        )
     if found.foreign is not None:
         raise ConfigurationError(
             f"{printable(str(found.foreign), 300)} belongs to no item of {schema.NAME}: the "
@@ -136,10 +243,10 @@ def recover(connection: sqlite3.Connection, folder: Path) -> tuple[Book, list[It
 
 
 def _settle(connection: sqlite3.Connection, folder: Path, item: Item) -> None:
-    images, complete = shelf.rescue(folder, item.id, row_of(item.row)[1])
     before = json.loads(item.answer) if item.answer else {}
-    names = {image["file_name"] for image in images}
-    older = [each for each in before.get("images", ()) if each.get("file_name") not in names]
+    older = [each for each in before.get("images", ()) if each.get("file_name") is not None]
+    names = {image["file_name"] for image in older}
+    images, complete = shelf.rescue(folder, item.id, row_of(item.row)[1], names)
     answer = json.dumps({**before, "images": [*images, *older]}) if images else None
     state = State.DONE if complete else State.UNKNOWN
     charge = Charge.YES if images else max(item.charge, Charge.MAYBE)

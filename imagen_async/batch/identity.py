@@ -4,56 +4,85 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from array import array
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from imagen_async.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from imagen_async.batch.defaults import Defaults
     from imagen_async.wire.request import GenerationRequest
 
-ID_BYTES = 16
-"""Bytes of an item's id; a file's name shows the first 6 of them as 12 hex digits."""
+HALF = 8
+"""Bytes of an id that tell what is asked; the other eight tell its prompt alone."""
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 
-def body_digest(request: GenerationRequest, model: str | None = None) -> bytes:
-    """Return the digest of what a request asks for.
+def body_digest(request: GenerationRequest, defaults: Defaults | None = None) -> bytes:
+    """Return the digest of what a request asks for, 16 bytes.
 
-    How the image comes back is no part of it: asking for a link instead of bytes must not buy
-    the same image again.
+    What must not buy the same image again is no part of it: how the image comes back, how the
+    prompt's letters are composed (NFC), and space around it. Nor is ``n`` where it is 1, although
+    a gateway's own default may be more: to ask such a gateway for one image where it gave four is
+    then no new order, and the images of the old one stay.
+
+    The last eight bytes are those of the prompt alone, so that an order for a prompt that was
+    bought before with other fields, or with other spaces and capitals, can be told.
 
     Args:
         request: As the input gives it.
-        model: The client's, for a request that names none.
+        defaults: Of the run.
 
     Raises:
         InvalidRequestError: If ``extra`` holds what JSON cannot.
     """
-    body = request.body()
+    body = request.body() if defaults is None else defaults.body(request)
     body.pop("response_format", None)
-    if model is not None:
-        body.setdefault("model", model)
+    if body.get("n") == 1:
+        del body["n"]
+    prompt = body["prompt"]
+    if isinstance(prompt, str):  # extra may hold anything
+        body["prompt"] = _composed("NFC", prompt).strip()
     try:
         canonical = _ENCODER.encode(body).encode("ascii")
     except (TypeError, ValueError, RecursionError):
         raise InvalidRequestError("extra holds a value that JSON cannot carry.") from None
-    return hashlib.sha256(canonical).digest()[:ID_BYTES]
+    return _half(canonical) + _half(_words(prompt))
 
 
 def item_id(digest: bytes, occurrence: int) -> bytes:
     """Return the id of the ``occurrence``-th equal row, counted from 1, 16 bytes."""
     if occurrence == 1:
         return digest
-    return hashlib.sha256(digest + occurrence.to_bytes(8, "big")).digest()[:ID_BYTES]
+    return _half(digest + occurrence.to_bytes(8, "big")) + digest[HALF:]
 
 
 def short(identity: bytes) -> int:
-    """Return the first 8 bytes of an id as a number: what sets of ids keep."""
-    return int.from_bytes(identity[:8], "big")
+    """Return the first half of an id as a number: what sets of ids keep."""
+    return int.from_bytes(identity[:HALF], "big")
+
+
+def prompt_of(identity: bytes) -> int:
+    """Return the half of an id that tells its prompt, as a number."""
+    return int.from_bytes(identity[HALF:], "big")
+
+
+def _half(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:HALF]
+
+
+def _words(prompt: object) -> bytes:
+    """Return a prompt without what an editor changes unasked: spaces, capitals, wide forms."""
+    text = _composed("NFKC", str(prompt)).casefold()
+    return " ".join(text.split()).encode("utf-8", "surrogatepass")
+
+
+def _composed(form: Literal["NFC", "NFKC"], text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize(form, text)
 
 
 class Census:
@@ -76,16 +105,15 @@ class IdSet:
     """A fixed set of ids in 8 bytes each, for the hundreds of thousands that a resume skips.
 
     Args:
-        identities: The ids, in any order.
+        halves: A half of each id as a number, in any order.
     """
 
     __slots__ = ("_sorted",)
 
-    def __init__(self, identities: Iterable[bytes]) -> None:
-        self._sorted = array("Q", sorted(map(short, identities)))
+    def __init__(self, halves: Iterable[int]) -> None:
+        self._sorted = array("Q", sorted(halves))
 
-    def __contains__(self, identity: bytes) -> bool:
-        number = short(identity)
+    def __contains__(self, number: int) -> bool:
         place = bisect_left(self._sorted, number)
         return place < len(self._sorted) and self._sorted[place] == number
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import anyio.lowlevel
 import attrs
 
-from imagen_async.batch.entry import Desk, Entry
-from imagen_async.batch.home import Book, row_of
+from imagen_async.batch.entry import Entry
+from imagen_async.batch.home import row_of
 from imagen_async.batch.identity import Census, body_digest
 from imagen_async.batch.journal import Item, State, ids
 from imagen_async.batch.records import row_json
@@ -18,8 +18,11 @@ from imagen_async.batch.source import Requests, Row, as_rows
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
+    from imagen_async.batch.defaults import Defaults
+    from imagen_async.batch.desk import Desk
+    from imagen_async.batch.home import Book
     from imagen_async.wire.request import GenerationRequest
 
 OnUnknown: TypeAlias = Literal["hold", "resend", "drop"]
@@ -46,9 +49,13 @@ class RunOptions:
         ordered: Whether outcomes come in input order.
         on_unknown: What to do with items of earlier runs that may have been charged: ``hold``
             leaves and lists them, ``resend`` sends each once more under its old key, ``drop``
-            gives them up.
+            gives them up. Those whose links came are downloaded first, and are among them only
+            if the links are dead.
         retry_failed: Whether items that failed in earlier runs, uncharged, are sent again.
         limit: How many rows of the input to take; None for all.
+        defaults: Fields of a request, for rows that do not set them.
+        new_options: Whether to go on although the defaults differ from those that the batch was
+            begun with, which buys prompts again.
         price_per_image: In any currency.
         budget: The most that may be spent on this folder, in the same currency.
         max_failures: How many items may end without an image before the intake stops.
@@ -65,6 +72,8 @@ class RunOptions:
     on_unknown: OnUnknown = "hold"
     retry_failed: bool = False
     limit: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
+    defaults: Mapping[str, Any] = attrs.field(factory=dict)
+    new_options: bool = False
     price_per_image: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(_above_zero)
     )
@@ -134,20 +143,22 @@ class Sorter:
     Args:
         book: What the journal said as the run began.
         options: Of the run.
-        model: The client's, for requests that name none.
+        defaults: Of the run.
 
     Attributes:
-        settled: How many rows were passed over, by the state of their items.
+        settled: How many rows were passed over, by the state and charge of their items.
+        bought_before: How many new rows ask for a prompt that was bought in other words.
         exhausted: Whether the input was read to its end, or to its limit.
     """
 
-    def __init__(self, book: Book, options: RunOptions, model: str | None) -> None:
+    def __init__(self, book: Book, options: RunOptions, defaults: Defaults) -> None:
         self._book = book
         self._options = options
-        self._model = model
+        self._defaults = defaults
         self._census = Census()
         self._left = frozenset(state for state in State if options.leaves(state))
-        self.settled: Counter[State] = Counter()
+        self.settled: Counter[tuple[State, Charge]] = Counter()
+        self.bought_before: int = 0
         self.exhausted: bool = False
 
     async def rows(self, requests: Requests) -> AsyncIterator[Seen]:
@@ -169,16 +180,18 @@ class Sorter:
         if request is None or row.error is not None:
             return Seen(position, row)
         try:
-            identity = self._census.enter(body_digest(request, self._model))
+            digest = body_digest(request, self._defaults)
         except InvalidRequestError as unfit:
             return Seen(position, attrs.evolve(row, error=unfit))
-        state = self._book.state(identity)
-        if state is not None and state in self._left:
-            self.settled[state] += 1
+        identity = self._census.enter(digest)
+        known = self._book.find(identity)
+        if known is not None and known[0] in self._left:
+            self.settled[known] += 1
             return None
-        if request.model is None and self._model is not None:
-            request = attrs.evolve(request, model=self._model)
-        seen = Seen(position, row, state, identity, request)
+        if known is None and self._book.find(digest) is None:
+            self.bought_before += self._book.has_bought(digest)
+        state = None if known is None else known[0]
+        seen = Seen(position, row, state, identity, self._defaults.fill(request))
         if state is None and seen.charged and self._options.on_unknown != "resend":
             return attrs.evolve(seen, row=attrs.evolve(row, error=_paid_before(row)))
         return seen
@@ -187,7 +200,7 @@ class Sorter:
 def _paid_before(row: Row) -> InvalidRequestError:
     return InvalidRequestError(
         f"line {row.line}: an earlier run may have paid for it; to send it again all the same, "
-        "set on_unknown to resend.",
+        "set on_unknown to resend (--on-unknown resend).",
         charge=Charge.NO if row.prior is None else row.prior.charge,
         idempotency_key=None if row.prior is None else row.prior.idempotency_key,
     )
@@ -203,12 +216,7 @@ class Intake:
 
     def __init__(self, desk: Desk, sorter: Sorter) -> None:
         self._desk = desk
-        self._sorter = sorter
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the input was read to its end, or to its limit."""
-        return self._sorter.exhausted
+        self.sorter = sorter
 
     async def work(self, requests: Requests) -> AsyncIterator[Entry | Seen]:
         """Yield an entry for each item to work on, and the rows that are wrong.
@@ -216,8 +224,8 @@ class Intake:
         Answers whose rows have left the input are downloaded at the end: they are paid for.
         """
         journal = self._desk.journal
-        links = await journal.call(lambda db: set(ids(db, (State.RECEIVED,))))
-        async for seen in self._sorter.rows(requests):
+        links = await journal.call(lambda db: set(ids(db, State.RECEIVED)))
+        async for seen in self.sorter.rows(requests):
             if seen.request is None or seen.row.error is not None:
                 yield seen
                 continue
@@ -228,7 +236,14 @@ class Intake:
             item = await journal.find(identity)
             if item is not None:
                 name, request = row_of(item.row)
-                yield Entry(desk=self._desk, item=item, request=request, name=name, known=True)
+                yield Entry(
+                    desk=self._desk,
+                    item=item,
+                    request=request,
+                    name=name,
+                    known=True,
+                    listed=False,
+                )
 
     def _entry(self, seen: Seen, request: GenerationRequest, known: Item | None) -> Entry:
         prior, text = seen.row.prior, row_json(request, seen.row.id)
@@ -249,12 +264,14 @@ class Intake:
                 charge=Charge.NO if prior is None else prior.charge,
                 idempotency_key=(prior and prior.idempotency_key) or str(uuid.uuid4()),
             )
+        charged = item.charge is not Charge.NO
+        resend = charged and (item.state is not State.RECEIVED or self._desk.on_unknown == "resend")
         return Entry(
             desk=self._desk,
             item=item,
             request=request,
             name=seen.row.id,
             known=known is not None,
-            resend=item.charge is not Charge.NO and item.state is not State.RECEIVED,
-            recount=item.state in (State.FAILED, State.UNKNOWN),
+            resend=resend,
+            recount=resend or item.state is State.FAILED,
         )

@@ -27,6 +27,7 @@ import attrs
 from imagen_async.batch import schema
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.session.threads import in_thread
+from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -198,23 +199,33 @@ class Journal:
 
     def _serve(self) -> None:
         connection: sqlite3.Connection | None = None
+        place = schema.place(self.folder)
         while (group := self._next()) is not None:
+            if self.broken is not None:
+                self._tell(group, self.broken)
+                continue
+            results: list[Any] | ConfigurationError
             try:
                 if connection is None:
                     connection = schema.connect(self.folder)
-                self._tell(group, _run(connection, group))
+                    place = schema.place(self.folder)
+                results = _run(connection, group)
+                # Looked at after the commit: what is told as kept lies where it will be sought.
+                if schema.place(self.folder) != place:
+                    results = self.broken = _moved(self.folder)
             except ConfigurationError as error:
-                self.broken = error
+                results = self.broken = error
             except sqlite3.Error as error:
-                self.broken = schema.explain(error, self.folder)
+                results = self.broken = schema.explain(error, self.folder)
             except Exception as error:  # noqa: BLE001 - callers of a dead thread wait for ever
-                self.broken = ConfigurationError(f"The journal failed: {type(error).__name__}.")
-            if self.broken is not None:
-                self._tell(group, self.broken)
+                results = self.broken = ConfigurationError(
+                    f"The journal failed: {type(error).__name__}."
+                )
+            self._tell(group, results)
         if connection is None:
             return
         try:
-            schema.close(connection)
+            schema.close(connection, whole=schema.place(self.folder)[0] == place[0])
         except sqlite3.Error as error:
             self.broken = self.broken or schema.explain(error, self.folder)
             # Closing would delete the log, and the file does not say that nothing is missing.
@@ -239,6 +250,13 @@ class Journal:
         """Settle the futures of a whole group in one call to the loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_settle, group, results)
+
+
+def _moved(folder: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"The journal in {printable(str(folder), 300)} was moved, removed or replaced while the "
+        "batch ran; put it back as it was, then run the same command again."
+    )
 
 
 def _look(_: sqlite3.Connection) -> None:
@@ -281,16 +299,13 @@ def _run(connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
 
 def items(connection: sqlite3.Connection, states: Iterable[State]) -> Iterator[Item]:
     """Yield the items in these states in the order in which they were first sent, one at a time."""
-    for row in connection.execute(*_among(schema.ITEMS, states)):
+    values = tuple(str(state) for state in states)
+    places = ", ".join("?" * len(values))
+    for row in connection.execute(schema.ITEMS.format(places), values):
         yield Item(*row)
 
 
-def ids(connection: sqlite3.Connection, states: Iterable[State]) -> Iterator[bytes]:
-    """Yield the ids of the items in these states."""
-    for row in connection.execute(*_among(schema.IDS, states)):
+def ids(connection: sqlite3.Connection, state: State) -> Iterator[bytes]:
+    """Yield the ids of the items in a state."""
+    for row in connection.execute(schema.IDS, (str(state),)):
         yield row[0]
-
-
-def _among(statement: str, states: Iterable[State]) -> tuple[str, tuple[str, ...]]:
-    values = tuple(str(state) for state in states)
-    return statement.format(", ".join("?" * len(values))), values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
@@ -22,6 +23,8 @@ class Plan:
         rows: Rows of the input, up to the limit.
         to_send: Items that would be sent; ``resend`` of them may have been charged before.
         resend: See ``to_send``.
+        bought_before: How many of ``to_send`` ask for a prompt that was bought before with other
+            fields, spaces or capitals.
         downloads: Items whose paid images would be downloaded.
         done: Rows that are done.
         failed: Rows that failed, uncharged, and are left alone.
@@ -36,6 +39,7 @@ class Plan:
     rows: int
     to_send: int
     resend: int
+    bought_before: int
     downloads: int
     done: int
     failed: int
@@ -70,12 +74,15 @@ async def make_plan(
             to_send += 1
             resend += seen.state in (State.UNKNOWN, State.SENDING) or seen.charged
             images += ordered(seen.request)
-    left = sorter.settled
+    left = Counter[State]()
+    for (state, _), number in sorter.settled.items():
+        left[state] += number
     price, rate = options.price_per_image, requests_per_minute
     return Plan(
         rows=to_send + downloads + invalid + cut + left.total(),
         to_send=to_send,
         resend=resend,
+        bought_before=sorter.bought_before,
         downloads=downloads,
         done=left[State.DONE],
         failed=left[State.FAILED],

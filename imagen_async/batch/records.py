@@ -57,6 +57,12 @@ def count_files(answer: dict[str, Any]) -> int:
     return sum(each.get("file_name") is not None for each in answer["images"])
 
 
+def file_names(answer: str | None) -> set[str]:
+    """Return the names of the files that the journal keeps with an answer."""
+    images = json.loads(answer).get("images", ()) if answer else ()
+    return {each["file_name"] for each in images if each.get("file_name") is not None}
+
+
 def image_of(folder: Path, kept: dict[str, Any]) -> Image:
     """Return an image as the journal describes it."""
     name = kept.get("file_name")

@@ -21,20 +21,27 @@ _UNKNOWN = (State.UNKNOWN, State.RECEIVED)
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """What a batch came to, over all its runs.
+    """What a batch came to: the rows of this run's input, and the money of all its runs.
 
     Args:
-        total: Items: done, failed, unknown, dropped and pending.
-        done: Items with at least one image.
-        failed: Items that cost nothing and brought nothing; malformed rows are among them.
-        unknown: Items that were or may have been charged and are not done.
-        dropped: Unknown items that ``on_unknown="drop"`` gave up.
-        pending: Items that were read and not sent, or are under way.
+        total: Rows of the input that were read: done, failed, unknown, dropped and pending.
+        done: Rows with at least one image.
+        failed: Rows that cost nothing and brought nothing; malformed ones are among them.
+        unknown: Rows that were or may have been charged and are not done.
+        received: Unknown rows that are paid for and whose images are still behind links.
+        dropped: Unknown rows that ``on_unknown="drop"`` gave up.
+        pending: Rows that were read and not sent, or are under way.
         invalid: Rows that are no request, or that may not be sent; counted as failed.
+        skipped: Rows that earlier runs had settled.
+        bought_before: New rows that ask for a prompt which was bought before with other fields,
+            spaces or capitals.
+        others: What the folder holds beside these rows: items of other inputs, or of rows that
+            were not read.
+        others_unknown: How many of those were or may have been charged and are not done.
         images: Image files that are here.
         attempts: HTTP exchanges begun.
-        charged_maybe: Unknown and dropped items that may have been charged.
-        charged_yes: Unknown and dropped items that were charged.
+        charged_maybe: Unknown and dropped rows that may have been charged.
+        charged_yes: Unknown and dropped rows that were charged.
         resent: How often an item was sent again although it may have been charged.
         recounted: Failed items that this run sent again with a new count of sends.
         spent: Images that were or may have been charged.
@@ -54,9 +61,14 @@ class Report:
     done: int
     failed: int
     unknown: int
+    received: int
     dropped: int
     pending: int
     invalid: int
+    skipped: int
+    bought_before: int
+    others: int
+    others_unknown: int
     images: int
     attempts: int
     charged_maybe: int
@@ -85,6 +97,8 @@ class Report:
 class Tally:
     """The counts of a run, from the journal's at its start and moved as items move.
 
+    ``items`` are all of the folder, ``rows`` those that this run took up from its input.
+
     Args:
         counts: Of the journal.
     """
@@ -97,11 +111,13 @@ class Tally:
         "presumed",
         "recounted",
         "resent",
+        "rows",
         "spent",
     )
 
     def __init__(self, counts: Iterable[Count] = ()) -> None:
         self.items: Counter[tuple[State, Charge]] = Counter()
+        self.rows: Counter[tuple[State, Charge]] = Counter()
         self.attempts: int = 0
         self.images: int = 0
         self.invalid: int = 0
@@ -122,49 +138,70 @@ class Tally:
         """Images that were, are or may be charged, those included that only count as free."""
         return self.spent + self.presumed
 
-    def enter(self) -> None:
-        """Count an item that the journal does not know yet."""
-        self.items[State.NEW, Charge.NO] += 1
+    def enter(self, at: tuple[State, Charge], *, known: bool, listed: bool) -> None:
+        """Count an item that is taken up.
 
-    def move(self, before: tuple[State, Charge], after: tuple[State, Charge]) -> None:
+        Args:
+            at: Where it stands.
+            known: Whether the journal has it.
+            listed: Whether a row of the input asks for it.
+        """
+        self.items[at] += not known
+        self.rows[at] += listed
+
+    def move(
+        self, before: tuple[State, Charge], after: tuple[State, Charge], *, listed: bool
+    ) -> None:
         """Count an item in another state."""
-        self.items[before] -= 1
-        self.items[after] += 1
-
-    def of(self, *states: State, charge: Charge | None = None) -> int:
-        """Return how many items are in these states, with this charge if one is given."""
-        return sum(
-            number
-            for (state, charged), number in self.items.items()
-            if state in states and charge in (None, charged)
-        )
+        for counts in (self.items, self.rows) if listed else (self.items,):
+            counts[before] -= 1
+            counts[after] += 1
 
     def report(
         self,
+        passed: Counter[tuple[State, Charge]],
         *,
+        bought_before: int,
         price: float | None,
         seconds: float,
         partial: bool,
         stopped_by: str | None,
         problem: str | None,
     ) -> Report:
-        """Return the counts as a report."""
+        """Return the counts as a report.
+
+        Args:
+            passed: Rows that earlier runs had settled.
+            bought_before: See Report.
+            price: Of an image.
+            seconds: How long the run took.
+            partial: See Report.
+            stopped_by: See Report.
+            problem: See Report.
+        """
+        rows = self.rows + passed
+        others = self.items - rows
         doubtful = (*_UNKNOWN, State.DROPPED)
-        done, failed = self.of(State.DONE), self.of(State.FAILED) + self.invalid
-        unknown, dropped = self.of(*_UNKNOWN), self.of(State.DROPPED)
-        pending = self.of(State.NEW, State.SENDING)
+        done, failed = _of(rows, State.DONE), _of(rows, State.FAILED) + self.invalid
+        unknown, dropped = _of(rows, *_UNKNOWN), _of(rows, State.DROPPED)
+        pending = _of(rows, State.NEW, State.SENDING)
         return Report(
             total=done + failed + unknown + dropped + pending,
             done=done,
             failed=failed,
             unknown=unknown,
+            received=_of(rows, State.RECEIVED),
             dropped=dropped,
             pending=pending,
             invalid=self.invalid,
+            skipped=passed.total(),
+            bought_before=bought_before,
+            others=others.total(),
+            others_unknown=_of(others, *_UNKNOWN),
             images=self.images,
             attempts=self.attempts,
-            charged_maybe=self.of(*doubtful, charge=Charge.MAYBE),
-            charged_yes=self.of(*doubtful, charge=Charge.YES),
+            charged_maybe=_of(rows, *doubtful, charge=Charge.MAYBE),
+            charged_yes=_of(rows, *doubtful, charge=Charge.YES),
             resent=self.resent,
             recounted=self.recounted,
             spent=self.spent,
@@ -176,3 +213,12 @@ class Tally:
             stopped_by=stopped_by,
             problem=problem,
         )
+
+
+def _of(counts: Counter[tuple[State, Charge]], *states: State, charge: Charge | None = None) -> int:
+    """Return how many are in these states, with this charge if one is given."""
+    return sum(
+        number
+        for (state, charged), number in counts.items()
+        if state in states and charge in (None, charged)
+    )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
 
 from imagen_async.batch import home, schema, views
+from imagen_async.batch.brakes import Brakes
+from imagen_async.batch.defaults import make_defaults
+from imagen_async.batch.desk import Desk, StoppedError
 from imagen_async.batch.display import Panel
-from imagen_async.batch.entry import Desk, Entry, StoppedError
 from imagen_async.batch.gallery import write_gallery
 from imagen_async.batch.home import Book
 from imagen_async.batch.intake import Intake, RunOptions, Seen, Sorter
@@ -22,19 +25,25 @@ from imagen_async.batch.journal import Journal, State
 from imagen_async.batch.plan import make_plan
 from imagen_async.batch.records import row_of, told
 from imagen_async.batch.report import Tally
-from imagen_async.errors import ConfigurationError, ImagenError, SpoiledAnswerError
+from imagen_async.errors import (
+    ConfigurationError,
+    ExpiredUrlError,
+    ImagenError,
+)
 from imagen_async.session import disk
 from imagen_async.session.loop import running_loop
 from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.patience import SharedPatience
+from imagen_async.session.shield import to_the_end
 from imagen_async.session.threads import in_thread
 from imagen_async.wire.display import filtered
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable
     from types import TracebackType
     from typing import Self
 
+    from imagen_async.batch.entry import Entry
     from imagen_async.batch.plan import Plan
     from imagen_async.batch.report import Report
     from imagen_async.batch.source import Requests
@@ -44,8 +53,6 @@ if TYPE_CHECKING:
 
 GRACE = 5.0
 """Seconds that a cancelled call has to put on record that it was cut."""
-SPOILED = 10
-"""Answers in a row that are paid for and cannot be used, after which no more are bought."""
 
 
 @attrs.frozen
@@ -69,6 +76,10 @@ class Run:
         requests: The input: prompts, requests or rows.
         out: The folder; one that holds a batch is gone on with.
         options: How to go about it.
+
+    Raises:
+        ConfigurationError: If a field of its defaults is not known.
+        InvalidRequestError: If one of them cannot be sent.
     """
 
     def __init__(
@@ -77,10 +88,10 @@ class Run:
         self._core = core
         self._requests = requests
         self._options = options or RunOptions()
+        self._defaults = make_defaults(core.config.model, self._options.defaults)
         self._folder = Path(out).absolute()
         self._active: set[Entry] = set()
-        self._failures = 0
-        self._spoiled = 0
+        self._brakes = Brakes(self._options.max_failures)
         self._problem: str | None = None
         self._stopped: str | None = None
         self._began = time.monotonic()
@@ -100,7 +111,7 @@ class Run:
         try:
             await self._resume(journal)
         except BaseException:
-            await _to_the_end(journal.aclose())
+            await to_the_end(journal.aclose())
             raise
         return self
 
@@ -122,7 +133,7 @@ class Run:
             try:
                 await stream.__aexit__(None, None, None)
             finally:
-                await _to_the_end(self._finish(whole=whole))
+                await to_the_end(self._finish(whole=whole))
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self
@@ -173,10 +184,13 @@ class Run:
     def report(self) -> Report:
         """What the batch came to so far; final after the block."""
         seconds = self._seconds
+        sorter = None if self._parts is None else self._parts.intake.sorter
         return self._tally.report(
+            Counter() if sorter is None else sorter.settled,
+            bought_before=0 if sorter is None else sorter.bought_before,
             price=self._options.price_per_image,
             seconds=time.monotonic() - self._began if seconds is None else seconds,
-            partial=self._parts is None or not self._parts.intake.exhausted,
+            partial=sorter is None or not sorter.exhausted,
             stopped_by=self._stopped,
             problem=self._problem or self._views.problem,
         )
@@ -207,7 +221,8 @@ class Run:
         An input that can be read only once is then used up.
 
         Raises:
-            ConfigurationError: If the folder's journal cannot be used, or another process has it.
+            ConfigurationError: If the folder's journal cannot be used, or another process has it,
+                or if the batch may not go on as it is.
         """
         running_loop()
         book = Book()
@@ -215,19 +230,27 @@ class Run:
             journal = Journal(self._folder)
             await journal.open(begin=False)
             try:
+                await journal.call(partial(home.check, folder=self._folder, terms=self._terms))
                 book = await journal.call(home.read_book)
             finally:
                 await journal.aclose()
-        config = self._core.config
-        sorter = Sorter(book, self._options, config.model)
-        rate = config.limits.requests_per_minute
+        sorter = Sorter(book, self._options, self._defaults)
+        rate = self._core.config.limits.requests_per_minute
         return await make_plan(sorter, self._requests, self._options, rate)
+
+    @property
+    def _terms(self) -> home.Terms:
+        options = self._options
+        return home.Terms(
+            endpoint="emulator" if options.emulator else self._core.config.base_url,
+            defaults=self._defaults.kept(),
+            renewed=options.new_options,
+        )
 
     async def _resume(self, journal: Journal) -> None:
         """Take up what the journal knows and begin to read the input."""
         options, folder = self._options, self._folder
-        endpoint = "emulator" if options.emulator else self._core.config.base_url
-        await in_thread(partial(home.bind, folder, endpoint))
+        await journal.call(partial(home.bind, folder=folder, terms=self._terms))
         book, cut = await journal.call(partial(home.recover, folder=folder))
         # Added, not made anew: that would hold up the first request of a large run for seconds.
         for item in cut:
@@ -244,9 +267,10 @@ class Run:
             stop=self.stop,
             allowance=options.allowance,
             patience=SharedPatience(options.give_up_after),
+            on_unknown=options.on_unknown,
             stopped=self._stopped is not None,
         )
-        intake = Intake(desk, Sorter(book, options, self._core.config.model))
+        intake = Intake(desk, Sorter(book, options, self._defaults))
         stream = Stream(
             intake.work(self._requests),
             self._work,
@@ -285,26 +309,27 @@ class Run:
             with anyio.move_on_after(GRACE, shield=True):
                 await entry.cut()
             if entry.ended:
-                self._views.add(views.rows(entry.listed()))
+                self._views.add(views.rows(entry.shown()))
             raise
         if entry.state is State.NEW:
             return None
-        self._views.add(views.rows(entry.listed()))
+        self._views.add(views.rows(entry.shown()))
         if generation is not None:
             self._panel.add(generation)
-            self._spoiled = 0
-        else:
-            self._failed()
-        if isinstance(failure, SpoiledAnswerError):
-            self._count_spoiled(failure)
+        self._brake(failure)
         return Outcome(entry.item.position, entry.request, generation, failure, entry.name)
 
     async def _call(self, entry: Entry) -> Generation:
         key = entry.item.idempotency_key
         if entry.state is State.RECEIVED:
-            return await self._core.download(
-                entry.generation(), shelf=entry.shelf, record=entry, idempotency_key=key or ""
-            )
+            try:
+                return await self._core.download(
+                    entry.generation(), shelf=entry.shelf, record=entry, idempotency_key=key or ""
+                )
+            except ExpiredUrlError:
+                if not entry.resend:
+                    raise
+                entry.reorder()
         return await self._core.run(
             entry.request,
             shelf=entry.shelf,
@@ -329,23 +354,12 @@ class Run:
             self.stop("journal", str(broken))
         self._tally.invalid += 1
         self._views.add([views.invalid(text)])
-        self._failed()
+        self._brake(error)
         return Outcome(seen.position, seen.request, error=error, id=seen.row.id)
 
-    def _failed(self) -> None:
-        self._failures += 1
-        most = self._options.max_failures
-        if most is not None and self._failures >= most:
-            self.stop("max_failures", f"{self._failures} items ended without an image.")
-
-    def _count_spoiled(self, error: SpoiledAnswerError) -> None:
-        self._spoiled += 1
-        if self._spoiled >= SPOILED:
-            self.stop(
-                "spoiled",
-                f"{self._spoiled} answers in a row were paid for and cannot be used, the last so: "
-                f"{error.message} Try one prompt with generate, or ask the gateway's support.",
-            )
+    def _brake(self, error: ImagenError | None) -> None:
+        if stop := self._brakes.ended(error):
+            self.stop(*stop)
 
     async def _finish(self, *, whole: bool) -> None:
         """Write the lists, the report and the gallery, then let go of the journal."""
@@ -366,29 +380,10 @@ class Run:
         """Do what no promise hangs on; note in the report that it failed."""
         try:
             await work
+        except ConfigurationError as error:
+            self._problem = self._problem or str(error)
         except Exception as error:  # noqa: BLE001 - the images are here, whatever fails now
-            self._problem = self._problem or disk_problem(self._folder, error)
-            return False
-        return True
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do work whole whatever becomes of the caller; a cancellation is raised after it."""
-    # In a task of its own: no shield of anyio's holds off the caller's own Task.cancel().
-    task = asyncio.create_task(work)
-    cut: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError as error:
-                cut = error
-    task.result()
-    if cut is not None:
-        raise cut
-
-
-def disk_problem(folder: Path, error: Exception) -> str:
-    """Return one line about what went wrong with the lists."""
-    ours = isinstance(error, ConfigurationError)
-    return str(error) if ours else disk.cannot_write(folder, error)
+            self._problem = self._problem or disk.cannot_write(self._folder, error)
+        else:
+            return True
+        return False

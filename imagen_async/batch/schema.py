@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "journal.sqlite3"
+LOG = f"{NAME}-wal"
+OURS = frozenset(
+    {"run.json", "images", "metadata.jsonl", "failed.jsonl", "unknown.jsonl", "report.json"}
+)
+"""What a folder holds beside its journal once a batch has begun in it."""
 VERSION = 2
 APPLICATION = 0x696D6731
 """SQLite's application id of our files: the letters img1."""
@@ -47,8 +52,10 @@ _ITEM = (
     "idempotency_key, error, answer"
 )
 FIND = f"SELECT {_ITEM} FROM item WHERE id = ?"  # noqa: S608 - a constant
+KNOWN = "SELECT id, state, charge FROM item NOT INDEXED"
+INDEXED = "SELECT id FROM item INDEXED BY sqlite_autoindex_item_1"
 ITEMS = f"SELECT {_ITEM} FROM item WHERE state IN ({{}}) ORDER BY number"  # noqa: S608
-IDS = "SELECT id FROM item WHERE state IN ({})"
+IDS = "SELECT id FROM item WHERE state = ?"
 COUNTS = """
 SELECT state, charge, count(*), sum(attempts), sum(spent), sum(presumed), sum(resends), sum(images)
 FROM item GROUP BY state, charge
@@ -116,14 +123,14 @@ def connect(folder: Path) -> sqlite3.Connection:
     """
     path = folder / NAME
     fresh = _make(folder, path)
-    log = path.with_name(NAME + "-wal")
+    log = folder / LOG
     logged = log.exists() and log.stat().st_size > 0
     connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     try:
         _lock(connection)
         if fresh or not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
             _create(connection, folder)
-        _check(connection, logged=logged)
+        _check(connection, log, logged=logged)
     except BaseException:
         connection.close()
         raise
@@ -137,12 +144,29 @@ def begin(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
 
 
-def close(connection: sqlite3.Connection) -> None:
-    """Note that nothing is missing, fold the log into the file and release the lock."""
+def close(connection: sqlite3.Connection, *, whole: bool) -> None:
+    """Fold the log into the file and release the lock.
+
+    Args:
+        connection: The journal's.
+        whole: Whether nothing is missing. A file that was moved away is left with its log as it
+            is, which SQLite sees to.
+    """
     if connection.in_transaction:
         connection.execute("ROLLBACK")
-    connection.execute("UPDATE closed SET whole = 1")
+    if whole:
+        connection.execute("UPDATE closed SET whole = 1")
     connection.close()
+
+
+def place(folder: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Return which files the journal and its log are; both are the same to the end of a run."""
+    return _file(folder / NAME), _file(folder / LOG)
+
+
+def damaged(name: str = NAME) -> ConfigurationError:
+    """Return the error for a journal that does not know what was paid for."""
+    return ConfigurationError(f"{name} cannot be used: {_DAMAGED}")
 
 
 def explain(error: sqlite3.Error, folder: Path) -> ConfigurationError:
@@ -160,6 +184,10 @@ def _make(folder: Path, path: Path) -> bool:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
+        if path.is_symlink():
+            raise ConfigurationError(
+                f"{printable(str(path))} is a link; put the journal itself there."
+            ) from None
         return path.stat().st_size == 0
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -183,8 +211,7 @@ def _lock(connection: sqlite3.Connection) -> None:
 
 
 def _create(connection: sqlite3.Connection, folder: Path) -> None:
-    images = folder / "images"
-    if (folder / "run.json").exists() or (images.is_dir() and any(images.iterdir())):
+    if OURS.intersection(path.name for path in folder.iterdir()):
         raise ConfigurationError(f"The journal in {printable(str(folder))} is empty: {_DAMAGED}")
     connection.executescript(
         f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
@@ -192,7 +219,7 @@ def _create(connection: sqlite3.Connection, folder: Path) -> None:
     )
 
 
-def _check(connection: sqlite3.Connection, *, logged: bool) -> None:
+def _check(connection: sqlite3.Connection, log: Path, *, logged: bool) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application == APPLICATION and version > VERSION:
@@ -202,9 +229,36 @@ def _check(connection: sqlite3.Connection, *, logged: bool) -> None:
         )
     if application != APPLICATION or version != VERSION:
         raise ConfigurationError(f"{NAME} is not a journal of this package; choose another folder.")
-    if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
-        raise ConfigurationError(f"The journal cannot be used: {_DAMAGED}")
-    (whole,) = connection.execute("SELECT whole FROM closed").fetchone()
+    whole = connection.execute("SELECT whole FROM closed").fetchone() == (1,)
+    # The full check looks up every row in the index: seconds for a million items.
+    depth = "quick_check" if whole and not logged else "integrity_check"
+    if connection.execute(f"PRAGMA {depth}(1)").fetchone()[0] != "ok":
+        raise damaged()
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-    if not whole and mode == "wal" and not logged:
-        raise ConfigurationError(f"{NAME}-wal is missing and with it the last commits: {_DAMAGED}")
+    if whole or mode != "wal":
+        return
+    (_, frames, _) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    if not frames and not _restarted(log):
+        raise ConfigurationError(f"{LOG} has lost the last commits: {_DAMAGED}")
+
+
+def _restarted(log: Path) -> bool:
+    """Return whether a log without a commit lost none: it was just being begun again.
+
+    SQLite does that when the file has all of it: it writes a header whose salt is one more than
+    that of the old frames, syncs, and only then writes the first frame over them.
+    """
+    with log.open("rb") as file:
+        head = file.read(44)
+    if len(head) < 44:
+        return False
+    salt, older = (int.from_bytes(head[at : at + 4], "big") for at in (16, 40))
+    return salt == (older + 1) % 2**32
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -18,7 +18,7 @@ from imagen_async.wire.finding import CUT, look
 from imagen_async.wire.media import SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from imagen_async.session.files import Lost
     from imagen_async.wire.decoder import Sink
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 IMAGES = "images"
 _PART = re.compile(r"\.([0-9a-f]{12})-[0-9a-f]{16}\.part")
+_HOME = re.compile(r"[0-9a-f]{2}")
 _NAMED = re.compile(
     rf".+-([0-9a-f]{{12}})(?:-([1-9][0-9]*))?({re.escape(CUT)})?"
     rf"(?:{'|'.join(map(re.escape, SUFFIXES.values()))})"
@@ -40,10 +41,13 @@ class ItemShelf:
         folder: The run's folder.
         identity: The item's id.
         prompt: Begins the files' names.
+        after: What the files' numbers come after: those of the item's earlier orders are not
+            written over.
     """
 
-    def __init__(self, folder: Path, identity: bytes, prompt: str) -> None:
+    def __init__(self, folder: Path, identity: bytes, prompt: str, after: int = 0) -> None:
         digest = identity.hex()
+        self.after = after
         self._inner = FolderShelf(
             _home(folder, identity), slug(prompt), digest[:12], replace=True, sha256=True
         )
@@ -57,6 +61,7 @@ class ItemShelf:
         self, sinks: Sequence[Sink], numbers: Sequence[int | None], *, linked: bool = False
     ) -> list[Kept | Lost]:
         """Make images durable and visible, the first one last."""
+        numbers = [None if number is None else number + self.after for number in numbers]
         results = await self._inner.keep(sinks, numbers, linked=linked)
         for result in results:
             if isinstance(result, Kept) and result.image.path is not None:
@@ -99,10 +104,12 @@ class Leftovers:
     Args:
         parts: Hidden files of writes that did not end.
         foreign: A finished image of no item of the journal, if there is one.
+        misplaced: A file or a link where a folder of images should be, if there is one.
     """
 
     parts: tuple[Path, ...] = ()
     foreign: Path | None = None
+    misplaced: Path | None = None
 
 
 def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
@@ -116,8 +123,13 @@ def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
         owned: Tells whether an item's files are named by 12 hexadecimal digits.
     """
     parts: list[Path] = []
-    for home in _entries(folder / IMAGES):
+    root = folder / IMAGES
+    if root.is_symlink() or (root.exists() and not root.is_dir()):
+        return Leftovers(misplaced=root)
+    for home in _entries(root):
         if not home.is_dir(follow_symlinks=False):
+            if _HOME.fullmatch(home.name):
+                return Leftovers(misplaced=Path(home.path))
             continue
         for entry in _entries(Path(home.path)):
             if _PART.fullmatch(entry.name):
@@ -135,7 +147,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[list[Any], bool]:
+def rescue(
+    folder: Path, identity: bytes, request: GenerationRequest, names: Collection[str] = ()
+) -> tuple[list[Any], bool]:
     """Find the images of an item whose call was cut off by the end of its process.
 
     Hidden files that are whole images get names, and so do those whose end cannot be told, as
@@ -145,6 +159,7 @@ def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[l
         folder: The run's folder.
         identity: The item's id.
         request: What was asked.
+        names: Of the item's files from earlier orders, which say nothing of this one.
 
     Returns:
         Descriptions of the images, and whether they are all that the answer held, one of them
@@ -158,14 +173,16 @@ def rescue(folder: Path, identity: bytes, request: GenerationRequest) -> tuple[l
     named = {
         Path(entry.path): int(found[2] or 0)
         for entry in entries
-        if (found := _NAMED.fullmatch(entry.name)) and found[1] == digest
+        if (found := _NAMED.fullmatch(entry.name))
+        and found[1] == digest
+        and f"{IMAGES}/{home.name}/{entry.name}" not in names
     }
-    numbers = sorted(set(named.values()))
-    whole = 0 in numbers or (bool(numbers) and numbers == list(range(1, len(numbers) + 1)))
+    numbers, first = sorted(set(named.values())), highest(names) + 1
+    whole = 0 in numbers or (bool(numbers) and numbers == list(range(first, first + len(numbers))))
     for entry in entries:
         found = _PART.fullmatch(entry.name)
         if found and found[1] == digest:
-            _name_part(Path(entry.path), named, slug(request.prompt), digest)
+            _name_part(Path(entry.path), named, slug(request.prompt), digest, first)
     if named:
         disk.sync_folder(home)
     images = [_found(path) for path, _ in sorted(named.items(), key=lambda pair: pair[1])]
@@ -185,7 +202,7 @@ def sweep(parts: Sequence[Path]) -> None:
         disk.remove(part)
 
 
-def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str) -> None:
+def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str, first: int) -> None:
     """Give a hidden file a name, unless it is known that its image is not whole."""
     found = look(part.read_bytes(), linked=False)
     if found.cut or not found.kept:
@@ -197,10 +214,16 @@ def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str) -> No
         disk.sync(descriptor)
     finally:
         os.close(descriptor)
-    # From 2 on: a name without number, or the first, would vouch for images that never came.
-    number = max(2, *(used + 1 for used in named.values())) if named else 2
+    # After the first: that, or a name without number, would vouch for images that never came.
+    number = max([first, *named.values()]) + 1
     target = part.with_name(file_name(stem, digest, number, ending))
     named[disk.place(part, [target], replace=True)] = number
+
+
+def highest(names: Iterable[str]) -> int:
+    """Return the highest number that files' names end with, 0 if there is none."""
+    found = (_NAMED.fullmatch(name) for name in names)
+    return max((int(each[2] or 0) for each in found if each), default=0)
 
 
 def _found(path: Path) -> dict[str, Any]:

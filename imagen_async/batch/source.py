@@ -68,11 +68,10 @@ Requests: TypeAlias = (
 
 @attrs.frozen
 class _Names:
-    """How the rows of one input name things, and what they leave to the caller."""
+    """How the rows of one input name things."""
 
     prompt: str
     id: str
-    defaults: Mapping[str, Any]
 
 
 def read_source(
@@ -80,7 +79,6 @@ def read_source(
     *,
     prompt_column: str = "prompt",
     id_column: str = "id",
-    defaults: Mapping[str, Any] | None = None,
 ) -> Iterator[Row]:
     """Open an input and return its rows, read as they are asked for.
 
@@ -89,7 +87,6 @@ def read_source(
             ``.gz``; or ``-`` for lines of text on standard input.
         prompt_column: The column or key of the prompt; any case of it will do in a header.
         id_column: The column or key of the user's own id.
-        defaults: Fields of a request for rows that do not set them.
 
     Returns:
         The rows in order. One that is malformed carries its error, and the next ones still come.
@@ -98,7 +95,7 @@ def read_source(
         ConfigurationError: If the file cannot be opened, its kind is not known, or its header
             names no prompt.
     """
-    names = _Names(prompt_column, id_column, dict(defaults or {}))
+    names = _Names(prompt_column, id_column)
     rows = _read(str(path), names)
     next(rows)  # opens the file and reads its header, so that what is wrong shows here
     return rows
@@ -198,7 +195,7 @@ def _lines(stream: gzip.GzipFile | IO[bytes]) -> Iterator[bytes]:
         raise _CutError(f"the input breaks off here ({type(error).__name__}).") from None
 
 
-def _texts(lines: Iterator[bytes], names: _Names, _: str) -> Iterator[Row]:
+def _texts(lines: Iterator[bytes], _: _Names, __: str) -> Iterator[Row]:
     yield Row(0)
     number = 0
     try:
@@ -209,7 +206,7 @@ def _texts(lines: Iterator[bytes], names: _Names, _: str) -> Iterator[Row]:
                 yield _wrong(number, "it is not UTF-8; save the file as UTF-8.")
                 continue
             if prompt:
-                yield _row(number, {"prompt": prompt}, names)
+                yield _row(number, {"prompt": prompt})
     except _CutError as error:
         yield _wrong(number + 1, str(error))
 
@@ -247,7 +244,7 @@ def _object(number: int, line: bytes, names: _Names) -> Row:
             f"the field {shown} is not known; a field that only the gateway knows goes into extra."
         )
         return _wrong(number, text)
-    return _row(number, fields, names)
+    return _row(number, fields)
 
 
 def _no_constant(name: str) -> float:
@@ -296,7 +293,7 @@ def _table(
     try:
         for line, cells in records:
             if cells:
-                yield _record(line, cells, len(header), columns, names)
+                yield _record(line, cells, len(header), columns)
     except _CutError as error:
         yield _wrong(line + 1, str(error))
 
@@ -323,9 +320,7 @@ def _columns(header: list[str] | str, names: _Names, path: str) -> dict[str, int
     return {"prompt": place, **columns}
 
 
-def _record(
-    line: int, cells: list[str] | str, width: int, columns: Mapping[str, int], names: _Names
-) -> Row:
+def _record(line: int, cells: list[str] | str, width: int, columns: Mapping[str, int]) -> Row:
     if isinstance(cells, str):
         return _wrong(line, cells)
     if len(cells) != width:
@@ -343,23 +338,20 @@ def _record(
             fields["extra"] = _DECODER.decode(fields["extra"])
     except (ValueError, RecursionError):
         return _wrong(line, "n is not a whole number, or extra is not a JSON object.")
-    return _row(line, fields, names)
+    return _row(line, fields)
 
 
-def _row(line: int, fields: Mapping[str, Any], names: _Names) -> Row:
+def _row(line: int, fields: Mapping[str, Any]) -> Row:
     """Return the row of named values; those that are None count as not given."""
     given = {name: value for name in FIELDS if (value := fields.get(name)) is not None}
     name = fields.get("id")
     if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
         return _wrong(line, "id must be a string or a whole number.")
     identity = None if name is None else str(name)
-    defaults = names.defaults
-    if "extra" in given and isinstance(given["extra"], Mapping):
-        given["extra"] = {**(defaults.get("extra") or {}), **given["extra"]}
     try:
         if "prompt" not in given:
             raise InvalidRequestError("it has no prompt; say what the image shows.")  # noqa: TRY301
-        request = GenerationRequest(**{**defaults, **given})
+        request = GenerationRequest(**given)
     except InvalidRequestError as error:
         return attrs.evolve(_wrong(line, error.message), id=identity)
     return Row(line, identity, request, prior=_prior(fields.get("error")))

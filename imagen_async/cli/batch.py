@@ -58,6 +58,7 @@ class BatchFlags(RequestFlags):
     prompt_column: str = "prompt"
     id_column: str = "id"
     limit: int | None = None
+    new_options: bool = False
     ordered: bool = False
     on_unknown: OnUnknown = "hold"
     retry_failed: bool = False
@@ -76,12 +77,7 @@ def batch(flags: BatchFlags) -> int:
     """
     if flags.budget is not None and flags.price_per_image is None:
         raise ConfigurationError("--budget needs --price-per-image, in the same currency.")
-    rows = read_source(
-        flags.source,
-        prompt_column=flags.prompt_column,
-        id_column=flags.id_column,
-        defaults=flags.fields,
-    )
+    rows = read_source(flags.source, prompt_column=flags.prompt_column, id_column=flags.id_column)
     return run_loop(_batch(flags, rows))
 
 
@@ -96,6 +92,8 @@ async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
             on_unknown=flags.on_unknown,
             retry_failed=flags.retry_failed,
             limit=flags.limit,
+            defaults=flags.fields,
+            new_options=flags.new_options,
             price_per_image=flags.price_per_image,
             budget=flags.budget,
             max_failures=flags.max_failures,
@@ -190,7 +188,7 @@ class _Drive:
             failed=report.failed,
             unknown=report.unknown + report.dropped,
             images=report.images,
-            rate=self._rate(time.monotonic(), ended),
+            rate=self._rate(time.monotonic(), ended - report.skipped),
             waits=self._gate.waits,
         )
 

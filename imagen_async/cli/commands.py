@@ -134,6 +134,11 @@ def generate(**flags: Any) -> int:
     "or close them.",
 )
 @click.option(
+    "--new-options",
+    is_flag=True,
+    help="Go on although --model, -n or --aspect-ratio are not as before: buys prompts again.",
+)
+@click.option(
     "--retry-failed",
     is_flag=True,
     help="Try failed items again, which count as not charged; their sends are counted anew.",

@@ -72,10 +72,10 @@ def _requests(flags: GenerateFlags) -> Iterator[GenerationRequest]:
         if prompt != "-":
             yield GenerationRequest(prompt, **flags.fields)
             continue
-        for row in read_source("-", defaults=flags.fields):
+        for row in read_source("-"):
             if row.request is None:
                 raise row.error or InvalidRequestError(f"line {row.line} cannot be read.")
-            yield row.request
+            yield attrs.evolve(row.request, **flags.fields)
 
 
 def _is_folder(output: str, *, several: bool) -> bool:

@@ -28,7 +28,7 @@ def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[st
     if report.invalid:
         lines.append(
             f"{report.invalid:,} rows cannot be sent as they are: correct them "
-            f"({shown}/failed.jsonl says why) and run the same command again."
+            f"({shown}/failed.jsonl or unknown.jsonl says why) and run the same command again."
         )
     if tried:
         free = "" if report.presumed_free else " and cost nothing"
@@ -40,22 +40,23 @@ def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[st
         lines.append(_presumed(report))
     if report.recounted:
         lines.append(f"{report.recounted:,} of the failed were sent again with a new count.")
-    if report.unknown:
+    lines += _unknown_lines(report, shown)
+    if report.bought_before:
         lines.append(
-            f"{report.unknown:,} were or may have been charged and are not done: see "
-            f"{shown}/unknown.jsonl; running again fetches links that came, --on-unknown resend "
-            "buys the others again, --on-unknown drop closes them."
+            f"{report.bought_before:,} new rows ask for prompts that were bought before with other "
+            "fields, spaces or capitals."
         )
     if report.problem and not report.stopped_by:
         lines.append(f"Note: {printable(report.problem)}")
     page = "" if gallery is None else f"; gallery: {printable(str(gallery), 300)}"
     dropped = f", {report.dropped:,} dropped" if report.dropped else ""
     cost = "" if report.cost is None else f"; at most {report.cost:,.2f} spent"
+    others = f"; the folder holds {report.others:,} more" if report.others else ""
     read = " read" if report.partial else ""
     lines.append(
         f"{shown}: {report.done:,} of {report.total:,}{read} done ({report.images:,} images), "
         f"{report.failed:,} failed, {report.unknown:,} unknown{dropped}, in "
-        f"{duration(report.seconds)}{cost}{page}"
+        f"{duration(report.seconds)}{cost}{others}{page}"
     )
     return lines
 
@@ -69,12 +70,35 @@ def _presumed(report: Report) -> str:
     )
 
 
+def _unknown_lines(report: Report, shown: str) -> list[str]:
+    """Return what may be done about each kind of what is in doubt, with the flags that do it."""
+    lines: list[str] = []
+    if sent := report.unknown - report.received:
+        lines.append(
+            f"{sent:,} were or may have been charged and are not done: see {shown}/unknown.jsonl; "
+            "--on-unknown resend buys them again, --on-unknown drop closes them."
+        )
+    if report.received:
+        lines.append(
+            f"{report.received:,} are paid for and their images did not come: see "
+            f"{shown}/unknown.jsonl; running again tries their links again, and where those are "
+            "dead, --on-unknown resend buys the images again and --on-unknown drop closes them."
+        )
+    if report.others_unknown:
+        lines.append(
+            f"{report.others_unknown:,} of the folder's other items were or may have been charged "
+            f"and are not done: see {shown}/unknown.jsonl."
+        )
+    return lines
+
+
 def _what_is_left(report: Report, shown: str) -> str:
     why = report.stopped_by or "cancelled"
     told = f" ({printable(report.problem)})" if report.problem else ""
+    more = " with a larger --budget" if why == "budget" else ""
     return (
         f"Stopped early: {printable(why, 100)}{told}; the rest was not sent: "
-        f"run the same command again to go on in {shown}."
+        f"run the same command again{more} to go on in {shown}."
     )
 
 
@@ -85,6 +109,7 @@ def plan_lines(plan: Plan) -> list[str]:
         (plan.done, "done already"),
         (plan.to_send, f"to send, {plan.images:,} images at least"),
         (plan.resend, "of them sent again although they may have been charged"),
+        (plan.bought_before, "of them bought before with other fields, spaces or capitals"),
         (plan.downloads, "paid answers whose images would be downloaded"),
         (plan.failed, "failed earlier and left alone; --retry-failed sends them"),
         (plan.unknown, "may have been charged and left alone; see --on-unknown"),

@@ -17,6 +17,7 @@ import attrs
 from imagen_async.errors import (
     Charge,
     DownloadError,
+    ExpiredUrlError,
     ImagenError,
     SaveError,
     Verdict,
@@ -277,8 +278,9 @@ class Sender:
         """Download the links of an answer to the shelf, together.
 
         Returns:
-            The generation with every image fetched; else the first error, with every image on it,
-            those that were fetched and those that are still links.
+            The generation with every image fetched; else one error, of a link that may still come
+            if there is one, with every image on it, those that were fetched and those that are
+            still links.
         """
         several = len(generation.images) > 1
         images = list(generation.images)
@@ -308,7 +310,8 @@ class Sender:
                 if image.url is not None and image.media_type is None:
                     group.start_soon(fetch, place, image, image.url)
         if failures:
-            return _completed(failures[0], generation, images, named)
+            first = min(failures, key=lambda failure: isinstance(failure, ExpiredUrlError))
+            return _completed(first, generation, images, named)
         return attrs.evolve(generation, images=tuple(images), problems=tuple(problems))
 
 

@@ -63,3 +63,30 @@ def view(out: Path, name: str) -> list[dict[str, Any]]:
 def images(out: Path) -> list[Path]:
     """Return the finished files of a run."""
     return sorted(path for path in (out / "images").rglob("*") if path.suffix == ".png")
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from runs import core_on
+from imagen_async.batch.run import Run, RunOptions
+from imagen_async.wire.request import GenerationRequest
+
+class Remote:
+    base_url = sys.argv[1]
+
+async def main():
+    core = core_on(Remote, concurrency=8)
+    requests = [
+        GenerationRequest(f"p{i}", response_format="url" if i % 3 else "b64_json")
+        for i in range(int(sys.argv[3]))
+    ]
+    run = Run(core, requests, Path(sys.argv[2]), RunOptions(gallery=False))
+    async with run:
+        async for outcome in run:
+            print(outcome.index, flush=True)
+    await core.aclose()
+
+asyncio.run(main())
+"""
+"""A process that runs a batch: it is given the base URL, the folder and how many prompts."""

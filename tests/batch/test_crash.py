@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import core_on, images, run_all, view
+from runs import CHILD, core_on, images, run_all, view
 
 from imagen_async.batch import journal as journal_module
 from imagen_async.batch.identity import body_digest, item_id
@@ -310,32 +310,6 @@ async def test_a_cancellation_at_any_step_loses_nothing(
             assert report.done == len({row["prompt"] for row in view(out, "metadata")})
         await core.aclose()
     assert cancelled > 10
-
-
-CHILD = """
-import asyncio, sys
-from pathlib import Path
-from runs import core_on
-from imagen_async.batch.run import Run, RunOptions
-from imagen_async.wire.request import GenerationRequest
-
-class Remote:
-    base_url = sys.argv[1]
-
-async def main():
-    core = core_on(Remote, concurrency=8)
-    requests = [
-        GenerationRequest(f"p{i}", response_format="url" if i % 3 else "b64_json")
-        for i in range(int(sys.argv[3]))
-    ]
-    run = Run(core, requests, Path(sys.argv[2]), RunOptions(gallery=False))
-    async with run:
-        async for outcome in run:
-            print(outcome.index, flush=True)
-    await core.aclose()
-
-asyncio.run(main())
-"""
 
 
 async def test_real_kills_lose_nothing(tmp_path: Path) -> None:
