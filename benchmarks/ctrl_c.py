@@ -2,7 +2,7 @@
 
 Run it with ``python benchmarks/ctrl_c.py [--tries 200] [--seed 1]``. Each try is a process of its
 own with a blocking client, one real SIGINT at a random moment, and a bound for its end. The loop
-is kept busy by a hook that sleeps on it, by sleep that follows a call, or by work without end.
+is kept busy by a hook that sleeps on it, by sleep that follows a call, or by work that comes again.
 """
 
 from __future__ import annotations
@@ -51,14 +51,16 @@ class Busy:
             self._spin()
 
     def _spin(self) -> None:
-        until = time.perf_counter() + self._seconds / 10
+        until = time.perf_counter() + self._seconds
         while time.perf_counter() < until:
             pass
-        asyncio.get_running_loop().call_soon(self._spin)
+        asyncio.get_running_loop().call_later(self._seconds / 4, self._spin)
 
 
 def child(base_url: str, verb: str, threads: int, how: str) -> None:
     """Call without end; after Ctrl-C tell what still runs for nobody, and end."""
+    # Where a shell started this in the background, it is to be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     over = threading.Event()
     busy = Busy(how, HELD[threads])
     limits = Limits(concurrency=4)
