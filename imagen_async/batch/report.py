@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import attrs
 
@@ -94,6 +94,16 @@ class Report:
         return attrs.asdict(self)
 
 
+class Known(TypedDict):
+    """What a run knows of itself and its counts do not; see Report."""
+
+    bought_before: int
+    seconds: float
+    partial: bool
+    stopped_by: str | None
+    problem: str | None
+
+
 class Tally:
     """The counts of a run, from the journal's at its start and moved as items move.
 
@@ -160,24 +170,15 @@ class Tally:
     def report(
         self,
         passed: Counter[tuple[State, Charge]],
-        *,
-        bought_before: int,
         price: float | None,
-        seconds: float,
-        partial: bool,
-        stopped_by: str | None,
-        problem: str | None,
+        **known: Unpack[Known],
     ) -> Report:
         """Return the counts as a report.
 
         Args:
             passed: Rows that earlier runs had settled.
-            bought_before: See Report.
             price: Of an image.
-            seconds: How long the run took.
-            partial: See Report.
-            stopped_by: See Report.
-            problem: See Report.
+            **known: What the run knows beside its counts.
         """
         rows = self.rows + passed
         others = self.items - rows
@@ -195,7 +196,6 @@ class Tally:
             pending=pending,
             invalid=self.invalid,
             skipped=passed.total(),
-            bought_before=bought_before,
             others=others.total(),
             others_unknown=_of(others, *_UNKNOWN),
             images=self.images,
@@ -208,10 +208,7 @@ class Tally:
             cost=None if price is None else round(self.spent * price, 6),
             presumed_free=self.presumed,
             presumed_free_cost=None if price is None else round(self.presumed * price, 6),
-            seconds=round(seconds, 3),
-            partial=partial,
-            stopped_by=stopped_by,
-            problem=problem,
+            **known,
         )
 
 

@@ -187,9 +187,9 @@ class Run:
         sorter = None if self._parts is None else self._parts.intake.sorter
         return self._tally.report(
             Counter() if sorter is None else sorter.settled,
+            self._options.price_per_image,
             bought_before=0 if sorter is None else sorter.bought_before,
-            price=self._options.price_per_image,
-            seconds=time.monotonic() - self._began if seconds is None else seconds,
+            seconds=round(time.monotonic() - self._began if seconds is None else seconds, 3),
             partial=sorter is None or not sorter.exhausted,
             stopped_by=self._stopped,
             problem=self._problem or self._views.problem,

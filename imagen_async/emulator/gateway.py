@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from imagen_async.emulator import png
 from imagen_async.emulator.answers import (
     AS_BASE64,
     AS_LINK,
@@ -23,7 +22,7 @@ from imagen_async.emulator.answers import (
     spoiled,
     timed_out,
 )
-from imagen_async.emulator.drawing import OTHERS, Recipe
+from imagen_async.emulator.drawing import OTHERS, Recipe, with_comment
 from imagen_async.emulator.faults import FAULT_HEADER, Fault, FaultPlan, Stage, chance
 from imagen_async.emulator.gallery import Gallery
 from imagen_async.emulator.ledger import Account, Exchange, Ledger, RequestLog
@@ -347,7 +346,7 @@ class Gateway:
     async def _inline(self, order: Order, fault: str, recipe: Recipe) -> dict[str, Any]:
         data = await self.gallery.studio.draw(recipe)
         if fault == "b64_unpadded" and len(data) % 3 == 0:
-            data = png.with_comment(data, "")
+            data = with_comment(data, "")
         return self.dialect.item(url=None, b64_json=base64_of(data), prompt=order.prompt)
 
 

@@ -6,7 +6,9 @@ import hashlib
 
 import attrs
 
-from imagen_async.emulator import png
+from imagen_async.emulator.drawing.png import gradient, with_comment
+
+__all__ = ["OTHERS", "Recipe", "draw", "media_type", "with_comment"]
 
 OTHERS = {
     "text": ("image/png", b"This is not an image.\n"),
@@ -40,31 +42,23 @@ class Recipe:
     style: str = "full"
     image_format: str = "png"
 
-    def digest(self) -> bytes:
-        """Return 32 bytes that stand for the prompt, the index and the seed."""
-        text = f"{self.seed}/{self.index}/{self.prompt}"
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
 
 def draw(recipe: Recipe) -> bytes:
     """Return the bytes of a picture; takes tens of milliseconds of a thread if it is ``full``."""
     if recipe.style in OTHERS:
         return OTHERS[recipe.style][1]
+    text = f"{recipe.seed}/{recipe.index}/{recipe.prompt}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     if recipe.style == "full":
         try:
-            from imagen_async.emulator.painting import paint
+            from imagen_async.emulator.drawing.painting import paint
         except ImportError:
             pass  # Pillow is not installed
         else:
-            return paint(recipe)
-    size = (16, 16) if recipe.style == "tiny" else recipe.size
-    return png.gradient(size, _stops(recipe.digest()))
-
-
-def _stops(digest: bytes) -> list[png.Colour]:
-    light = tuple(160 + byte * 95 // 255 for byte in digest[0:3])
-    deep = tuple(20 + byte * 120 // 255 for byte in digest[3:6])
-    return [(light[0], light[1], light[2]), (deep[0], deep[1], deep[2])]
+            return paint(recipe.prompt, recipe.size, digest, recipe.image_format)
+    light = (160 + digest[0] // 3, 160 + digest[1] // 3, 160 + digest[2] // 3)
+    deep = (20 + digest[3] // 2, 20 + digest[4] // 2, 20 + digest[5] // 2)
+    return gradient((16, 16) if recipe.style == "tiny" else recipe.size, light, deep)
 
 
 def media_type(data: bytes) -> str:
