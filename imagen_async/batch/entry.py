@@ -9,7 +9,7 @@ import attrs
 
 from imagen_async.batch import schema, views
 from imagen_async.batch.journal import Item, State
-from imagen_async.batch.shelf import ItemShelf, described, rescue
+from imagen_async.batch.shelf import ItemShelf, described, image_of, rescue
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
@@ -389,16 +389,3 @@ class Entry:
 
 def _files(answer: dict[str, Any]) -> int:
     return sum(each.get("file_name") is not None for each in answer["images"])
-
-
-def image_of(folder: Path, kept: dict[str, Any]) -> Image:
-    """Return an image as the journal describes it."""
-    name = kept.get("file_name")
-    return Image(
-        url=kept.get("url"),
-        path=None if name is None else folder / name,
-        media_type=kept.get("media_type"),
-        width=kept.get("width"),
-        height=kept.get("height"),
-        revised_prompt=kept.get("revised_prompt"),
-    )

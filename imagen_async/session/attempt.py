@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,8 @@ ERROR_LIMIT = 64 * 1024
 def prepare() -> None:
     """Import all that an answer may need: once it is paid for, an import that fails loses it."""
     structurer()
-    import_module("concurrent.futures.thread")  # looks up the host of a link
+    with contextlib.suppress(RuntimeError):  # the interpreter ends: no thread looks up a host
+        import_module("concurrent.futures.thread")
     for codec in ("idna", "utf-8-sig"):
         codecs.lookup(codec)
 

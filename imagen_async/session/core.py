@@ -166,15 +166,10 @@ class Core:
             charge=charge,
         )
         try:
-            work = self._sender.send(call, transport)
-            generation = await self._tracked(work, call.closed)
+            generation = await self._tracked(self._carry(call, transport), call.closed)
         except ImagenError as error:
             self._count_error(call, error)
             raise
-        except TROUBLE as error:
-            broken = call.broken(error)
-            self._count_error(call, broken)
-            raise broken from error
         except asyncio.CancelledError:
             self._dropped += call.charge is not Charge.NO
             raise
@@ -182,6 +177,12 @@ class Core:
             self._attempts += call.attempts
         self._count_done(call, generation)
         return generation
+
+    async def _carry(self, call: Call, transport: Transport) -> Generation:
+        try:
+            return await self._sender.send(call, transport)
+        except TROUBLE as error:
+            raise call.broken(error) from error
 
     async def download(
         self,
