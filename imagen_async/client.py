@@ -10,10 +10,11 @@ from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestE
 from imagen_async.policy.names import slug
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
-from imagen_async.session.files import FolderShelf, MemoryShelf, read_file, write_file
+from imagen_async.session.files import FolderShelf, MemoryShelf
 from imagen_async.session.loop import running_loop
 from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.patience import SharedPatience
+from imagen_async.session.saving import read_file, write_file
 from imagen_async.session.transport import Masked
 from imagen_async.wire.request import GenerationRequest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -49,13 +50,14 @@ def prepare() -> None:
     """
     try:
         structurer()
-        import_module("concurrent.futures.thread")  # looks up the host of a link
+        with contextlib.suppress(RuntimeError):  # the interpreter ends: no thread looks up a host
+            import_module("concurrent.futures.thread")
         for codec in ("idna", "utf-8-sig"):
             codecs.lookup(codec)
     except TROUBLE as error:
         raise ConfigurationError(
             f"What an answer needs cannot be loaded ({type(error).__name__}), so nothing is sent: "
-            "begin before the interpreter ends, or install the package anew."
+            "free memory and descriptors, or install the package anew."
         ) from None
 
 

@@ -161,20 +161,22 @@ class Core:
 
     async def _carried(self, call: Call, transport: Transport) -> Generation:
         try:
-            generation = await self._tracked(self._sender.send(call, transport), call.closed)
+            generation = await self._tracked(self._carry(call, transport), call.closed)
         except ImagenError as error:
             self._ends.failed(call, error)
             raise
-        except TROUBLE as error:
-            broken = call.broken(error)
-            self._ends.failed(call, broken)
-            raise broken from error
         except BaseException:
             if os.getpid() == self._pid:  # a forked child collects the parent's calls
                 self._ends.cancelled(call)
             raise
         self._ends.done(call, generation)
         return generation
+
+    async def _carry(self, call: Call, transport: Transport) -> Generation:
+        try:
+            return await self._sender.send(call, transport)
+        except TROUBLE as error:
+            raise call.broken(error) from error
 
     async def download(
         self,

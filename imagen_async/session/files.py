@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import os
-import re
-import warnings
 from inspect import GEN_CREATED, getgeneratorstate
 from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
 
-from imagen_async.errors import Charge, ImagenError, SaveError
 from imagen_async.policy.names import file_name
 from imagen_async.session import disk
 from imagen_async.session.sinks import FileSink, MemorySink
@@ -21,10 +17,9 @@ from imagen_async.session.threads import alone, in_thread, together
 from imagen_async.wire.finding import CUT, look
 from imagen_async.wire.generation import Image
 from imagen_async.wire.media import UNKNOWN, inspect, suffix
-from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from imagen_async.session.threads import Steps
@@ -34,9 +29,6 @@ if TYPE_CHECKING:
 
 LARGE = 4 * 1024 * 1024
 """Bytes of images in memory above which joining them would stall the loop for milliseconds."""
-_SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".apng": ".png", ".avifs": ".avif"}
-_SUFFIX = re.compile(r"[^.]\.[a-z][a-z0-9]{1,9}$", re.IGNORECASE)
-# "v1.5" has none, whatever pathlib says of it.
 
 
 @attrs.frozen
@@ -243,7 +235,7 @@ class FolderShelf:
             path = disk.place(sink.part, names, replace=self._replace)
         except disk.TROUBLE as error:
             return self._failed(sink, number, error)
-        image = _image(found.media, path=path)
+        image = as_image(found.media, path=path)
         return Kept(image, sink.size, stored.sha256, found.note, found.cut)
 
     def _sync_names(self, results: list[Kept | Lost]) -> list[Kept | Lost]:
@@ -272,104 +264,13 @@ class FolderShelf:
                 image = Image(path=path, media_type=UNKNOWN)
             elif sink.size and len(data := sink.whole()) == sink.size:
                 image = Image(data=data, media_type=UNKNOWN)
-                image = _image(inspect(data), data=data)
+                image = as_image(inspect(data), data=data)
         return Lost(sink.problem or "cannot write it", disk=True, image=image)
 
     def _names(self, number: int | None, ending: str) -> Iterator[Path]:
         numbers = itertools.chain([number], itertools.count(2 if number is None else number + 1))
         for each in numbers:
             yield self._folder / file_name(self._slug, self._digest, each, ending)
-
-
-async def read_file(image: Image) -> bytes:
-    """Return the bytes of an image's file.
-
-    Raises:
-        ImagenError: If it cannot be read.
-    """
-    path = image.path
-    assert path is not None
-
-    def read() -> bytes | str:
-        try:
-            with disk.patient():
-                return disk.read_file(path)
-        except disk.TROUBLE as error:
-            return disk.reason(error)
-
-    data = await in_thread(read)
-    if isinstance(data, bytes):
-        return data
-    shown = printable(str(path), 1000)
-    raise ImagenError(f"{shown} cannot be read: {data}.", charge=Charge.YES, images=(image,))
-
-
-async def write_file(data: bytes, path: Path, *, overwrite: bool) -> Path:
-    """Write one image's bytes to a file, whole or not at all.
-
-    Args:
-        data: The image.
-        path: The file, or an existing folder, where the name is made of the bytes. Without a
-            suffix it gets that of the bytes; a suffix that disagrees is kept with a warning.
-        overwrite: Whether an existing file gives way; else the name is numbered, ``name-2.png``.
-
-    Returns:
-        The path of the file that was written.
-
-    Raises:
-        SaveError: If the disk does not take it; nothing torn is left.
-    """
-    found = inspect(data).media_type
-    ending = suffix(found)
-    written, problem = await in_thread(lambda: _written(data, path, ending, overwrite=overwrite))
-    if problem is not None:
-        raise SaveError(
-            f"The image is here, but we {problem}.",
-            charge=Charge.YES,
-            images=(_image(inspect(data), data=data),),
-        )
-    given = written.suffix.lower()
-    if found != UNKNOWN and _SAME.get(given, given) != ending:
-        warnings.warn(
-            f"{printable(written.name, 200)} holds {found}; the name is kept as it was given.",
-            UserWarning,
-            stacklevel=3,
-        )
-    return written
-
-
-def _written(data: bytes, path: Path, ending: str, *, overwrite: bool) -> tuple[Path, str | None]:
-    try:
-        with disk.patient():
-            return _write(data, path, ending, overwrite=overwrite), None
-    except disk.TROUBLE as error:
-        return path, disk.cannot_write(path, error)
-
-
-def _write(data: bytes, path: Path, ending: str, *, overwrite: bool) -> Path:
-    digest = hashlib.sha256(data).hexdigest()[:12]
-    if path.is_dir():
-        path = path / f"image-{digest}{ending}"
-    elif not _SUFFIX.search(path.name):
-        path = path.with_name(path.name + ending)
-    descriptor, part = disk.open_part(path.parent, digest)
-    try:
-        try:
-            disk.write_all(descriptor, data)
-            disk.sync(descriptor)
-        finally:
-            os.close(descriptor)
-        written = disk.place(part, _numbered(path), replace=overwrite)
-    except disk.TROUBLE:
-        disk.remove(part)
-        raise
-    disk.sync_folder(path.parent)
-    return written
-
-
-def _numbered(path: Path) -> Iterable[Path]:
-    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
-    return itertools.chain([path], others)
 
 
 def _in_memory(sink: MemorySink, linked: bool) -> Kept | Lost:
@@ -380,7 +281,7 @@ def _in_memory(sink: MemorySink, linked: bool) -> Kept | Lost:
         found = look(data, linked=linked)
         if not found.kept:
             return _lost(found)
-        return Kept(_image(found.media, data=data), len(data), None, found.note, found.cut)
+        return Kept(as_image(found.media, data=data), len(data), None, found.note, found.cut)
     except disk.TROUBLE as error:
         return Lost(f"cannot hold it: {type(error).__name__}", disk=True, image=image)
 
@@ -389,7 +290,8 @@ def _lost(found: Finding) -> Lost:
     return Lost(found.note or "", cut=found.cut)
 
 
-def _image(media: Media, *, path: Path | None = None, data: bytes | None = None) -> Image:
+def as_image(media: Media, *, path: Path | None = None, data: bytes | None = None) -> Image:
+    """Return an image that is told by its bytes."""
     return Image(
         path=path,
         data=data,

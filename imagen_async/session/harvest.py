@@ -65,9 +65,7 @@ async def harvest(items: Sequence[Item], shelf: Shelf, request: GenerationReques
         result, image = kept.get(place), None
         if isinstance(result, Kept):
             image, usable = result.image, usable or not result.cut
-            if result.note is not None:
-                problems.append(f"image {place}: {result.note}")
-            problems.extend(size_problems(image, request))
+            problems.extend(oddities(result, place, request))
         elif result is not None:
             image = result.image
             (unwritten if result.disk else problems).append(result.problem)
@@ -80,8 +78,19 @@ async def harvest(items: Sequence[Item], shelf: Shelf, request: GenerationReques
     return Harvest(tuple(images), tuple(problems), tuple(unwritten), usable)
 
 
-def size_problems(image: Image, request: GenerationRequest) -> tuple[str, ...]:
-    """Return a note if an image's size is not the page's size for the asked ratio."""
+def oddities(kept: Kept, place: int, request: GenerationRequest) -> tuple[str, ...]:
+    """Return notes on an image: what is odd about its bytes, and a size that was not asked for.
+
+    Args:
+        kept: The image.
+        place: In the answer, from 1.
+        request: What was asked.
+    """
+    notes = () if kept.note is None else (f"image {place}: {kept.note}",)
+    return (*notes, *_size_problems(kept.image, request))
+
+
+def _size_problems(image: Image, request: GenerationRequest) -> tuple[str, ...]:
     if request.aspect_ratio is None or image.width is None or image.height is None:
         return ()
     width, height = request.aspect_ratio.size

@@ -32,7 +32,7 @@ from imagen_async.policy.retry import (
 )
 from imagen_async.session import events
 from imagen_async.session.attempt import Attempt, Reply, Setback
-from imagen_async.session.harvest import harvest, size_problems
+from imagen_async.session.harvest import harvest, oddities
 from imagen_async.session.transport import Outgoing
 from imagen_async.wire.generation import Generation, Image
 from imagen_async.wire.verdict import Judgement, error_for, judge_spoiled
@@ -294,14 +294,11 @@ class Sender:
                 )
             except (DownloadError, SaveError) as error:
                 failures.append(error)
-                (came,) = error.images
-                images[place] = attrs.evolve(came, url=url, revised_prompt=image.revised_prompt)
+                images[place] = attrs.evolve(error.images[0], revised_prompt=image.revised_prompt)
                 return
             fetched = attrs.evolve(kept.image, url=url, revised_prompt=image.revised_prompt)
             images[place] = fetched
-            if kept.note is not None:
-                problems.append(f"image {place + 1}: {kept.note}")
-            problems.extend(size_problems(fetched, generation.request))
+            problems.extend(oddities(kept, place + 1, generation.request))
             if self.listener.wants:
                 self.listener.tell(events.Downloaded(*named, fetched))
 

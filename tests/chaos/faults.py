@@ -215,7 +215,7 @@ CHARGED: dict[str, Fault] = {
     "an item without image": document(data=[{"revised_prompt": "x"}]),
     "nulls": document(data=[{"url": None, "b64_json": None}, None]),
     "bad base64": document(data=[{"b64_json": "!!!!"}]),
-    "not an image": document(data=[{"b64_json": base64.b64encode(b"<html>").decode()}]),
+    "half an image": document(data=[{"b64_json": base64.b64encode(PNG[:-5]).decode()}]),
 }
 """By name, faults after which the image is paid for and the naive client pays again."""
 

@@ -26,8 +26,9 @@ SPOILED = {
     *("cut by length", "cut in a chunk", "cut without length", "RST in the body"),
     *("truncated gzip", "null", "a list", "100,000 brackets", "no data", "nulls"),
     *("a number of 5,000 digits", "empty data", "an item without image", "bad base64"),
+    "half an image",
 }
-SAVED = {"broken JSON", "not an image"}
+SAVED = {"broken JSON"}
 SILENT = {
     "silence": raw(then="hang"),
     "silence after spaces": cut("length", 0, "hang", b"   "),
@@ -35,7 +36,7 @@ SILENT = {
     "a drip of spaces": dripping(0.02),
 }
 LOST = sorted(set(CHARGED) - SAVED)
-BLIND = {"bad base64"}
+BLIND = {"bad base64", "half an image"}
 """Which a client that does not look into its images takes for good."""
 
 

@@ -179,7 +179,8 @@ async def test_a_sync_that_failed_is_not_tried_again(
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from imagen_async.session.files import FolderShelf, write_file
+from imagen_async.session.files import FolderShelf
+from imagen_async.session.saving import write_file
 from tests.chaos.server import PNG
 
 async def main(folder):

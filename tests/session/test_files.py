@@ -20,7 +20,8 @@ import pytest
 
 from imagen_async.errors import Charge, SaveError
 from imagen_async.session import disk
-from imagen_async.session.files import FolderShelf, Kept, Lost, MemoryShelf, write_file
+from imagen_async.session.files import FolderShelf, Kept, Lost, MemoryShelf
+from imagen_async.session.saving import write_file
 from imagen_async.wire.decoder import Sink
 from imagen_async.wire.media import UNKNOWN
 
