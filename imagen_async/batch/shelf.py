@@ -15,7 +15,6 @@ from imagen_async.policy.names import file_name, slug
 from imagen_async.session import disk
 from imagen_async.session.files import FolderShelf, Kept
 from imagen_async.wire.finding import CUT, look
-from imagen_async.wire.generation import Image
 from imagen_async.wire.media import SUFFIXES
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from imagen_async.session.files import Lost
     from imagen_async.wire.decoder import Sink
+    from imagen_async.wire.generation import Image
     from imagen_async.wire.request import GenerationRequest
 
 IMAGES = "images"
