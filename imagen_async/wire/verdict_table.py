@@ -130,6 +130,10 @@ ROWS: Final[tuple[Row, ...]] = (
             "network",
             "disconnected",
             "broken pipe",
+            r"\becon[a-z]+",  # ECONNRESET and its kind
+            "premature",
+            "terminated",
+            "unexpected end",
             "expecting (?:value|property|'[^']')",  # Python's json, of a cut body
             "请求上游",
             "超时",
@@ -271,9 +275,9 @@ ROWS: Final[tuple[Row, ...]] = (
             "model .{0,200}is currently loading",
             "queue (?:is |was )?full",
             "too many (?:queued|pending|concurrent) requests",
-            "rate[ _]limit",
-            "排队",
-            "队列",
+            "rate[ _]limit (?:is |was )?(?:reached|exceeded|hit)",
+            "排队人数",
+            "队列已?满",
         ),
     ),
     # Envoy's "UF" and "UO": no connection to the origin, or no room for one (Envoy's documentation
