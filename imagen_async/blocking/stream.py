@@ -183,8 +183,9 @@ class BlockingStream(Generic[S]):
 
     async def _live(self) -> None:
         """Be inside the stream: its tasks must be left by the task that entered them."""
+        stream: Stream[Any] | Run = self._stream
         try:
-            async with self._stream:
+            async with stream:
                 self._entered.set()
                 await self._leaving.wait()
         finally:
