@@ -25,12 +25,12 @@ from imagen_async import Imagen, Limits
 from imagen_async.emulator import Emulator
 from imagen_async.session.events import Done, Event
 
-ENDS_WITHIN = 30.0
+ENDS_WITHIN = 60.0
 """Seconds from the signal to the end of the process; a try that takes longer hangs."""
 VERBS = ("generate", "generate_many", "batch")
 THREADS = (1, 16)
 BUSY = ("hook", "after", "spin", "idle")
-HELD = {1: 0.2, 16: 0.02}
+HELD = {1: 0.2, 16: 0.01}
 """Seconds that the loop is held at a time, by the number of threads: each has its calls."""
 
 

@@ -50,24 +50,19 @@ class Job(Generic[T]):
         function: Makes the coroutine.
     """
 
-    __slots__ = ("_error", "_function", "_task", "_value", "done", "refused")
+    __slots__ = ("_error", "_function", "_value", "done", "refused", "task")
 
     def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
         self._function = function
-        self._task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self._value: T
         self._error: BaseException | None = None
         self.refused = self.done = False
 
-    @property
-    def begun(self) -> bool:
-        """Whether it runs or has ended; once it is ``refused`` it does not begin any more."""
-        return self._task is not None
-
     async def run(self) -> None:
         """Be it; on the loop."""
-        # In this order, and looked at in the other one: of two threads, one sees the other's.
-        self._task = asyncio.current_task()
+        # Before the look at ``refused``, which others set before they look for the task.
+        self.task = asyncio.current_task()
         try:
             if not self.refused:
                 self._value = await self._function()
@@ -81,13 +76,13 @@ class Job(Generic[T]):
 
     def cancel(self) -> None:
         """Cancel it if it has begun; on the loop."""
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     async def wait(self) -> None:
         """Wait for its end if it has begun; on the loop."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if self.task is not None:
+            await asyncio.wait([self.task])
 
     def outcome(self) -> T:
         """Return what the coroutine returned, or raise what it raised; after its end."""
@@ -173,19 +168,20 @@ class Portal:
         self._jobs.discard(job)
 
     def soon(self, function: Callable[[], object]) -> None:
-        """Run a plain function on the loop, without waiting; here and now if no loop can run it."""
+        """Run a plain function on the loop, without waiting; here and now if this is the loop."""
         if os.getpid() != self._pid:
             raise ForkedClientError(_FORKED)
-        if self._loop is None or self._loop.is_closed() or self.is_here:
+        if self._loop is None or self.is_here:
             function()
         else:
-            # Not by anyio, whose every call waits for the loop, which may be busy.
-            self._loop.call_soon_threadsafe(function)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and what this was for
+                # Not by anyio, whose every call waits for the loop, which may be busy.
+                self._loop.call_soon_threadsafe(function)
 
     def read(self, function: Callable[[], T]) -> T:
         """Return a plain function's result, from between two steps of the loop if it runs."""
-        runs = self._loop is not None and self._grace is None and os.getpid() == self._pid
-        if self.is_here or not runs:
+        ends = self._grace is not None or os.getpid() != self._pid
+        if self.is_here or self._loop is None or ends:
             return function()
 
         async def on_the_loop() -> T:
@@ -207,13 +203,12 @@ class Portal:
         """
         if os.getpid() != self._pid:
             return
-        if any(job.refused and job.begun and not job.done for job in tuple(self._jobs)):
+        if any(job.refused and job.task and not job.done for job in tuple(self._jobs)):
             grace = 0.0
         if self._grace is None:
             self._grace = grace
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended
-                self._loop.call_soon_threadsafe(self._ending.set)
+            self.soon(self._ending.set)
         # The thread is a daemon: if something in it hangs, leaving it is better than waiting.
         if self._thread is not None and not self.is_here:
             self._thread.join(grace + EXIT_WITHIN)
@@ -257,7 +252,7 @@ class Portal:
     def _cancel(self, job: Job[Any]) -> None:
         """Cancel a job and wait for its cleanup; one that has not begun never will."""
         job.refused = True
-        if job.begun and not job.done:  # in the set until it has ended: Ctrl-C may come again
+        if job.task and not job.done:  # in the set until it has ended: Ctrl-C may come again
             with contextlib.suppress(ConfigurationError):  # one that closes waits for it elsewhere
                 self.soon(job.cancel)
                 self._run(job.wait)
@@ -306,7 +301,7 @@ class Portal:
             assert self._grace is not None
             # Not without end: a Ctrl-C may have kept one from crossing, and from being refused.
             for _ in range(1000):
-                if any(not job.begun and not job.refused for job in tuple(self._jobs)):
+                if any(not job.task and not job.refused for job in tuple(self._jobs)):
                     await anyio.sleep(0.001)
             await self._aclose(self._grace)
             for job in tuple(self._jobs):

@@ -32,6 +32,7 @@ from imagen_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Self
 
@@ -131,6 +132,7 @@ class BlockingStream(Generic[S]):
             source, (str, bytes, Mapping, AsyncIterable)
         )
         self._stream = open_stream(self._feed if plain else source)
+        self._block: AbstractAsyncContextManager[object] = self._stream
         self._source: Iterator[Any] | None = None
         if isinstance(source, Iterable) and plain:
             self._source = iter(source) if limit is None else itertools.islice(source, limit)
@@ -184,7 +186,7 @@ class BlockingStream(Generic[S]):
     async def _live(self) -> None:
         """Be inside the stream: its tasks must be left by the task that entered them."""
         try:
-            async with self._stream:
+            async with self._block:
                 self._entered.set()
                 await self._leaving.wait()
         finally:
