@@ -1,4 +1,4 @@
-"""The network port: the one module that imports aiohttp's client.
+"""The network port: with ``connection`` and ``transport_errors`` all that knows aiohttp's client.
 
 An exchange ends as a Head, after its body went to a receiver, or as an ExchangeError that
 knows whether the request was sent. Nothing of aiohttp leaves this module: its exceptions
@@ -8,17 +8,20 @@ carry request headers, and a malformed answer looks like a status 400 in them.
 from __future__ import annotations
 
 import asyncio
-import errno
+import math
 import os
 import socket
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import attrs
-from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.payload import BytesPayload, Payload
 
+from imagen_async.session.alarm import Alarm
+from imagen_async.session.connection import Connection
+from imagen_async.session.transport_errors import LostError, classify
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
@@ -28,18 +31,34 @@ if TYPE_CHECKING:
     from multidict import CIMultiDict
     from yarl import URL
 
+    from imagen_async.session.connection import Ended
     from imagen_async.session.network import Network
 
 KEEPALIVE = 4.0
 """Seconds an idle socket is kept: uvicorn closes it after 5, and a lost race is a lost answer."""
 TICK = 0.001
 """Seconds; the shortest timer, because aiohttp takes 0 and less for none at all."""
+UNREAD = "the other side closed it, and had not read the request"
 PIECE = 64 * 1024
 """aiohttp's read buffer in bytes; it pauses the socket at twice this."""
-CERTIFICATES = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
 
 
-Timer: TypeAlias = aiohttp.ClientTimeout
+@attrs.frozen
+class Timer:
+    """How long one exchange may take.
+
+    Args:
+        total: Seconds from its start to the answer's last byte.
+        aiohttp: The times that aiohttp keeps: to connect, and between two reads.
+    """
+
+    total: float
+    aiohttp: aiohttp.ClientTimeout
+
+    @property
+    def connect(self) -> float | None:
+        """Seconds until the connection stands."""
+        return self.aiohttp.connect
 
 
 class Receiver(Protocol):
@@ -101,11 +120,25 @@ class Outgoing(BytesPayload):
         Payload.__init__(self, value, content_type="application/json")
         self._size = len(value)
         self.sent: bool = False
+        self._written = math.inf
+        self._connection: Connection | None = None
+        self.ended: Ended | None = None
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the body; aiohttp calls this once it has a connection."""
+        """Write the body; aiohttp calls this once it has a connection.
+
+        Raises:
+            BrokenPipeError: If the connection has ended meanwhile; nothing was written then.
+        """
+        connection = getattr(writer, "protocol", None)
+        if isinstance(connection, Connection):
+            if connection.transport is None or connection.transport.is_closing():
+                raise BrokenPipeError
+            self._connection = connection
+            connection.outgoing = self
         self.sent = True
         await writer.write(self._value)
+        self._written = writer.output_size
 
     async def write_with_length(
         self,
@@ -113,12 +146,18 @@ class Outgoing(BytesPayload):
         content_length: int | None,  # noqa: ARG002 - aiohttp's signature
     ) -> None:
         """Write the body; aiohttp calls this once it has a connection."""
-        self.sent = True
-        await writer.write(self._value)
+        await self.write(writer)
 
+    async def unread(self) -> bool:
+        """Return whether it is proven that nobody read it."""
+        return self.ended is not None and await self.ended.unread(self._written)
 
-class _LostError(aiohttp.ClientError):
-    """Hides a lost connection from aiohttp, which sends a GET again on its own."""
+    def end(self) -> None:
+        """Let connection and socket go."""
+        if self._connection is not None and self._connection.outgoing is self:
+            self._connection.outgoing = None
+        if self.ended is not None:
+            self.ended.close()
 
 
 async def _only_once(
@@ -130,7 +169,7 @@ async def _only_once(
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-        raise _LostError from None
+        raise LostError from None
 
 
 class Transport:
@@ -196,27 +235,24 @@ class Transport:
         Raises:
             ExchangeError: If the exchange broke; it says whether the request was sent.
         """
-        head: Head | None = None
-        failure: BaseException | None = None
+        proxy = self._network.proxy_for(url)
+        opening = self._api.post(
+            url,
+            data=outgoing,
+            headers=headers,
+            timeout=timer.aiohttp,
+            allow_redirects=False,
+            proxy=proxy,
+        )
         try:
-            response = await self._api.post(
-                url,
-                data=outgoing,
-                headers=headers,
-                timeout=timer,
-                allow_redirects=False,
-                proxy=self._network.proxy_for(url),
-            )
-            head = Head(response.status, response.headers)
-            await _receive(response, on_head(head))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - mapped below, outside this block
-            failure = error
-        if failure is None and head is not None:
-            return head
-        broken, failure = _mapped(failure, sent=outgoing.sent, head=head), None
-        raise broken
+            result = await _exchanged(opening, timer.total, on_head, outgoing)
+            if isinstance(result, Head):
+                return result
+            if proxy is None and result.head is None and await outgoing.unread():
+                result = ExchangeError(FailureKind.DROPPED, sent=False, detail=UNREAD)
+            raise result
+        finally:
+            outgoing.end()
 
     async def get(
         self,
@@ -229,22 +265,19 @@ class Transport:
         Raises:
             ExchangeError: If the exchange broke.
         """
-        head: Head | None = None
-        failure: BaseException | None = None
-        try:
-            response = await self._session_for(url).get(
-                url, timeout=timer, allow_redirects=False, proxy=self._network.proxy_for(url)
-            )
-            head = Head(response.status, response.headers)
-            await _receive(response, on_head(head))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - mapped below, outside this block
-            failure = error
-        if failure is None and head is not None:
-            return head
-        broken, failure = _mapped(failure, sent=True, head=head), None
-        raise broken
+        result = await _exchanged(
+            self._session_for(url).get(
+                url,
+                timeout=timer.aiohttp,
+                allow_redirects=False,
+                proxy=self._network.proxy_for(url),
+            ),
+            timer.total,
+            on_head,
+        )
+        if isinstance(result, Head):
+            return result
+        raise result
 
     def _session_for(self, url: URL) -> aiohttp.ClientSession:
         own = (url.scheme, url.host, url.port) == self._origin_parts
@@ -257,22 +290,54 @@ class Transport:
 
 
 def timeouts(total: float, *, connect: float, stall: float | None = None) -> Timer:
-    """Return aiohttp's timer for one exchange, exact to the tick; all in seconds."""
-    return Timer(
-        total=max(total, TICK),
+    """Return the timer for one exchange, exact to the tick; all in seconds."""
+    kept = aiohttp.ClientTimeout(
+        total=None,
         connect=max(connect, TICK),
         sock_read=stall,
         ceil_threshold=float("inf"),
     )
+    return Timer(max(total, TICK), kept)
 
 
-async def _receive(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
+async def _exchanged(
+    opening: Awaitable[aiohttp.ClientResponse],
+    total: float,
+    on_head: Callable[[Head], Receiver],
+    outgoing: Outgoing | None = None,
+) -> Head | ExchangeError:
+    """Return an exchange's head, after its body went to a receiver, or how it broke."""
+    head: Head | None = None
+    failure: BaseException | None = None
+    alarm = Alarm(total, outgoing)
+    try:
+        response = await opening
+        head = Head(response.status, response.headers)
+        await _receive(response, on_head(head), alarm)
+    except asyncio.CancelledError:
+        if not alarm.stop():
+            raise
+        failure = TimeoutError()
+    except Exception as error:  # noqa: BLE001 - mapped below, outside this block
+        failure = error
+    finally:
+        alarm.stop()
+    if failure is None and head is not None:
+        return head
+    broken = _mapped(failure, sent=outgoing is None or outgoing.sent, head=head)
+    failure = None  # its traceback holds this frame
+    return broken
+
+
+async def _receive(response: aiohttp.ClientResponse, receiver: Receiver, alarm: Alarm) -> None:
     complete = False
+    alarm.heard += 1
     try:
         content = response.content
         # Not read(): what came before a cut would be lost, and it may hold a whole image.
         while not content.at_eof():
             receiver.feed(await content.readany())
+            alarm.heard += 1
             if receiver.full:
                 return
         complete = True
@@ -305,13 +370,16 @@ def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp
         _keep_alive(opened)
         return opened
 
-    return aiohttp.TCPConnector(
+    connector = aiohttp.TCPConnector(
         limit=0,  # the gate bounds what is in flight; a second queue would wait unseen
         keepalive_timeout=KEEPALIVE,
         resolver=aiohttp.ThreadedResolver(),  # aiodns, if installed, ignores split DNS
         ssl=network.ssl if network.ssl is not None else True,
         socket_factory=open_socket,
     )
+    factory: Any = partial(Connection, loop=asyncio.get_running_loop())
+    connector._factory = factory  # noqa: SLF001 - aiohttp has no open way to watch a socket
+    return connector
 
 
 def _keep_alive(opened: socket.socket) -> None:
@@ -327,62 +395,12 @@ def _keep_alive(opened: socket.socket) -> None:
             opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-_KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
-    (CERTIFICATES, FailureKind.CERTIFICATE, "it is expired, self-signed or for another host"),
-    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), FailureKind.BAD_URL, "the URL is bad"),
-    (
-        (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError),
-        FailureKind.PROXY,
-        "the proxy did not connect",
-    ),
-    (
-        (aiohttp.ConnectionTimeoutError,),
-        FailureKind.CONNECT_TIMEOUT,
-        "no connection in time",
-    ),
-    ((aiohttp.ClientConnectorDNSError,), FailureKind.CONNECT, "the host's name was not found"),
-    ((aiohttp.ClientConnectorSSLError,), FailureKind.TLS, "the TLS handshake failed"),
-    ((aiohttp.ClientConnectorError,), FailureKind.CONNECT, "the host was not reached"),
-    ((asyncio.TimeoutError,), FailureKind.TIMEOUT, "no answer in time"),
-    (
-        (aiohttp.ServerDisconnectedError, _LostError, ConnectionError, aiohttp.ClientOSError),
-        FailureKind.DROPPED,
-        "the other side closed it",
-    ),
-    ((ContentEncodingError,), FailureKind.BAD_ENCODING, "its Content-Encoding cannot be undone"),
-    ((aiohttp.ClientPayloadError,), FailureKind.CUT_BODY, "it ended too early"),
-    ((aiohttp.ClientResponseError,), FailureKind.PROTOCOL, "its head or framing is malformed"),
-    ((OSError, aiohttp.ClientConnectionError), FailureKind.DROPPED, "the connection failed"),
-)
-
-
-_TLS = frozenset({FailureKind.CERTIFICATE, FailureKind.TLS})
-
-
 def _mapped(error: BaseException | None, *, sent: bool, head: Head | None) -> ExchangeError:
     """Return our error for any of aiohttp's, without a reference to it."""
     kind, detail = classify(error)
     if kind is FailureKind.TIMEOUT and not sent:
         kind = FailureKind.CONNECT_TIMEOUT
     return ExchangeError(kind, sent=sent, detail=detail, head=head)
-
-
-def classify(error: BaseException | None) -> tuple[FailureKind, str]:
-    """Return how an exchange broke, and one line about it that holds no foreign text."""
-    if isinstance(cause := getattr(error, "__cause__", None), ContentEncodingError):
-        error = cause
-    number = getattr(error, "errno", None)
-    if number in (errno.EMFILE, errno.ENFILE):
-        return FailureKind.TOO_MANY_FILES, "too many open files; raise `ulimit -n`"
-    for classes, kind, detail in _KINDS:
-        if isinstance(error, classes):
-            # OpenSSL has numbers of its own.
-            told = isinstance(number, int) and kind not in _TLS
-            reason = errno.errorcode.get(int(number or 0), "") if told else ""
-            return kind, f"{detail} ({reason})" if reason else detail
-    if isinstance(error, ValueError):
-        return FailureKind.BAD_HEADER, "a header's value cannot be sent"
-    return FailureKind.PROTOCOL, f"the exchange failed ({type(error).__name__})"
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()
