@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
+from imagen_async.policy.config import Masked
 from imagen_async.policy.names import slug
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
@@ -15,7 +16,6 @@ from imagen_async.session.loop import running_loop
 from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.saving import read_file, write_file
-from imagen_async.session.transport import Masked
 from imagen_async.wire.request import GenerationRequest
 
 if TYPE_CHECKING:

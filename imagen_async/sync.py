@@ -10,9 +10,9 @@ from imagen_async.blocking.portal import Portal
 from imagen_async.blocking.run import BlockingRun
 from imagen_async.blocking.stream import BlockingStream
 from imagen_async.client import AsyncImagen
+from imagen_async.policy.config import Masked
 from imagen_async.session.core import GRACE
 from imagen_async.session.many import AHEAD
-from imagen_async.session.transport import Masked
 
 if TYPE_CHECKING:
     import os

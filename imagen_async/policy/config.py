@@ -79,6 +79,15 @@ class Timeouts:
     stall: float = attrs.field(default=30.0, validator=positive)
 
 
+class Masked(str):
+    """A header's value that tracebacks with locals do not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 class Secret:
     """A text that no repr, format, pickle or ``vars`` shows.
 

@@ -78,3 +78,17 @@ class Ended:
 
     def _unacknowledged(self) -> int:
         return int(struct.unpack("i", ioctl(self._kept, TIOCOUTQ, bytes(4)))[0])
+
+
+def keep_alive(opened: socket.socket) -> None:
+    """Ask the kernel to notice a peer that is gone."""
+    # Minutes of silence are normal here, and NATs drop a silent flow after about two.
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+    for option, value in (
+        (idle, 30),
+        (getattr(socket, "TCP_KEEPINTVL", None), 10),
+        (getattr(socket, "TCP_KEEPCNT", None), 3),
+    ):
+        if option is not None:
+            opened.setsockopt(socket.IPPROTO_TCP, option, value)

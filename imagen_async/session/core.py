@@ -22,6 +22,7 @@ from imagen_async.errors import (
     InvalidRequestError,
     Verdict,
 )
+from imagen_async.policy.config import Masked
 from imagen_async.policy.deadline import Deadline
 from imagen_async.policy.retry import History
 from imagen_async.session import events
@@ -35,7 +36,7 @@ from imagen_async.session.loop import running_loop
 from imagen_async.session.record import NO_RECORD
 from imagen_async.session.send import Sender
 from imagen_async.session.stats import Ends
-from imagen_async.session.transport import Masked, Transport
+from imagen_async.session.transport import Transport
 from imagen_async.wire.decoder import AnswerLimits
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import attrs
 from aiohttp.payload import BytesPayload, Payload
 
 from imagen_async.session.alarm import Alarm
-from imagen_async.session.connection import Connection
+from imagen_async.session.connection import Connection, keep_alive
 from imagen_async.session.transport_errors import LostError, classify
 from imagen_async.wire.verdict import FailureKind
 
@@ -97,15 +97,6 @@ class ExchangeError(Exception):
         self.sent = sent
         self.detail = detail
         self.head = head
-
-
-class Masked(str):
-    """A header's value that tracebacks with locals do not show."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
 
 
 class Outgoing(BytesPayload):
@@ -367,7 +358,7 @@ def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp
         if guard is not None:
             guard(str(address[0]))
         opened = socket.socket(family=family, type=kind, proto=protocol)
-        _keep_alive(opened)
+        keep_alive(opened)
         return opened
 
     connector = aiohttp.TCPConnector(
@@ -380,19 +371,6 @@ def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp
     factory: Any = partial(Connection, loop=asyncio.get_running_loop())
     connector._factory = factory  # noqa: SLF001 - aiohttp has no open way to watch a socket
     return connector
-
-
-def _keep_alive(opened: socket.socket) -> None:
-    # Minutes of silence are normal here, and NATs drop a silent flow after about two.
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
-    for option, value in (
-        (idle, 30),
-        (getattr(socket, "TCP_KEEPINTVL", None), 10),
-        (getattr(socket, "TCP_KEEPCNT", None), 3),
-    ):
-        if option is not None:
-            opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _mapped(error: BaseException | None, *, sent: bool, head: Head | None) -> ExchangeError:

@@ -249,6 +249,7 @@ async def raced(monkeypatch: pytest.MonkeyPatch, **options: Any) -> ImagenError:
         return caught.value
 
 
+@pytest.mark.filterwarnings("ignore:The API key goes to:UserWarning")
 async def test_a_proxy_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through a proxy nothing is called free: it is the proxy's kernel that is asked."""
     error = await raced(monkeypatch, base_url="http://gateway.test/v1", proxy="peer")
