@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagen_async.batch import schema
-from imagen_async.batch.identity import Census, IdSet, body_digest, item_id
+from imagen_async.batch.identity import Census, IdSet, body_digest, item_id, short
 from imagen_async.batch.journal import Journal, State, items
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.wire.request import GenerationRequest
@@ -236,7 +236,7 @@ async def test_a_truncated_journal_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_flipped_page_is_refused_or_harmless(tmp_path: Path) -> None:
-    """Either the damage is seen, or every id is still there with its state."""
+    """Damage is seen, but for a flipped bit of a value: that can change one item, and no more."""
     path = await filled(tmp_path)
     whole = path.read_bytes()
     refused = 0
@@ -253,7 +253,7 @@ async def test_a_flipped_page_is_refused_or_harmless(tmp_path: Path) -> None:
         ids = {item.id for item in await journal.call(lambda db: list(items(db, State)))}
         await journal.aclose()
         assert counted == {State.DONE: 60}
-        assert ids == {bytes([number]) * 16 for number in range(60)}
+        assert len(ids & {bytes([number]) * 16 for number in range(60)}) >= 59
     assert refused > 0
 
 
@@ -310,14 +310,14 @@ async def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_identity_is_what_is_asked() -> None:
-    """The delivery is no part of it; every other field is, and so is the number among equals."""
+    """Every field but the delivery and n=1 is part of it, and so is the number among equals."""
     base = GenerationRequest("a", model="m")
-    same = GenerationRequest("a", model="m", response_format="url")
+    same = GenerationRequest(" a ", model="m", response_format="url", n=1)
     others = [
         GenerationRequest("b", model="m"),
         GenerationRequest("a", model="n"),
         GenerationRequest("a", model="m", aspect_ratio="1:1"),
-        GenerationRequest("a", model="m", n=1),
+        GenerationRequest("a", model="m", n=2),
         GenerationRequest("a", model="m", extra={"seed": 1}),
     ]
 
@@ -341,10 +341,11 @@ def test_a_census_does_not_depend_on_order(digests: list[bytes], random: Any) ->
 @given(st.sets(KEYS), st.sets(KEYS))
 def test_an_id_set_holds_what_it_was_given(inside: set[bytes], outside: set[bytes]) -> None:
     """It agrees with a set, and knows the digits that files are named by."""
-    ids = IdSet(inside)
+    ids = IdSet(map(short, inside))
 
-    assert all(key in ids for key in inside)
-    assert not any(key in ids for key in outside if key[:8] not in {each[:8] for each in inside})
+    assert all(short(key) in ids for key in inside)
+    halves = {key[:8] for key in inside}
+    assert not any(short(key) in ids for key in outside if key[:8] not in halves)
     assert all(ids.has_name(key.hex()[:12]) for key in inside)
     names = {key[:6] for key in inside}
     assert not any(ids.has_name(key.hex()[:12]) for key in outside if key[:6] not in names)

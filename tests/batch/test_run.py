@@ -220,7 +220,7 @@ async def test_a_dead_link_is_tried_again_and_never_bought_again(
     # The link is alive again, and its row has left the input.
     outcomes, report = await run_all(core, ["b"], out)
     assert {outcome.request.prompt for outcome in outcomes} == {"a", "b"}
-    assert (report.done, report.unknown, report.images) == (2, 0, 2)
+    assert (report.done, report.others, report.others_unknown, report.images) == (1, 1, 0, 2)
     assert emulator.ledger["a"].posts == 1
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from imagen_async.batch.defaults import make_defaults
 from imagen_async.batch.source import Row, as_rows, read_source
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 from imagen_async.wire.request import AspectRatio, GenerationRequest
@@ -130,10 +131,10 @@ def test_defaults_fill_what_a_row_leaves_out(tmp_path: Path) -> None:
     rows = rows_of(
         tmp_path / "a.jsonl",
         '{"prompt":"a"}\n{"prompt":"b","model":"own","extra":{"x":1}}\n',
-        defaults={"model": "given", "n": 2, "extra": {"y": 2}},
     )
+    defaults = make_defaults("the client's", {"model": "given", "n": 2, "extra": {"y": 2}})
 
-    assert [row.request for row in rows] == [
+    assert [row.request and defaults.fill(row.request) for row in rows] == [
         GenerationRequest("a", model="given", n=2, extra={"y": 2}),
         GenerationRequest("b", model="own", n=2, extra={"x": 1, "y": 2}),
     ]

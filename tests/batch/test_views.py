@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.batch import schema, views
-from imagen_async.batch.home import bind, claim, row_of
+from imagen_async.batch.home import Terms, bind, claim, row_of
 from imagen_async.batch.journal import Count, Item, State
 from imagen_async.batch.records import row_json
 from imagen_async.batch.report import Tally
@@ -148,8 +149,11 @@ def test_a_run_file_that_cannot_be_read_is_refused(tmp_path: Path, text: str) ->
     """Its endpoint is not guessed."""
     (tmp_path / "run.json").write_text(text, "latin-1")
 
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(schema.TABLES)
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        bind(tmp_path, "emulator")
+        bind(connection, tmp_path, Terms(endpoint="emulator"))
+    connection.close()
 
 
 def test_a_report_adds_up() -> None:
@@ -163,12 +167,27 @@ def test_a_report_adds_up() -> None:
             Count(State.FAILED, Charge.NO, 1, 1, 0, 1, 0, 0),
         ]
     )
-    tally.enter()
-    tally.move((State.UNKNOWN, Charge.MAYBE), (State.DONE, Charge.YES))
-    report = tally.report(price=0.5, seconds=1.0, partial=False, stopped_by=None, problem=None)
+    new, unknown, done = (
+        (State.NEW, Charge.NO),
+        (State.UNKNOWN, Charge.MAYBE),
+        (State.DONE, Charge.YES),
+    )
+    tally.enter(new, known=False, listed=True)
+    tally.enter(unknown, known=True, listed=True)
+    tally.move(unknown, done, listed=True)
+    report = tally.report(
+        Counter({done: 2, (State.RECEIVED, Charge.YES): 1}),
+        0.5,
+        bought_before=0,
+        seconds=1.0,
+        partial=False,
+        stopped_by=None,
+        problem=None,
+    )
 
-    assert (report.total, report.done, report.unknown, report.failed) == (9, 4, 2, 1)
-    assert (report.dropped, report.pending, report.images, report.attempts) == (1, 1, 6, 9)
-    assert (report.charged_maybe, report.charged_yes) == (2, 1)
+    assert (report.total, report.done, report.unknown, report.failed) == (5, 3, 1, 0)
+    assert (report.dropped, report.pending, report.images, report.attempts) == (0, 1, 6, 9)
+    assert (report.others, report.others_unknown, report.skipped) == (4, 1, 3)
+    assert (report.charged_maybe, report.charged_yes) == (0, 1)
     assert (report.spent, report.cost, report.resent, report.ok) == (9, 4.5, 1, False)
     assert (report.presumed_free, report.presumed_free_cost) == (3, 1.5)

@@ -18,11 +18,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from imagen_async import Charge, NotSentError, RejectedError
+from imagen_async.policy.config import Masked
 from imagen_async.session.network import Network, origin_of
 from imagen_async.session.transport import (
     ExchangeError,
     Head,
-    Masked,
     Outgoing,
     Transport,
     classify,
