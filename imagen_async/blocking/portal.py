@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 import warnings
+from collections import deque
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -59,8 +60,8 @@ class Job(Generic[T]):
         self._error: BaseException | None = None
         self.refused = self.done = False
 
-    async def run(self) -> None:
-        """Be it; on the loop."""
+    async def run(self, ended: deque[asyncio.Task[Any] | None]) -> None:
+        """Be it, and leave its task to the ended ones; on the loop."""
         # Before the look at ``refused``, which others set before they look for the task.
         self.task = asyncio.current_task()
         try:
@@ -71,6 +72,7 @@ class Job(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             self._error = error
         self.done = True
+        ended.append(self.task)
         # An error's traceback holds this frame: what holds the error must not stay in it.
         del self
 
@@ -118,6 +120,9 @@ class Portal:
         self._ending: anyio.Event
         self._grace: float | None = None
         self._jobs: set[Job[Any]] = set()
+        # Tasks are to be freed by the loop's thread: the callbacks of weak references to them, as
+        # asyncio and anyio have, swallow a Ctrl-C that meets them in the caller's.
+        self._ended: deque[asyncio.Task[Any] | None] = deque(maxlen=32)
         self._warned = False
 
     @property
@@ -142,7 +147,7 @@ class Portal:
         """Start a job and wait for its word or its error, as ``call`` does for its end."""
 
         async def run() -> None:
-            await job.run()
+            await job.run(self._ended)
             entered.set()
 
         try:
@@ -233,10 +238,10 @@ class Portal:
         """Run an admitted job and wait for its outcome."""
         if _in_a_worker():
             # One of anyio's threads: ``run`` would put the job in its scope, on another loop.
-            self._portal.call(job.run)
+            self._portal.call(job.run, self._ended)
         else:
             # The portal's call is this with one more wait, for the start, and costs twice as much.
-            from_thread.run(job.run, token=self._token)
+            from_thread.run(job.run, self._ended, token=self._token)
         self._jobs.discard(job)
         return job.outcome()
 
@@ -323,7 +328,7 @@ def _in_a_worker() -> bool:
     except RuntimeError:
         return False
     except asyncio.CancelledError:
-        pass
+        ended.append(self.task)
     return True
 
 

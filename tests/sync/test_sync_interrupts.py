@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -119,6 +122,22 @@ def interrupted(gateway: Emulator, use: Callable[[Imagen], None], line: int) -> 
         assert imagen.generate("An end").images
     assert imagen.stats().in_flight == imagen.stats().queued == 0
     return left < 0
+
+
+def test_tasks_are_freed_on_their_loop(imagen: Imagen) -> None:
+    """No callback of a weak reference to a task runs in the caller, where it swallows a Ctrl-C."""
+    freed: list[int] = []
+    references: list[weakref.ref[Any]] = []
+
+    async def call() -> int:
+        task = asyncio.current_task()
+        references.append(weakref.ref(task, lambda _: freed.append(threading.get_ident())))
+        return threading.get_ident()
+
+    threads = {imagen._portal.call(call) for _ in range(100)}
+
+    assert len(freed) >= 50
+    assert set(freed) == threads
 
 
 def test_an_exit_on_the_loop_ends_its_stream_alone() -> None:
