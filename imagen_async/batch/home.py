@@ -65,14 +65,16 @@ class Terms:
         endpoint: The base URL, or the word ``emulator``.
         defaults: Of the requests, as JSON values.
         renewed: Whether the user says yes to other defaults than before.
+        runs: How many runs there were.
     """
 
     endpoint: str
     defaults: Mapping[str, Any] = attrs.field(factory=dict)
     renewed: bool = False
+    runs: int = 0
 
 
-def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> bool:
+def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> int:
     """Compare what a run was begun with and what it is to go on with.
 
     Args:
@@ -81,27 +83,32 @@ def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> bool:
         terms: What it is to go on with.
 
     Returns:
-        Whether ``run.json`` is to be written.
+        How many runs the journal has seen.
 
     Raises:
         ConfigurationError: If the endpoint is another one; if other defaults would buy anything
-            again, unless the user said yes; if what it was begun with cannot be read.
+            again, unless the user said yes; if what it was begun with cannot be read, or tells of
+            runs that the journal has not seen.
     """
     begun = _begun(folder / RUN)
+    runs: int = connection.execute(schema.RUNS).fetchone()[0]
     if begun is None:
         if not terms.renewed and connection.execute("SELECT 1 FROM item").fetchone():
             raise ConfigurationError(
                 f"{printable(str(folder / RUN), 300)} is missing, so what this batch was begun "
                 f"with is not known; restore it, or {_SAY_YES} to go on with what is given now."
             )
-        return True
+        return runs
     if begun.endpoint != terms.endpoint:
         raise ConfigurationError(
             f"This batch was begun with {printable(begun.endpoint, 300)} and cannot go on with "
             f"{printable(terms.endpoint, 300)}; use the first, or choose another folder."
         )
-    if begun.defaults == terms.defaults:
-        return False
+    if begun.runs > runs:
+        raise ConfigurationError(
+            f"{schema.NAME} is older than the last run, so what was paid for is not known; put "
+            "the last one back, or choose another folder."
+        )
     changed = changes(begun.defaults, terms.defaults)
     if changed and not terms.renewed:
         again = _bought_again(connection, begun.defaults, terms.defaults)
@@ -111,25 +118,29 @@ def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> bool:
                 f"{again[True]:,} prompts that are done and {again[False]:,} that may have been "
                 f"charged would be bought again; give the same options, or {_SAY_YES} to buy them."
             )
-    return True
+    return runs
 
 
 def bind(connection: sqlite3.Connection, folder: Path, terms: Terms) -> None:
-    """Note what a run is begun with, or check that it may go on with it.
+    """Note what a run is begun with, if it may go on with it.
 
     Raises:
         ConfigurationError: If it may not.
         OSError: If the disk fails.
     """
-    if check(connection, folder, terms):
-        kept = {"version": 2, "base_url": terms.endpoint, "options": terms.defaults}
-        views.write_whole(folder / RUN, json.dumps(kept) + "\n")
+    runs = check(connection, folder, terms) + 1
+    # The journal first: it may be ahead of the other file, if the process ends here, never behind.
+    connection.execute(schema.COUNT_RUN)
+    kept = {"version": 2, "base_url": terms.endpoint, "options": terms.defaults, "runs": runs}
+    views.write_whole(folder / RUN, json.dumps(kept) + "\n")
 
 
 def _begun(path: Path) -> Terms | None:
     try:
         kept = json.loads(path.read_text("utf-8"))
-        return Terms(endpoint=str(kept["base_url"]), defaults=dict(kept["options"]))
+        return Terms(
+            endpoint=str(kept["base_url"]), defaults=dict(kept["options"]), runs=int(kept["runs"])
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):

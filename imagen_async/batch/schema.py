@@ -43,8 +43,11 @@ CREATE TABLE item (
     answer TEXT
 );
 CREATE TABLE invalid (row TEXT NOT NULL);
-CREATE TABLE closed (whole INTEGER NOT NULL CHECK (whole IN (0, 1)));
-INSERT INTO closed VALUES (1);
+CREATE TABLE closed (
+    whole INTEGER NOT NULL CHECK (whole IN (0, 1)),
+    runs INTEGER NOT NULL CHECK (runs >= 0)
+);
+INSERT INTO closed VALUES (1, 0);
 """
 
 _ITEM = (
@@ -52,6 +55,8 @@ _ITEM = (
     "idempotency_key, error, answer"
 )
 FIND = f"SELECT {_ITEM} FROM item WHERE id = ?"  # noqa: S608 - a constant
+RUNS = "SELECT runs FROM closed"
+COUNT_RUN = "UPDATE closed SET runs = runs + 1"
 KNOWN = "SELECT id, state, charge FROM item NOT INDEXED"
 INDEXED = "SELECT id FROM item INDEXED BY sqlite_autoindex_item_1"
 ITEMS = f"SELECT {_ITEM} FROM item WHERE state IN ({{}}) ORDER BY number"  # noqa: S608
