@@ -328,7 +328,7 @@ def _in_a_worker() -> bool:
     except RuntimeError:
         return False
     except asyncio.CancelledError:
-        ended.append(self.task)
+        pass
     return True
 
 
