@@ -264,7 +264,8 @@ class AsyncImagen:
             out: The folder; made if it is not there.
             ordered: Whether outcomes come in input order.
             on_unknown: What to do with items of earlier runs that may have been charged: ``hold``
-                leaves and lists them, ``resend`` sends each once more, ``drop`` gives them up.
+                leaves and lists them, ``resend`` sends each once more, ``drop`` gives them up;
+                where links came, only if they are dead.
             retry_failed: Whether items that failed in earlier runs, uncharged, are sent again.
             limit: How many prompts to take; None for all.
             defaults: Fields of a request, such as ``aspect_ratio`` or ``n``, for prompts that do
