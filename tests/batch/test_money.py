@@ -125,6 +125,22 @@ async def lies(post: Post) -> Answer:
     return failed()
 
 
+@virtually
+async def test_a_pending_item_whose_sends_are_used_up_settles(tmp_path: Path) -> None:
+    """An item that went out as often as this run allows fails with that reason, and stays."""
+
+    async def handler(post: Post) -> Answer:
+        return failed() if post.number < 3 else Answer(402, b'{"error": {"message": "pay"}}')
+
+    async with scripted(handler, retry=RetryPolicy(max_sends=3)) as (_, imagen):
+        report = await run_all(imagen, ["a"], tmp_path / "out")
+        assert (report.stopped_by, report.pending) == ("quota", 1)
+    async with scripted(lies, retry=RetryPolicy(max_sends=2)) as (gateway, imagen):
+        report = await run_all(imagen, ["a"], tmp_path / "out")
+    assert (report.failed, len(gateway.posts)) == (1, 0)
+    assert "went out 2 times" in (tmp_path / "out" / "failed.jsonl").read_text()
+
+
 KEYS = {
     "google": Answer(
         400, b'{"error": {"message": "no", "details": [{"reason": "API_KEY_INVALID"}]}}'
