@@ -189,7 +189,7 @@ class Book:
         groups = sorted(found.items(), key=lambda group: len(group[1]), reverse=True)
         self._sets = [((State(at[0]), Charge(at[1])), IdSet(halves)) for at, halves in groups]
         self._prompts = IdSet(prompts)
-        self.sum = sum(map(sum, found.values()))
+        self.sum: int = sum(map(sum, found.values()))
 
     def find(self, identity: bytes) -> tuple[State, Charge] | None:
         """Return the state and charge of an item, or None if the journal did not have it."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from imagen_async.wire.generation import Image
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from imagen_async.errors import ImagenError
     from imagen_async.wire.request import GenerationRequest
 
-to_json = json.JSONEncoder(separators=(",", ":"), default=str).encode
+to_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), default=str).encode
 REQUEST_FIELDS = ("prompt", "model", "aspect_ratio", "response_format", "n")
 
 

@@ -58,7 +58,8 @@ class Job(Generic[T]):
         self.task: asyncio.Task[Any] | None = None
         self._value: T
         self._error: BaseException | None = None
-        self.refused = self.done = False
+        self.refused: bool = False
+        self.done: bool = False
 
     async def run(self, ended: deque[asyncio.Task[Any] | None]) -> None:
         """Be it, and leave its task to the ended ones; on the loop."""
