@@ -152,7 +152,7 @@ class Sorter:
     """
 
     def __init__(self, book: Book, options: RunOptions, defaults: Defaults) -> None:
-        self._book = book
+        self.book = book
         self._options = options
         self._defaults = defaults
         self._census = Census()
@@ -184,12 +184,12 @@ class Sorter:
         except InvalidRequestError as unfit:
             return Seen(position, attrs.evolve(row, error=unfit))
         identity = self._census.enter(digest)
-        known = self._book.find(identity)
+        known = self.book.find(identity)
         if known is not None and known[0] in self._left:
             self.settled[known] += 1
             return None
-        if known is None and self._book.find(digest) is None:
-            self.bought_before += self._book.has_bought(digest)
+        if known is None and self.book.find(digest) is None:
+            self.bought_before += self.book.has_bought(digest)
         state = None if known is None else known[0]
         seen = Seen(position, row, state, identity, self._defaults.fill(request))
         if state is None and seen.charged and self._options.on_unknown != "resend":
@@ -224,7 +224,9 @@ class Intake:
         Answers whose rows have left the input are downloaded at the end: they are paid for.
         """
         journal = self._desk.journal
-        links = await journal.call(lambda db: set(ids(db, State.RECEIVED)))
+        links: set[bytes] = set()
+        if self.sorter.book.has_any(State.RECEIVED):
+            links = await journal.call(lambda db: set(ids(db, State.RECEIVED)))
         async for seen in self.sorter.rows(requests):
             if seen.request is None or seen.row.error is not None:
                 yield seen

@@ -225,7 +225,7 @@ class Journal:
         if connection is None:
             return
         try:
-            schema.close(connection, whole=schema.place(self.folder)[0] == place[0])
+            schema.close(connection)
         except sqlite3.Error as error:
             self.broken = self.broken or schema.explain(error, self.folder)
             # Closing would delete the log, and the file does not say that nothing is missing.

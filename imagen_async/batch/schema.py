@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from typing import TYPE_CHECKING
@@ -149,18 +150,14 @@ def begin(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
 
 
-def close(connection: sqlite3.Connection, *, whole: bool) -> None:
-    """Fold the log into the file and release the lock.
+def close(connection: sqlite3.Connection) -> None:
+    """Note that nothing is missing, fold the log into the file and release the lock.
 
-    Args:
-        connection: The journal's.
-        whole: Whether nothing is missing. A file that was moved away is left with its log as it
-            is, which SQLite sees to.
+    A file that was moved away is left with its log as it is, which SQLite sees to.
     """
     if connection.in_transaction:
         connection.execute("ROLLBACK")
-    if whole:
-        connection.execute("UPDATE closed SET whole = 1")
+    connection.execute("UPDATE closed SET whole = 1")
     connection.close()
 
 
@@ -189,10 +186,6 @@ def _make(folder: Path, path: Path) -> bool:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        if path.is_symlink():
-            raise ConfigurationError(
-                f"{printable(str(path))} is a link; put the journal itself there."
-            ) from None
         return path.stat().st_size == 0
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -253,7 +246,8 @@ def _restarted(log: Path) -> bool:
     SQLite does that when the file has all of it: it writes a header whose salt is one more than
     that of the old frames, syncs, and only then writes the first frame over them.
     """
-    with log.open("rb") as file:
+    head = b""
+    with contextlib.suppress(OSError), log.open("rb") as file:
         head = file.read(44)
     if len(head) < 44:
         return False
