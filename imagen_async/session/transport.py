@@ -1,4 +1,4 @@
-"""The network port: the one module that imports aiohttp's client.
+"""The network port: with ``transport_errors`` all that knows aiohttp's client.
 
 An exchange ends as a Head, after its body went to a receiver, or as an ExchangeError that
 knows whether the request was sent. Nothing of aiohttp leaves this module: its exceptions
@@ -8,7 +8,6 @@ carry request headers, and a malformed answer looks like a status 400 in them.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 import weakref
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import aiohttp
 import attrs
-from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.payload import BytesPayload, Payload
 
+from imagen_async.session.transport_errors import LostError, classify
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ TICK = 0.001
 """Seconds; the shortest timer, because aiohttp takes 0 and less for none at all."""
 PIECE = 64 * 1024
 """aiohttp's read buffer in bytes; it pauses the socket at twice this."""
-CERTIFICATES = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
 
 
 Timer: TypeAlias = aiohttp.ClientTimeout
@@ -117,10 +115,6 @@ class Outgoing(BytesPayload):
         await writer.write(self._value)
 
 
-class _LostError(aiohttp.ClientError):
-    """Hides a lost connection from aiohttp, which sends a GET again on its own."""
-
-
 async def _only_once(
     request: aiohttp.ClientRequest,
     handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
@@ -130,7 +124,7 @@ async def _only_once(
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-        raise _LostError from None
+        raise LostError from None
 
 
 class Transport:
@@ -327,62 +321,12 @@ def _keep_alive(opened: socket.socket) -> None:
             opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-_KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
-    (CERTIFICATES, FailureKind.CERTIFICATE, "it is expired, self-signed or for another host"),
-    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), FailureKind.BAD_URL, "the URL is bad"),
-    (
-        (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError),
-        FailureKind.PROXY,
-        "the proxy did not connect",
-    ),
-    (
-        (aiohttp.ConnectionTimeoutError,),
-        FailureKind.CONNECT_TIMEOUT,
-        "no connection in time",
-    ),
-    ((aiohttp.ClientConnectorDNSError,), FailureKind.CONNECT, "the host's name was not found"),
-    ((aiohttp.ClientConnectorSSLError,), FailureKind.TLS, "the TLS handshake failed"),
-    ((aiohttp.ClientConnectorError,), FailureKind.CONNECT, "the host was not reached"),
-    ((asyncio.TimeoutError,), FailureKind.TIMEOUT, "no answer in time"),
-    (
-        (aiohttp.ServerDisconnectedError, _LostError, ConnectionError, aiohttp.ClientOSError),
-        FailureKind.DROPPED,
-        "the other side closed it",
-    ),
-    ((ContentEncodingError,), FailureKind.BAD_ENCODING, "its Content-Encoding cannot be undone"),
-    ((aiohttp.ClientPayloadError,), FailureKind.CUT_BODY, "it ended too early"),
-    ((aiohttp.ClientResponseError,), FailureKind.PROTOCOL, "its head or framing is malformed"),
-    ((OSError, aiohttp.ClientConnectionError), FailureKind.DROPPED, "the connection failed"),
-)
-
-
-_TLS = frozenset({FailureKind.CERTIFICATE, FailureKind.TLS})
-
-
 def _mapped(error: BaseException | None, *, sent: bool, head: Head | None) -> ExchangeError:
     """Return our error for any of aiohttp's, without a reference to it."""
     kind, detail = classify(error)
     if kind is FailureKind.TIMEOUT and not sent:
         kind = FailureKind.CONNECT_TIMEOUT
     return ExchangeError(kind, sent=sent, detail=detail, head=head)
-
-
-def classify(error: BaseException | None) -> tuple[FailureKind, str]:
-    """Return how an exchange broke, and one line about it that holds no foreign text."""
-    if isinstance(cause := getattr(error, "__cause__", None), ContentEncodingError):
-        error = cause
-    number = getattr(error, "errno", None)
-    if number in (errno.EMFILE, errno.ENFILE):
-        return FailureKind.TOO_MANY_FILES, "too many open files; raise `ulimit -n`"
-    for classes, kind, detail in _KINDS:
-        if isinstance(error, classes):
-            # OpenSSL has numbers of its own.
-            told = isinstance(number, int) and kind not in _TLS
-            reason = errno.errorcode.get(int(number or 0), "") if told else ""
-            return kind, f"{detail} ({reason})" if reason else detail
-    if isinstance(error, ValueError):
-        return FailureKind.BAD_HEADER, "a header's value cannot be sent"
-    return FailureKind.PROTOCOL, f"the exchange failed ({type(error).__name__})"
 
 
 _open: weakref.WeakSet[Transport] = weakref.WeakSet()

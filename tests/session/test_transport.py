@@ -25,9 +25,9 @@ from imagen_async.session.transport import (
     Masked,
     Outgoing,
     Transport,
-    classify,
     timeouts,
 )
+from imagen_async.session.transport_errors import classify
 from imagen_async.wire.verdict import FailureKind, judge_failure
 from tests.chaos.harness import KEY, chaos, client, leakless
 from tests.chaos.server import serving
