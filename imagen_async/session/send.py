@@ -312,6 +312,9 @@ class Sender:
     async def _with_links(
         self, call: Call, generation: Generation, transport: Transport
     ) -> Generation:
+        now = asyncio.get_running_loop().time()
+        if call.deadline.left(now) <= 0:  # the process stood still, and the links are paid for
+            call.deadline.ends = now + call.total
         result = await self.fetch_links(
             generation, call.shelf, transport, call.deadline, call.idempotency_key
         )

@@ -1,4 +1,4 @@
-"""The network port: with ``transport_errors`` all that knows aiohttp's client.
+"""The network port: with ``connection`` and ``transport_errors`` all that knows aiohttp's client.
 
 An exchange ends as a Head, after its body went to a receiver, or as an ExchangeError that
 knows whether the request was sent. Nothing of aiohttp leaves this module: its exceptions
@@ -8,15 +8,19 @@ carry request headers, and a malformed answer looks like a status 400 in them.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import attrs
 from aiohttp.payload import BytesPayload, Payload
 
+from imagen_async.session.alarm import Alarm
+from imagen_async.session.connection import Connection
 from imagen_async.session.transport_errors import LostError, classify
 from imagen_async.wire.verdict import FailureKind
 
@@ -27,17 +31,34 @@ if TYPE_CHECKING:
     from multidict import CIMultiDict
     from yarl import URL
 
+    from imagen_async.session.connection import Ended
     from imagen_async.session.network import Network
 
 KEEPALIVE = 4.0
 """Seconds an idle socket is kept: uvicorn closes it after 5, and a lost race is a lost answer."""
 TICK = 0.001
 """Seconds; the shortest timer, because aiohttp takes 0 and less for none at all."""
+UNREAD = "the other side closed it, and had not read the request"
 PIECE = 64 * 1024
 """aiohttp's read buffer in bytes; it pauses the socket at twice this."""
 
 
-Timer: TypeAlias = aiohttp.ClientTimeout
+@attrs.frozen
+class Timer:
+    """How long one exchange may take.
+
+    Args:
+        total: Seconds from its start to the answer's last byte.
+        aiohttp: The times that aiohttp keeps: to connect, and between two reads.
+    """
+
+    total: float
+    aiohttp: aiohttp.ClientTimeout
+
+    @property
+    def connect(self) -> float | None:
+        """Seconds until the connection stands."""
+        return self.aiohttp.connect
 
 
 class Receiver(Protocol):
@@ -99,11 +120,25 @@ class Outgoing(BytesPayload):
         Payload.__init__(self, value, content_type="application/json")
         self._size = len(value)
         self.sent: bool = False
+        self._written = math.inf
+        self._connection: Connection | None = None
+        self.ended: Ended | None = None
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the body; aiohttp calls this once it has a connection."""
+        """Write the body; aiohttp calls this once it has a connection.
+
+        Raises:
+            BrokenPipeError: If the connection has ended meanwhile; nothing was written then.
+        """
+        connection = getattr(writer, "protocol", None)
+        if isinstance(connection, Connection):
+            if connection.transport is None or connection.transport.is_closing():
+                raise BrokenPipeError
+            self._connection = connection
+            connection.outgoing = self
         self.sent = True
         await writer.write(self._value)
+        self._written = writer.output_size
 
     async def write_with_length(
         self,
@@ -111,8 +146,18 @@ class Outgoing(BytesPayload):
         content_length: int | None,  # noqa: ARG002 - aiohttp's signature
     ) -> None:
         """Write the body; aiohttp calls this once it has a connection."""
-        self.sent = True
-        await writer.write(self._value)
+        await self.write(writer)
+
+    async def unread(self) -> bool:
+        """Return whether it is proven that nobody read it."""
+        return self.ended is not None and await self.ended.unread(self._written)
+
+    def end(self) -> None:
+        """Let connection and socket go."""
+        if self._connection is not None and self._connection.outgoing is self:
+            self._connection.outgoing = None
+        if self.ended is not None:
+            self.ended.close()
 
 
 async def _only_once(
@@ -190,27 +235,27 @@ class Transport:
         Raises:
             ExchangeError: If the exchange broke; it says whether the request was sent.
         """
-        head: Head | None = None
-        failure: BaseException | None = None
-        try:
-            response = await self._api.post(
+
+        def opening() -> Awaitable[aiohttp.ClientResponse]:
+            return self._api.post(
                 url,
                 data=outgoing,
                 headers=headers,
-                timeout=timer,
+                timeout=timer.aiohttp,
                 allow_redirects=False,
                 proxy=self._network.proxy_for(url),
             )
-            head = Head(response.status, response.headers)
-            await _receive(response, on_head(head))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - mapped below, outside this block
-            failure = error
-        if failure is None and head is not None:
-            return head
-        broken, failure = _mapped(failure, sent=outgoing.sent, head=head), None
-        raise broken
+
+        try:
+            result = await _exchanged(opening, timer.total, on_head, outgoing)
+            if isinstance(result, Head):
+                return result
+            unread = result.head is None and await outgoing.unread()
+            if unread and self._network.proxy_for(url) is None:  # a proxy's kernel is not asked
+                result = ExchangeError(FailureKind.DROPPED, sent=False, detail=UNREAD)
+            raise result
+        finally:
+            outgoing.end()
 
     async def get(
         self,
@@ -223,22 +268,19 @@ class Transport:
         Raises:
             ExchangeError: If the exchange broke.
         """
-        head: Head | None = None
-        failure: BaseException | None = None
-        try:
-            response = await self._session_for(url).get(
-                url, timeout=timer, allow_redirects=False, proxy=self._network.proxy_for(url)
+
+        def opening() -> Awaitable[aiohttp.ClientResponse]:
+            return self._session_for(url).get(
+                url,
+                timeout=timer.aiohttp,
+                allow_redirects=False,
+                proxy=self._network.proxy_for(url),
             )
-            head = Head(response.status, response.headers)
-            await _receive(response, on_head(head))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - mapped below, outside this block
-            failure = error
-        if failure is None and head is not None:
-            return head
-        broken, failure = _mapped(failure, sent=True, head=head), None
-        raise broken
+
+        result = await _exchanged(opening, timer.total, on_head)
+        if isinstance(result, Head):
+            return result
+        raise result
 
     def _session_for(self, url: URL) -> aiohttp.ClientSession:
         own = (url.scheme, url.host, url.port) == self._origin_parts
@@ -251,22 +293,54 @@ class Transport:
 
 
 def timeouts(total: float, *, connect: float, stall: float | None = None) -> Timer:
-    """Return aiohttp's timer for one exchange, exact to the tick; all in seconds."""
-    return Timer(
-        total=max(total, TICK),
+    """Return the timer for one exchange, exact to the tick; all in seconds."""
+    kept = aiohttp.ClientTimeout(
+        total=None,
         connect=max(connect, TICK),
         sock_read=stall,
         ceil_threshold=float("inf"),
     )
+    return Timer(max(total, TICK), kept)
 
 
-async def _receive(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
+async def _exchanged(
+    opening: Callable[[], Awaitable[aiohttp.ClientResponse]],
+    total: float,
+    on_head: Callable[[Head], Receiver],
+    outgoing: Outgoing | None = None,
+) -> Head | ExchangeError:
+    """Return an exchange's head, after its body went to a receiver, or how it broke."""
+    head: Head | None = None
+    failure: BaseException | None = None
+    alarm = Alarm(total, outgoing)
+    try:
+        response = await opening()
+        head = Head(response.status, response.headers)
+        await _receive(response, on_head(head), alarm)
+    except asyncio.CancelledError:
+        if not alarm.stop():
+            raise
+        failure = TimeoutError()
+    except Exception as error:  # noqa: BLE001 - mapped below, outside this block
+        failure = error
+    finally:
+        alarm.stop()
+    if failure is None and head is not None:
+        return head
+    broken = _mapped(failure, sent=outgoing is None or outgoing.sent, head=head)
+    failure = None  # its traceback holds this frame
+    return broken
+
+
+async def _receive(response: aiohttp.ClientResponse, receiver: Receiver, alarm: Alarm) -> None:
     complete = False
+    alarm.heard += 1
     try:
         content = response.content
         # Not read(): what came before a cut would be lost, and it may hold a whole image.
         while not content.at_eof():
             receiver.feed(await content.readany())
+            alarm.heard += 1
             if receiver.full:
                 return
         complete = True
@@ -299,13 +373,16 @@ def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp
         _keep_alive(opened)
         return opened
 
-    return aiohttp.TCPConnector(
+    connector = aiohttp.TCPConnector(
         limit=0,  # the gate bounds what is in flight; a second queue would wait unseen
         keepalive_timeout=KEEPALIVE,
         resolver=aiohttp.ThreadedResolver(),  # aiodns, if installed, ignores split DNS
         ssl=network.ssl if network.ssl is not None else True,
         socket_factory=open_socket,
     )
+    factory: Any = partial(Connection, loop=asyncio.get_running_loop())
+    connector._factory = factory  # noqa: SLF001 - aiohttp has no open way to watch a socket
+    return connector
 
 
 def _keep_alive(opened: socket.socket) -> None:

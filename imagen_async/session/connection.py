@@ -1,0 +1,83 @@
+"""Whether a request was read by the gateway that closed its connection: Linux can tell, often.
+
+A gateway closes an idle connection just as it is used again. The request went to the socket, so
+nothing that aiohttp says tells it from one that was read, drawn, charged and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from aiohttp.client_proto import ResponseHandler
+
+from imagen_async.wire.tcp import CLOSED, ended_by_fin, never_read
+
+if TYPE_CHECKING:
+    from imagen_async.session.transport import Outgoing
+
+if sys.platform == "linux":
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
+PATIENCE = (0.0, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.4)
+"""Seconds between looks at a connection that a FIN ended: an RST takes a round trip."""
+
+
+class Connection(ResponseHandler):
+    """aiohttp's end of a connection; a request under which it ends gets hold of the socket."""
+
+    outgoing: Outgoing | None = None
+
+    def eof_received(self) -> None:
+        """Pass on the socket: the loop closes its own next, and the kernel forgets it."""
+        super().eof_received()
+        if self.outgoing is not None and self.transport is not None and sys.platform == "linux":
+            with suppress(OSError):  # no descriptor is left: then nobody can tell
+                self.outgoing.ended = Ended(self.transport.get_extra_info("socket").dup())
+
+
+class Ended:
+    """A connection that the other side closed before it answered.
+
+    Args:
+        kept: The socket; it is closed by ``close``.
+    """
+
+    def __init__(self, kept: socket.socket) -> None:
+        self._kept = kept
+        self._fin = False
+        self._look()  # at once: a farewell of TLS that the loop sends takes the error away
+
+    async def unread(self, size: float) -> bool:
+        """Return whether it is proven that nobody read what was sent last.
+
+        Args:
+            size: Bytes that were sent last.
+        """
+        for pause in PATIENCE:
+            await asyncio.sleep(pause)
+            state, left = self._look(), self._unacknowledged()
+            if never_read(size, fin=self._fin, state=state, unacknowledged=left):
+                return True
+            if state == CLOSED or left < size:
+                return False
+        return False
+
+    def close(self) -> None:
+        """Let the socket go."""
+        self._kept.close()
+
+    def _look(self) -> int:
+        """Return the state, and note a FIN; over TLS the farewell may come before it."""
+        state = self._kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        error = self._kept.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if state == CLOSED else 0
+        self._fin = self._fin or ended_by_fin(state, error)
+        return state
+
+    def _unacknowledged(self) -> int:
+        return int(struct.unpack("i", ioctl(self._kept, TIOCOUTQ, bytes(4)))[0])
