@@ -51,7 +51,8 @@ class Ended:
     def __init__(self, kept: socket.socket) -> None:
         self._kept = kept
         self._fin = False
-        self._look()  # at once: a farewell of TLS that the loop sends takes the error away
+        with suppress(OSError):
+            self._look()  # at once: a farewell of TLS that the loop sends takes the error away
 
     async def unread(self, size: float) -> bool:
         """Return whether it is proven that nobody read what was sent last.
@@ -61,7 +62,10 @@ class Ended:
         """
         for pause in PATIENCE:
             await asyncio.sleep(pause)
-            state, left = self._look(), self._unacknowledged()
+            try:
+                state, left = self._look(), self._unacknowledged()
+            except OSError:  # a kernel that only looks like Linux
+                return False
             if never_read(size, fin=self._fin, state=state, unacknowledged=left):
                 return True
             if state == CLOSED or left < size:
@@ -81,3 +85,16 @@ class Ended:
 
     def _unacknowledged(self) -> int:
         return int(struct.unpack("i", ioctl(self._kept, TIOCOUTQ, bytes(4)))[0])
+
+
+def keep_alive(opened: socket.socket) -> None:
+    """Have a silent connection probed: minutes are normal, and NATs forget it after about two."""
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+    for option, value in (
+        (idle, 30),
+        (getattr(socket, "TCP_KEEPINTVL", None), 10),
+        (getattr(socket, "TCP_KEEPCNT", None), 3),
+    ):
+        if option is not None:
+            opened.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -20,8 +20,8 @@ import attrs
 from aiohttp.payload import BytesPayload, Payload
 
 from imagen_async.session.alarm import Alarm
-from imagen_async.session.connection import Connection
-from imagen_async.session.transport_errors import LostError, classify
+from imagen_async.session.connection import Connection, keep_alive
+from imagen_async.session.transport_errors import classify, only_once
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
@@ -54,11 +54,6 @@ class Timer:
 
     total: float
     aiohttp: aiohttp.ClientTimeout
-
-    @property
-    def connect(self) -> float | None:
-        """Seconds until the connection stands."""
-        return self.aiohttp.connect
 
 
 class Receiver(Protocol):
@@ -158,18 +153,6 @@ class Outgoing(BytesPayload):
             self._connection.outgoing = None
         if self.ended is not None:
             self.ended.close()
-
-
-async def _only_once(
-    request: aiohttp.ClientRequest,
-    handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
-) -> aiohttp.ClientResponse:
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-        raise LostError from None
 
 
 class Transport:
@@ -359,7 +342,7 @@ def _session(connector: aiohttp.TCPConnector, *, download: bool = False) -> aioh
         auto_decompress=not download,
         read_bufsize=PIECE,
         headers={"Accept-Encoding": "identity"} if download else None,
-        middlewares=(_only_once,) if download else (),
+        middlewares=(only_once,) if download else (),
         trust_env=False,
     )
 
@@ -370,7 +353,7 @@ def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp
         if guard is not None:
             guard(str(address[0]))
         opened = socket.socket(family=family, type=kind, proto=protocol)
-        _keep_alive(opened)
+        keep_alive(opened)
         return opened
 
     connector = aiohttp.TCPConnector(
@@ -383,19 +366,6 @@ def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp
     factory: Any = partial(Connection, loop=asyncio.get_running_loop())
     connector._factory = factory  # noqa: SLF001 - aiohttp has no open way to watch a socket
     return connector
-
-
-def _keep_alive(opened: socket.socket) -> None:
-    # Minutes of silence are normal here, and NATs drop a silent flow after about two.
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
-    for option, value in (
-        (idle, 30),
-        (getattr(socket, "TCP_KEEPINTVL", None), 10),
-        (getattr(socket, "TCP_KEEPCNT", None), 3),
-    ):
-        if option is not None:
-            opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _mapped(error: BaseException | None, *, sent: bool, head: Head | None) -> ExchangeError:

@@ -266,6 +266,16 @@ async def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await raced(monkeypatch)).charge is Charge.MAYBE
 
 
+async def test_a_kernel_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel lacks the counts, the race is unknown as before."""
+
+    def ioctl(*args: Any) -> bytes:
+        raise OSError(25, "Inappropriate ioctl for device")
+
+    monkeypatch.setattr(connection, "ioctl", ioctl)
+    assert (await raced(monkeypatch)).charge is Charge.MAYBE
+
+
 async def test_cancelled_while_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that is cancelled while nobody knows yet lets the socket go."""
     async with playing(monkeypatch, GOOD, ("shut", "")) as (_, imagen):
