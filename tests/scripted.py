@@ -107,7 +107,7 @@ class Gateway:
         head = None
         try:
             async with asyncio.timeout(timer.total):
-                async with asyncio.timeout(timer.connect) as post.connecting:
+                async with asyncio.timeout(timer.aiohttp.connect) as post.connecting:
                     answer = await self.handler(post)
                     post.send()
                 head = Head(answer.status, CIMultiDict(answer.headers))

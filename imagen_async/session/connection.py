@@ -50,9 +50,9 @@ class Ended:
 
     def __init__(self, kept: socket.socket) -> None:
         self._kept = kept
-        # At once: a farewell that the loop may still send would take the error away.
-        error = kept.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._fin = ended_by_fin(self._state(), error)
+        self._fin = False
+        with suppress(OSError):
+            self._look()  # at once: a farewell of TLS that the loop sends takes the error away
 
     async def unread(self, size: float) -> bool:
         """Return whether it is proven that nobody read what was sent last.
@@ -62,7 +62,10 @@ class Ended:
         """
         for pause in PATIENCE:
             await asyncio.sleep(pause)
-            state, left = self._state(), self._unacknowledged()
+            try:
+                state, left = self._look(), self._unacknowledged()
+            except OSError:  # a kernel that only looks like Linux
+                return False
             if never_read(size, fin=self._fin, state=state, unacknowledged=left):
                 return True
             if state == CLOSED or left < size:
@@ -73,16 +76,19 @@ class Ended:
         """Let the socket go."""
         self._kept.close()
 
-    def _state(self) -> int:
-        return self._kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    def _look(self) -> int:
+        """Return the state, and note a FIN; over TLS the farewell may come before it."""
+        state = self._kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        error = self._kept.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if state == CLOSED else 0
+        self._fin = self._fin or ended_by_fin(state, error)
+        return state
 
     def _unacknowledged(self) -> int:
         return int(struct.unpack("i", ioctl(self._kept, TIOCOUTQ, bytes(4)))[0])
 
 
 def keep_alive(opened: socket.socket) -> None:
-    """Ask the kernel to notice a peer that is gone."""
-    # Minutes of silence are normal here, and NATs drop a silent flow after about two.
+    """Have a silent connection probed: minutes are normal, and NATs forget it after about two."""
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
     for option, value in (

@@ -21,7 +21,7 @@ from aiohttp.payload import BytesPayload, Payload
 
 from imagen_async.session.alarm import Alarm
 from imagen_async.session.connection import Connection, keep_alive
-from imagen_async.session.transport_errors import LostError, classify
+from imagen_async.session.transport_errors import classify, only_once
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
@@ -54,11 +54,6 @@ class Timer:
 
     total: float
     aiohttp: aiohttp.ClientTimeout
-
-    @property
-    def connect(self) -> float | None:
-        """Seconds until the connection stands."""
-        return self.aiohttp.connect
 
 
 class Receiver(Protocol):
@@ -151,18 +146,6 @@ class Outgoing(BytesPayload):
             self.ended.close()
 
 
-async def _only_once(
-    request: aiohttp.ClientRequest,
-    handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
-) -> aiohttp.ClientResponse:
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-        raise LostError from None
-
-
 class Transport:
     """The sessions of one running loop.
 
@@ -226,20 +209,23 @@ class Transport:
         Raises:
             ExchangeError: If the exchange broke; it says whether the request was sent.
         """
-        proxy = self._network.proxy_for(url)
-        opening = self._api.post(
-            url,
-            data=outgoing,
-            headers=headers,
-            timeout=timer.aiohttp,
-            allow_redirects=False,
-            proxy=proxy,
-        )
+
+        def opening() -> Awaitable[aiohttp.ClientResponse]:
+            return self._api.post(
+                url,
+                data=outgoing,
+                headers=headers,
+                timeout=timer.aiohttp,
+                allow_redirects=False,
+                proxy=self._network.proxy_for(url),
+            )
+
         try:
             result = await _exchanged(opening, timer.total, on_head, outgoing)
             if isinstance(result, Head):
                 return result
-            if proxy is None and result.head is None and await outgoing.unread():
+            unread = result.head is None and await outgoing.unread()
+            if unread and self._network.proxy_for(url) is None:  # a proxy's kernel is not asked
                 result = ExchangeError(FailureKind.DROPPED, sent=False, detail=UNREAD)
             raise result
         finally:
@@ -256,16 +242,16 @@ class Transport:
         Raises:
             ExchangeError: If the exchange broke.
         """
-        result = await _exchanged(
-            self._session_for(url).get(
+
+        def opening() -> Awaitable[aiohttp.ClientResponse]:
+            return self._session_for(url).get(
                 url,
                 timeout=timer.aiohttp,
                 allow_redirects=False,
                 proxy=self._network.proxy_for(url),
-            ),
-            timer.total,
-            on_head,
-        )
+            )
+
+        result = await _exchanged(opening, timer.total, on_head)
         if isinstance(result, Head):
             return result
         raise result
@@ -292,7 +278,7 @@ def timeouts(total: float, *, connect: float, stall: float | None = None) -> Tim
 
 
 async def _exchanged(
-    opening: Awaitable[aiohttp.ClientResponse],
+    opening: Callable[[], Awaitable[aiohttp.ClientResponse]],
     total: float,
     on_head: Callable[[Head], Receiver],
     outgoing: Outgoing | None = None,
@@ -302,7 +288,7 @@ async def _exchanged(
     failure: BaseException | None = None
     alarm = Alarm(total, outgoing)
     try:
-        response = await opening
+        response = await opening()
         head = Head(response.status, response.headers)
         await _receive(response, on_head(head), alarm)
     except asyncio.CancelledError:
@@ -347,7 +333,7 @@ def _session(connector: aiohttp.TCPConnector, *, download: bool = False) -> aioh
         auto_decompress=not download,
         read_bufsize=PIECE,
         headers={"Accept-Encoding": "identity"} if download else None,
-        middlewares=(_only_once,) if download else (),
+        middlewares=(only_once,) if download else (),
         trust_env=False,
     )
 

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.http_exceptions import ContentEncodingError
 
 from imagen_async.wire.verdict import FailureKind
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
 CERTIFICATES = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
 
 
 class LostError(aiohttp.ClientError):
     """Hides a lost connection from aiohttp, which sends a GET again on its own."""
+
+
+async def only_once(
+    request: aiohttp.ClientRequest,
+    handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
+) -> aiohttp.ClientResponse:
+    """Send a request, and never again: a middleware of aiohttp."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+        raise LostError from None
 
 
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,6 +267,16 @@ async def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await raced(monkeypatch)).charge is Charge.MAYBE
 
 
+async def test_a_kernel_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel lacks the counts, the race is unknown as before."""
+
+    def ioctl(*args: Any) -> bytes:
+        raise OSError(25, "Inappropriate ioctl for device")
+
+    monkeypatch.setattr(connection, "ioctl", ioctl)
+    assert (await raced(monkeypatch)).charge is Charge.MAYBE
+
+
 async def test_cancelled_while_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that is cancelled while nobody knows yet lets the socket go."""
     async with playing(monkeypatch, GOOD, ("shut", "")) as (_, imagen):
@@ -273,3 +284,29 @@ async def test_cancelled_while_it_looks(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(connection, "PATIENCE", (10.0,))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(imagen.generate("p"), 0.05)
+
+
+@pytest.mark.parametrize("transport", [None, SimpleNamespace(is_closing=lambda: True)])
+async def test_a_connection_that_ended_before_the_order(transport: Any) -> None:
+    """An order whose connection is gone when it would be written is not written, nor sent."""
+    gone = connection.Connection(loop=asyncio.get_running_loop())
+    gone.transport = transport
+    outgoing = Outgoing(b"{}")
+    with pytest.raises(BrokenPipeError):
+        await outgoing.write(SimpleNamespace(protocol=gone))  # type: ignore[arg-type]
+    assert not outgoing.sent
+
+
+@pytest.mark.parametrize(("end", "free"), [("close", True), ("reset", False)])
+async def test_a_farewell_before_the_end(end: str, free: bool) -> None:
+    """A connection that TLS took leave of is still open: what ends it then, decides."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        peer = Peer.__new__(Peer)
+        peer.context, peer.opened = None, listener.accept()[0]
+        ended = connection.Ended(ours.dup())
+        getattr(peer, end)()
+        with ours, suppress(OSError):
+            ours.send(b"order")
+        assert await ended.unread(len(b"order")) is free
+        ended.close()
