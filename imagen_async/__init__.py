@@ -10,6 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagen_async.batch.plan import Plan
+    from imagen_async.batch.report import Report
+    from imagen_async.batch.run import Run
+    from imagen_async.batch.source import Row, read_source
+    from imagen_async.blocking.run import BlockingRun
+    from imagen_async.blocking.stream import BlockingStream
     from imagen_async.client import AsyncImagen
     from imagen_async.errors import (
         Charge,
@@ -42,7 +48,7 @@ if TYPE_CHECKING:
         Sent,
         Throttled,
     )
-    from imagen_async.session.many import Outcome
+    from imagen_async.session.many import Outcome, Stream
     from imagen_async.session.stats import Stats
     from imagen_async.sync import Imagen
     from imagen_async.wire.generation import Generation, Image
@@ -53,6 +59,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AspectRatio",
     "AsyncImagen",
+    "BlockingRun",
+    "BlockingStream",
     "Cancelled",
     "Charge",
     "ConfigurationError",
@@ -73,25 +81,37 @@ __all__ = [
     "NotSentError",
     "Outcome",
     "OutcomeUnknownError",
+    "Plan",
     "Queued",
     "QuotaError",
     "RefusedError",
     "RejectedError",
+    "Report",
     "ResponseFormat",
     "RetryPolicy",
     "Retrying",
+    "Row",
+    "Run",
     "SaveError",
     "Sent",
     "ServerFailedError",
     "SpoiledAnswerError",
     "Stats",
+    "Stream",
     "Throttled",
     "Timeouts",
     "Verdict",
     "__version__",
+    "read_source",
 ]
 
 _ROOMS = {
+    "batch.plan": ("Plan",),
+    "batch.report": ("Report",),
+    "batch.run": ("Run",),
+    "batch.source": ("Row", "read_source"),
+    "blocking.run": ("BlockingRun",),
+    "blocking.stream": ("BlockingStream",),
     "client": ("AsyncImagen",),
     "errors": (
         "Charge",
@@ -124,7 +144,7 @@ _ROOMS = {
         "Sent",
         "Throttled",
     ),
-    "session.many": ("Outcome",),
+    "session.many": ("Outcome", "Stream"),
     "session.stats": ("Stats",),
     "sync": ("Imagen",),
     "wire.generation": ("Generation", "Image"),

@@ -19,18 +19,12 @@ class Pacing:
         burst: Requests that may begin at once after a pause; 1 spaces them evenly.
     """
 
-    __slots__ = ("_arrival", "_booked", "_interval", "_slack")
+    __slots__ = ("_arrival", "_interval", "_slack")
 
     def __init__(self, requests_per_minute: float | None, burst: int) -> None:
         self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._slack = self._interval * (burst - 1)
         self._arrival = -math.inf
-        self._booked = 0
-
-    @property
-    def booked(self) -> int:
-        """The number of the latest booking, for ``cancel``."""
-        return self._booked
 
     def ahead(self, now: float) -> float:
         """Return how long the next booking would have to wait, without booking.
@@ -54,24 +48,4 @@ class Pacing:
         """
         wait = self.ahead(now)
         self._arrival = max(self._arrival, now) + self._interval
-        self._booked += 1
         return wait
-
-    def cancel(self, booking: int) -> bool:
-        """Give back a place that will not be used, if nobody booked after it.
-
-        An earlier place cannot be given back: the bookings behind it have their times, and a
-        newcomer beside one of them would break the rate. So a gate that lets only the head of
-        its queue book wastes none.
-
-        Args:
-            booking: ``booked`` as it was right after ``reserve``; give it back once at most.
-
-        Returns:
-            Whether the place is free again.
-        """
-        if booking != self._booked:
-            return False
-        self._booked -= 1
-        self._arrival -= self._interval
-        return True

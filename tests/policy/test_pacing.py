@@ -71,34 +71,3 @@ def test_looking_ahead_books_nothing(rate: float, burst: int, gaps: list[float])
     for gap in gaps:
         now += gap
         assert pacing.ahead(now) == pacing.ahead(now) == pacing.reserve(now)
-
-
-@given(rate=rates, burst=bursts, gaps=gaps, dropped=st.lists(st.booleans(), min_size=60))
-def test_a_place_given_back_is_used_and_breaks_nothing(
-    rate: float, burst: int, gaps: list[float], dropped: list[bool]
-) -> None:
-    """Where some give their place back at once, the others begin as if those had never come."""
-    pacing, plain, now = Pacing(rate, burst), Pacing(rate, burst), 0.0
-    begun = []
-    for gap, drop in zip(gaps, dropped, strict=False):
-        now += gap
-        wait = pacing.reserve(now)
-        if drop:
-            assert pacing.cancel(pacing.booked)
-        else:
-            assert wait == pytest.approx(plain.reserve(now), abs=1e-6)
-            begun.append(now + wait)
-    assert_within(begun, rate, burst)
-
-
-def test_only_the_latest_place_can_be_given_back() -> None:
-    """A place with bookings behind it stays booked, until those are given back too."""
-    pacing = Pacing(60, 1)
-    first = pacing.reserve(0.0) or pacing.booked
-    second = pacing.reserve(0.0) and pacing.booked
-    assert not pacing.cancel(int(first))
-    assert pacing.reserve(0.0) == 2.0
-    assert pacing.cancel(pacing.booked)
-    assert pacing.cancel(int(second))
-    assert pacing.cancel(int(first))
-    assert pacing.reserve(0.0) == 0.0

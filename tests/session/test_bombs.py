@@ -189,7 +189,7 @@ async def test_a_bomb_costs_no_memory_and_little_time(encoding: str) -> None:
     [
         ("gzip", b"\x1f\x8b\x08\0" + b"junk" * 50, "cannot be undone"),
         ("gzip", GOOD, "cannot be undone"),
-        ("gzip", gzip.compress(b"[" * 9000)[:-8] + b"\xff" * 8, "cannot be undone"),
+        ("gzip", gzip.compress(b"[" * 9000, mtime=0)[:-8] + b"\xff" * 8, "cannot be undone"),
         ("deflate", b"\xff" * 100, "cannot be undone"),
         ("gzip", gzip.compress(GOOD)[:-30], "not JSON"),
         ("gzip, gzip", gzip.compress(gzip.compress(GOOD)), "not UTF-8"),

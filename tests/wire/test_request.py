@@ -98,7 +98,9 @@ def test_what_cannot_be_sent_is_refused_with_what_can(fields: dict[str, Any], na
     assert caught.value.verdict is None
 
 
-@pytest.mark.parametrize("value", [{1, 2}, float("nan"), b"x", object()], ids=str)
+@pytest.mark.parametrize(
+    "value", [{1, 2}, float("nan"), b"x", object()], ids=lambda value: type(value).__name__
+)
 def test_extra_that_json_cannot_carry_is_refused(value: object) -> None:
     """A value that JSON has no form for is refused when the body is made."""
     with pytest.raises(InvalidRequestError, match="JSON cannot carry"):
