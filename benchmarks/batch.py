@@ -28,8 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagen_async import AsyncImagen, GenerationRequest, Limits
+from imagen_async.batch.prompts import read_source
 from imagen_async.batch.run import Run, RunOptions
-from imagen_async.batch.source import read_source
 
 CONCURRENCY = 32
 RESUMED = 200_000

@@ -22,7 +22,7 @@ from pathlib import Path
 from imagen_async import AsyncImagen, GenerationRequest, Limits
 from imagen_async.batch.run import Run, RunOptions
 from imagen_async.emulator import Emulator
-from imagen_async.wire.media import inspect
+from imagen_async.wire.image_header import inspect
 
 CONCURRENCY = 32
 

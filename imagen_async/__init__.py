@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imagen_async.batch.plan import Plan
+    from imagen_async.batch.prompts import Row, read_source
     from imagen_async.batch.report import Report
     from imagen_async.batch.run import Run
-    from imagen_async.batch.source import Row, read_source
     from imagen_async.blocking.run import BlockingRun
     from imagen_async.blocking.stream import BlockingStream
     from imagen_async.client import AsyncImagen
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
         Sent,
         Throttled,
     )
-    from imagen_async.session.many import Outcome, Stream
     from imagen_async.session.stats import Stats
+    from imagen_async.session.stream import Outcome, Stream
     from imagen_async.sync import Imagen
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import AspectRatio, GenerationRequest, ResponseFormat

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
 from imagen_async.policy.config import Masked
-from imagen_async.policy.names import slug
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
-from imagen_async.session.files import FolderShelf, MemoryShelf
 from imagen_async.session.loop import running_loop
-from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.patience import SharedPatience
-from imagen_async.session.saving import read_file, write_file
+from imagen_async.session.stream import Outcome, Stream
+from imagen_async.storage.file_names import slug
+from imagen_async.storage.save import read_file, write_file
+from imagen_async.storage.stores import FolderStore, MemoryStore
 from imagen_async.wire.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from imagen_async.batch.intake import OnUnknown
+    from imagen_async.batch.prompts import Requests
     from imagen_async.batch.run import Run
-    from imagen_async.batch.source import Requests
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
     from imagen_async.session.events import OnEvent
@@ -147,7 +147,7 @@ class AsyncImagen:
         """
         request = self._request(prompt, model, response_format, aspect_ratio, n, extra)
         return await self._core.run(
-            request, shelf=MemoryShelf(), idempotency_key=idempotency_key, timeout=timeout
+            request, shelf=MemoryStore(), idempotency_key=idempotency_key, timeout=timeout
         )
 
     async def generate_to(
@@ -184,7 +184,7 @@ class AsyncImagen:
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return await self._core.run(
             request,
-            shelf=FolderShelf(Path(folder), slug(request.prompt), digest),
+            shelf=FolderStore(Path(folder), slug(request.prompt), digest),
             idempotency_key=key,
             timeout=timeout,
             fetches=True,
@@ -221,7 +221,7 @@ class AsyncImagen:
             try:
                 request = self._request(item)
                 generation = await self._core.run(
-                    request, shelf=MemoryShelf(), waits=True, patience=patience
+                    request, shelf=MemoryStore(), waits=True, patience=patience
                 )
             except ImagenError as error:
                 return Outcome(index, request, error=error)
@@ -260,7 +260,7 @@ class AsyncImagen:
         in flight.
 
         Args:
-            prompts: Prompts, requests, or rows of ``imagen_async.batch.source``; pulled lazily.
+            prompts: Prompts, requests, or rows of ``imagen_async.batch.prompts``; pulled lazily.
             out: The folder; made if it is not there.
             ordered: Whether outcomes come in input order.
             on_unknown: What to do with items of earlier runs that may have been charged: ``hold``
@@ -317,7 +317,7 @@ class AsyncImagen:
             return image.data
         if image.path is not None:
             return await read_file(image)
-        fetched = (await self._core.fetch(image, MemoryShelf())).image.data
+        fetched = (await self._core.fetch(image, MemoryStore())).image.data
         assert fetched is not None
         return fetched
 

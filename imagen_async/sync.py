@@ -12,7 +12,7 @@ from imagen_async.blocking.stream import BlockingStream
 from imagen_async.client import AsyncImagen
 from imagen_async.policy.config import Masked
 from imagen_async.session.core import GRACE
-from imagen_async.session.many import AHEAD
+from imagen_async.session.stream import AHEAD
 
 if TYPE_CHECKING:
     import os
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from typing import Self
 
     from imagen_async.batch.intake import OnUnknown
-    from imagen_async.batch.source import Requests
+    from imagen_async.batch.prompts import Requests
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
     from imagen_async.session.events import OnEvent
-    from imagen_async.session.many import Stream
     from imagen_async.session.stats import Stats
+    from imagen_async.session.stream import Stream
     from imagen_async.wire.request import GenerationRequest
 
 P = ParamSpec("P")

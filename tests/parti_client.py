@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from imagen_async import AsyncImagen, Limits
-from imagen_async.batch.source import read_source
+from imagen_async.batch.prompts import read_source
 
 
 def resident() -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from imagen_async.batch.records import row_of
+from imagen_async.batch.records import request_to_row
 from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
 from imagen_async.wire.text import printable
@@ -52,7 +52,7 @@ class Defaults:
 
     def kept(self) -> dict[str, Any]:
         """Return the defaults as JSON values."""
-        fields = row_of(self.template, None)
+        fields = request_to_row(self.template, None)
         del fields["prompt"]
         return fields
 

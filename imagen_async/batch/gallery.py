@@ -32,8 +32,8 @@ from urllib.parse import quote
 import attrs
 
 from imagen_async.errors import ConfigurationError
-from imagen_async.session import disk
-from imagen_async.wire.media import RASTERS, suffix
+from imagen_async.storage import disk
+from imagen_async.wire.image_header import RASTERS, suffix
 from imagen_async.wire.request import AspectRatio
 from imagen_async.wire.text import printable
 

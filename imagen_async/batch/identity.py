@@ -85,7 +85,7 @@ def _composed(form: Literal["NFC", "NFKC"], text: str) -> str:
     return text if text.isascii() else unicodedata.normalize(form, text)
 
 
-class Census:
+class DuplicateCounter:
     """Counts equal rows while an input is read, so that each becomes an item of its own."""
 
     __slots__ = ("_seen",)

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import anyio.lowlevel
 import attrs
 
-from imagen_async.batch.entry import Entry
-from imagen_async.batch.home import row_of
-from imagen_async.batch.identity import Census, body_digest
+from imagen_async.batch.identity import DuplicateCounter, body_digest
 from imagen_async.batch.journal import Item, State, ids
+from imagen_async.batch.prompts import Requests, Row, as_rows
+from imagen_async.batch.recorder import ItemRecorder
 from imagen_async.batch.records import row_json
-from imagen_async.batch.source import Requests, Row, as_rows
+from imagen_async.batch.recovery import row_to_request
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from imagen_async.batch.defaults import Defaults
-    from imagen_async.batch.desk import Desk
-    from imagen_async.batch.home import Book
+    from imagen_async.batch.recovery import KnownItems
+    from imagen_async.batch.run_context import RunContext
     from imagen_async.wire.request import GenerationRequest
 
 OnUnknown: TypeAlias = Literal["hold", "resend", "drop"]
@@ -114,7 +114,7 @@ class RunOptions:
 
 
 @attrs.frozen
-class Seen:
+class InputRow:
     """A row that is to be worked on, or that is wrong.
 
     Args:
@@ -137,7 +137,7 @@ class Seen:
         return self.row.prior is not None and self.row.prior.charge is not Charge.NO
 
 
-class Sorter:
+class RowClassifier:
     """Tells the rows of an input that are to be worked on from those that are settled.
 
     Args:
@@ -151,17 +151,17 @@ class Sorter:
         exhausted: Whether the input was read to its end, or to its limit.
     """
 
-    def __init__(self, book: Book, options: RunOptions, defaults: Defaults) -> None:
+    def __init__(self, book: KnownItems, options: RunOptions, defaults: Defaults) -> None:
         self.book = book
         self._options = options
         self._defaults = defaults
-        self._census = Census()
+        self._census = DuplicateCounter()
         self._left = frozenset(state for state in State if options.leaves(state))
         self.settled: Counter[tuple[State, Charge]] = Counter()
         self.bought_before: int = 0
         self.exhausted: bool = False
 
-    async def rows(self, requests: Requests) -> AsyncIterator[Seen]:
+    async def rows(self, requests: Requests) -> AsyncIterator[InputRow]:
         """Yield the rows to work on and those that are wrong, in the order of the input."""
         position, limit = 0, self._options.limit
         async for row in as_rows(requests):
@@ -175,14 +175,14 @@ class Sorter:
                 break
         self.exhausted = True
 
-    def _sort(self, position: int, row: Row) -> Seen | None:
+    def _sort(self, position: int, row: Row) -> InputRow | None:
         request = row.request
         if request is None or row.error is not None:
-            return Seen(position, row)
+            return InputRow(position, row)
         try:
             digest = body_digest(request, self._defaults)
         except InvalidRequestError as unfit:
-            return Seen(position, attrs.evolve(row, error=unfit))
+            return InputRow(position, attrs.evolve(row, error=unfit))
         identity = self._census.enter(digest)
         known = self.book.find(identity)
         if known is not None and known[0] in self._left:
@@ -191,7 +191,7 @@ class Sorter:
         if known is None and self.book.find(digest) is None:
             self.bought_before += self.book.has_bought(digest)
         state = None if known is None else known[0]
-        seen = Seen(position, row, state, identity, self._defaults.fill(request))
+        seen = InputRow(position, row, state, identity, self._defaults.fill(request))
         if state is None and seen.charged and self._options.on_unknown != "resend":
             return attrs.evolve(seen, row=attrs.evolve(row, error=_paid_before(row)))
         return seen
@@ -214,11 +214,11 @@ class Intake:
         sorter: Of the run.
     """
 
-    def __init__(self, desk: Desk, sorter: Sorter) -> None:
+    def __init__(self, desk: RunContext, sorter: RowClassifier) -> None:
         self._desk = desk
         self.sorter = sorter
 
-    async def work(self, requests: Requests) -> AsyncIterator[Entry | Seen]:
+    async def work(self, requests: Requests) -> AsyncIterator[ItemRecorder | InputRow]:
         """Yield an entry for each item to work on, and the rows that are wrong.
 
         Answers whose rows have left the input are downloaded at the end: they are paid for.
@@ -237,8 +237,8 @@ class Intake:
         for identity in sorted(links):
             item = await journal.find(identity)
             if item is not None:
-                name, request = row_of(item.row)
-                yield Entry(
+                name, request = request_to_row(item.row)
+                yield ItemRecorder(
                     desk=self._desk,
                     item=item,
                     request=request,
@@ -247,7 +247,9 @@ class Intake:
                     listed=False,
                 )
 
-    def _entry(self, seen: Seen, request: GenerationRequest, known: Item | None) -> Entry:
+    def _entry(
+        self, seen: InputRow, request: GenerationRequest, known: Item | None
+    ) -> ItemRecorder:
         prior, text = seen.row.prior, row_json(request, seen.row.id)
         if known is not None:
             # A gateway that honours keys would answer a failure's key with that failure.
@@ -268,7 +270,7 @@ class Intake:
             )
         charged = item.charge is not Charge.NO
         resend = charged and (item.state is not State.RECEIVED or self._desk.on_unknown == "resend")
-        return Entry(
+        return ItemRecorder(
             desk=self._desk,
             item=item,
             request=request,

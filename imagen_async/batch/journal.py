@@ -26,7 +26,7 @@ import attrs
 
 from imagen_async.batch import schema
 from imagen_async.errors import Charge, ConfigurationError
-from imagen_async.session.threads import in_thread
+from imagen_async.storage.offload import in_thread
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from imagen_async.batch.journal import State
-from imagen_async.batch.records import ordered
+from imagen_async.batch.records import images_requested
 
 if TYPE_CHECKING:
-    from imagen_async.batch.intake import RunOptions, Sorter
-    from imagen_async.batch.source import Requests
+    from imagen_async.batch.intake import RowClassifier, RunOptions
+    from imagen_async.batch.prompts import Requests
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +52,10 @@ class Plan:
 
 
 async def make_plan(
-    sorter: Sorter, requests: Requests, options: RunOptions, requests_per_minute: float | None
+    sorter: RowClassifier,
+    requests: Requests,
+    options: RunOptions,
+    requests_per_minute: float | None,
 ) -> Plan:
     """Count what a run would do with an input.
 
@@ -73,7 +76,7 @@ async def make_plan(
         else:
             to_send += 1
             resend += seen.state in (State.UNKNOWN, State.SENDING) or seen.charged
-            images += ordered(seen.request)
+            images += images_requested(seen.request)
     left = Counter[State]()
     for (state, _), number in sorter.settled.items():
         left[state] += number

@@ -18,7 +18,7 @@ to_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), default=
 REQUEST_FIELDS = ("prompt", "model", "aspect_ratio", "response_format", "n")
 
 
-def row_of(request: GenerationRequest, name: str | None) -> dict[str, Any]:
+def request_to_row(request: GenerationRequest, name: str | None) -> dict[str, Any]:
     """Return a row that can be an input again: the user's id and what was asked."""
     row: dict[str, Any] = {} if name is None else {"id": name}
     for field in REQUEST_FIELDS:
@@ -31,10 +31,10 @@ def row_of(request: GenerationRequest, name: str | None) -> dict[str, Any]:
 
 def row_json(request: GenerationRequest, name: str | None) -> str:
     """Return a row as the journal keeps it, ASCII JSON."""
-    return to_json(row_of(request, name))
+    return to_json(request_to_row(request, name))
 
 
-def told(error: ImagenError) -> dict[str, Any]:
+def error_to_row(error: ImagenError) -> dict[str, Any]:
     """Return what is kept of an error: nothing that could hold a secret."""
     return {
         "type": type(error).__name__,
@@ -47,7 +47,7 @@ def told(error: ImagenError) -> dict[str, Any]:
     }
 
 
-def ordered(request: GenerationRequest) -> int:
+def images_requested(request: GenerationRequest) -> int:
     """Return how many images a request buys, at least."""
     n = request.n if request.n is not None else request.extra.get("n")
     return n if isinstance(n, int) and n > 0 else 1

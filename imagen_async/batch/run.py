@@ -13,43 +13,43 @@ from typing import TYPE_CHECKING
 import anyio
 import attrs
 
-from imagen_async.batch import home, schema, views
+from imagen_async.batch import lists, recovery, schema
 from imagen_async.batch.brakes import Brakes
 from imagen_async.batch.defaults import make_defaults
-from imagen_async.batch.desk import Desk, StoppedError
-from imagen_async.batch.display import Panel
 from imagen_async.batch.gallery import write_gallery
-from imagen_async.batch.home import Book
-from imagen_async.batch.intake import Intake, RunOptions, Seen, Sorter
+from imagen_async.batch.intake import InputRow, Intake, RowClassifier, RunOptions
 from imagen_async.batch.journal import Journal, State
+from imagen_async.batch.notebook import Panel
 from imagen_async.batch.plan import make_plan
-from imagen_async.batch.records import row_of, told
+from imagen_async.batch.records import error_to_row, request_to_row
+from imagen_async.batch.recovery import KnownItems
 from imagen_async.batch.report import Tally
+from imagen_async.batch.run_context import RunContext, StoppedError
 from imagen_async.errors import (
     ConfigurationError,
     ExpiredUrlError,
     ImagenError,
 )
-from imagen_async.session import disk
 from imagen_async.session.loop import running_loop
-from imagen_async.session.many import Outcome, Stream
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.shield import to_the_end
-from imagen_async.session.threads import in_thread
-from imagen_async.wire.display import filtered
+from imagen_async.session.stream import Outcome, Stream
+from imagen_async.storage import disk
+from imagen_async.storage.offload import in_thread
+from imagen_async.wire.notebook import filtered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
     from types import TracebackType
     from typing import Self
 
-    from imagen_async.batch.entry import Entry
     from imagen_async.batch.plan import Plan
+    from imagen_async.batch.prompts import Requests
+    from imagen_async.batch.recorder import ItemRecorder
     from imagen_async.batch.report import Report
-    from imagen_async.batch.source import Requests
     from imagen_async.session.core import Core
-    from imagen_async.wire.display import Bundle
     from imagen_async.wire.generation import Generation
+    from imagen_async.wire.notebook import Bundle
 
 GRACE = 5.0
 """Seconds that a cancelled call has to put on record that it was cut."""
@@ -60,9 +60,9 @@ class _Parts:
     """What exists only inside the block."""
 
     journal: Journal
-    desk: Desk
+    desk: RunContext
     intake: Intake
-    stream: Stream[Entry | Seen]
+    stream: Stream[ItemRecorder | InputRow]
 
 
 class Run:
@@ -90,14 +90,14 @@ class Run:
         self._options = options or RunOptions()
         self._defaults = make_defaults(core.config.model, self._options.defaults)
         self._folder = Path(out).absolute()
-        self._active: set[Entry] = set()
+        self._active: set[ItemRecorder] = set()
         self._brakes = Brakes(self._options.max_failures)
         self._problem: str | None = None
         self._stopped: str | None = None
         self._began = time.monotonic()
         self._seconds: float | None = None
         self._tally = Tally()
-        self._views = views.Appender(self._folder)
+        self._views = lists.Appender(self._folder)
         self._panel = Panel()
         self._parts: _Parts | None = None
         self._read_out = False
@@ -105,7 +105,7 @@ class Run:
     async def __aenter__(self) -> Self:
         running_loop()
         self._began = time.monotonic()
-        await in_thread(partial(home.claim, self._folder))
+        await in_thread(partial(recovery.claim_folder, self._folder))
         journal = Journal(self._folder)
         await journal.open()
         try:
@@ -225,23 +225,23 @@ class Run:
                 or if the batch may not go on as it is.
         """
         running_loop()
-        book = Book()
+        book = KnownItems()
         if await anyio.Path(self._folder / schema.NAME).exists():
             journal = Journal(self._folder)
             await journal.open(begin=False)
             try:
-                await journal.call(partial(home.check, folder=self._folder, terms=self._terms))
-                book = await journal.call(home.read_book)
+                await journal.call(partial(recovery.check, folder=self._folder, terms=self._terms))
+                book = await journal.call(recovery.read_known_items)
             finally:
                 await journal.aclose()
-        sorter = Sorter(book, self._options, self._defaults)
+        sorter = RowClassifier(book, self._options, self._defaults)
         rate = self._core.config.limits.requests_per_minute
         return await make_plan(sorter, self._requests, self._options, rate)
 
     @property
-    def _terms(self) -> home.Terms:
+    def _terms(self) -> recovery.Terms:
         options = self._options
-        return home.Terms(
+        return recovery.Terms(
             endpoint="emulator" if options.emulator else self._core.config.base_url,
             defaults=self._defaults.kept(),
             renewed=options.new_options,
@@ -250,17 +250,17 @@ class Run:
     async def _resume(self, journal: Journal) -> None:
         """Take up what the journal knows and begin to read the input."""
         options, folder = self._options, self._folder
-        await journal.call(partial(home.bind, folder=folder, terms=self._terms))
-        book, cut = await journal.call(partial(home.recover, folder=folder))
+        await journal.call(partial(recovery.check_endpoint, folder=folder, terms=self._terms))
+        book, cut = await journal.call(partial(recovery.recover, folder=folder))
         # Added, not made anew: that would hold up the first request of a large run for seconds.
         for item in cut:
-            self._views.add(views.rows(views.listed(item)))
+            self._views.add(lists.rows(lists.listed(item)))
         await journal.write(schema.FORGET_INVALID)
         if options.on_unknown == "drop":
             await journal.write(schema.DROP)
-            book = await journal.call(home.read_book)
+            book = await journal.call(recovery.read_known_items)
         self._tally = Tally(await journal.counts())
-        desk = Desk(
+        desk = RunContext(
             folder=folder,
             journal=journal,
             tally=self._tally,
@@ -270,7 +270,7 @@ class Run:
             on_unknown=options.on_unknown,
             stopped=self._stopped is not None,
         )
-        intake = Intake(desk, Sorter(book, options, self._defaults))
+        intake = Intake(desk, RowClassifier(book, options, self._defaults))
         stream = Stream(
             intake.work(self._requests),
             self._work,
@@ -280,8 +280,8 @@ class Run:
         self._parts = _Parts(journal, desk, intake, stream)
         await stream.__aenter__()
 
-    async def _work(self, _: int, task: Entry | Seen) -> Outcome | None:
-        if isinstance(task, Seen):
+    async def _work(self, _: int, task: ItemRecorder | InputRow) -> Outcome | None:
+        if isinstance(task, InputRow):
             return await self._refuse(task)
         if self._stopped is not None:
             return None
@@ -293,7 +293,7 @@ class Run:
         finally:
             self._active.discard(task)
 
-    async def _carry(self, entry: Entry) -> Outcome | None:
+    async def _carry(self, entry: ItemRecorder) -> Outcome | None:
         """Carry one item to its end; None if it goes back to be sent another day."""
         generation: Generation | None = None
         failure: ImagenError | None = None
@@ -309,17 +309,17 @@ class Run:
             with anyio.move_on_after(GRACE, shield=True):
                 await entry.cut()
             if entry.ended:
-                self._views.add(views.rows(entry.shown()))
+                self._views.add(lists.rows(entry.shown()))
             raise
         if entry.state is State.NEW:
             return None
-        self._views.add(views.rows(entry.shown()))
+        self._views.add(lists.rows(entry.shown()))
         if generation is not None:
             self._panel.add(generation)
         self._brake(failure)
         return Outcome(entry.item.position, entry.request, generation, failure, entry.name)
 
-    async def _call(self, entry: Entry) -> Generation:
+    async def _call(self, entry: ItemRecorder) -> Generation:
         key = entry.item.idempotency_key
         if entry.state is State.RECEIVED:
             try:
@@ -342,18 +342,18 @@ class Run:
             patience=self._inside.desk.patience,
         )
 
-    async def _refuse(self, seen: Seen) -> Outcome:
+    async def _refuse(self, seen: InputRow) -> Outcome:
         """List a row that is no request, or that may not be sent."""
         error = seen.row.error or ImagenError("The row is no request.")
-        asked = {} if seen.request is None else row_of(seen.request, seen.row.id)
-        row = {"line": seen.row.line, "id": seen.row.id, **asked, "error": told(error)}
+        asked = {} if seen.request is None else request_to_row(seen.request, seen.row.id)
+        row = {"line": seen.row.line, "id": seen.row.id, **asked, "error": error_to_row(error)}
         text = json.dumps(row)
         try:
             await self._inside.journal.write(schema.INVALID, text)
         except ConfigurationError as broken:
             self.stop("journal", str(broken))
         self._tally.invalid += 1
-        self._views.add([views.invalid(text)])
+        self._views.add([lists.invalid(text)])
         self._brake(error)
         return Outcome(seen.position, seen.request, error=error, id=seen.row.id)
 
@@ -367,11 +367,11 @@ class Run:
         self._views.close()
         written = False
         if whole and journal.broken is None:
-            written = await self._try(journal.call(partial(views.rewrite, folder=self._folder)))
+            written = await self._try(journal.call(partial(lists.rewrite, folder=self._folder)))
         self._seconds = time.monotonic() - self._began
         text = json.dumps(self.report.as_json(), indent=1) + "\n"
-        path = self._folder / views.REPORT
-        await self._try(in_thread(partial(views.write_whole, path, text)))
+        path = self._folder / lists.REPORT
+        await self._try(in_thread(partial(lists.write_whole, path, text)))
         if written and self._options.gallery:
             await self._try(in_thread(partial(write_gallery, self._folder)))
         await journal.aclose()

@@ -8,7 +8,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from imagen_async.errors import ConfigurationError
-from imagen_async.session import disk
+from imagen_async.storage import disk
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:

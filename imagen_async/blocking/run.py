@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from imagen_async.batch.plan import Plan
     from imagen_async.batch.report import Report
     from imagen_async.batch.run import Run  # noqa: F401 - in a base class, by name
-    from imagen_async.wire.display import Bundle
+    from imagen_async.wire.notebook import Bundle
 
 
 class BlockingRun(BlockingStream["Run"]):

@@ -2,10 +2,10 @@
 
     the reader's thread           between                 the loop
     -------------------           -------                 --------
-    __enter__                     job of _live ---------> the stream is entered: workers, hungry
+    __enter__                     job of _live ---------> the stream is entered: workers, on_demand
     __next__: _pull, next(source)
                  items, an end -> feed, a _tell --------> _collect: the workers settle the items
-              waits  <----------- job of _exchange -----> until one is settled, or one is hungry
+              waits  <----------- job of _exchange -----> until one is settled, or one is on_demand
               takes  <----------- _ready <--------------- settled: read, not yet counted
               yields, counts ---> _yielded -------------> _collect: as many may be pulled again
     __exit__: waits for _live <-- _leave ---------------> the stream is left by its task
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
     from imagen_async.batch.run import Run
     from imagen_async.blocking.portal import Portal
-    from imagen_async.session.many import Outcome, Stream
+    from imagen_async.session.stream import Outcome, Stream
 
 S = TypeVar("S", bound="Stream[Any] | Run")
 
-LINGER = 0.0001
+COALESCE_SECONDS = 0.0001
 """Seconds that an outcome waits for others to cross the threads with it."""
 SLOW = 0.01
 """Seconds; a source that took longer is not asked again while there are outcomes to read."""
@@ -204,7 +204,7 @@ class BlockingStream(Generic[S]):
             self._feed.when_starving(scope.cancel)
             more = await self._stream.wait()
             if more:
-                await asyncio.sleep(LINGER)
+                await asyncio.sleep(COALESCE_SECONDS)
         # Not by way of the result, which Ctrl-C may lose.
         self._ready.extend(self._stream.pop(self._bound))
         self._room = self._bound - self._stream.unread - len(self._feed)

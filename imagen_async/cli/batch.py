@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from imagen_async.batch.source import read_source
-from imagen_async.cli.console import note, result
-from imagen_async.cli.count import count_rows
-from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL, error_line
-from imagen_async.cli.progress import Rate, Snapshot, open_progress
-from imagen_async.cli.running import (
+from imagen_async.batch.prompts import read_source
+from imagen_async.cli.client import (
     RequestFlags,
     interruptible,
     keep_bytes,
     open_client,
     run_loop,
 )
+from imagen_async.cli.console import note, result
+from imagen_async.cli.count import count_rows
+from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL, error_line
+from imagen_async.cli.progress import Rate, Snapshot, open_progress
 from imagen_async.cli.summary import plan_lines, summary_lines
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imagen_async.batch.intake import OnUnknown
+    from imagen_async.batch.prompts import Row
     from imagen_async.batch.run import Run
-    from imagen_async.batch.source import Row
     from imagen_async.cli.progress import Progress
     from imagen_async.client import AsyncImagen
     from imagen_async.errors import ImagenError
     from imagen_async.session.events import Event
-    from imagen_async.session.many import Outcome
+    from imagen_async.session.stream import Outcome
 
 SHOWN_ERRORS: Final = 5
 """Errors that are shown while a batch runs; all are in its lists."""
@@ -106,7 +106,7 @@ async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
             for line in lines:
                 result(line)
             return DONE
-        return await _Drive(flags, imagen, run, gate).drive()
+        return await _BatchSession(flags, imagen, run, gate).drive()
 
 
 class _GateWatch:
@@ -129,7 +129,7 @@ class _GateWatch:
         return f"waits {math.ceil(left)} s: {self._reason}" if left > 0 else ""
 
 
-class _Drive:
+class _BatchSession:
     """Drives one run: shows how it goes, and hears signals."""
 
     def __init__(self, flags: BatchFlags, imagen: AsyncImagen, run: Run, gate: _GateWatch) -> None:

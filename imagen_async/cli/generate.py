@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 import anyio
 import attrs
 
-from imagen_async.batch.source import read_source
-from imagen_async.cli.console import note, result, warnings_as_notes
-from imagen_async.cli.exits import DONE, INTERRUPTED, error_line, exit_code
-from imagen_async.cli.running import (
+from imagen_async.batch.prompts import read_source
+from imagen_async.cli.client import (
     RequestFlags,
     interruptible,
     keep_bytes,
     open_client,
     run_loop,
 )
+from imagen_async.cli.console import note, result, warnings_as_notes
+from imagen_async.cli.exits import DONE, INTERRUPTED, error_line, exit_code
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
 from imagen_async.policy.config import Limits
 from imagen_async.session.config import new_key
 from imagen_async.session.events import Cancelled, Done, Failed, Retrying, Sent
-from imagen_async.session.many import Outcome, Stream
+from imagen_async.session.stream import Outcome, Stream
 from imagen_async.wire.generation import Generation, Image
-from imagen_async.wire.media import inspect
+from imagen_async.wire.image_header import inspect
 from imagen_async.wire.request import GenerationRequest
 from imagen_async.wire.text import printable
 

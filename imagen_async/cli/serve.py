@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from imagen_async.cli.client import on_signals, run_loop
 from imagen_async.cli.console import note, result
 from imagen_async.cli.exits import DONE, INTERRUPTED
-from imagen_async.cli.running import on_signals, run_loop
 from imagen_async.emulator import Emulator, FaultRule
 from imagen_async.errors import ConfigurationError, ImagenError
 from imagen_async.wire.text import printable

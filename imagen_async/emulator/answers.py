@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from imagen_async.emulator import fronts
+from imagen_async.emulator import proxy_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,8 +65,10 @@ DROPPED = Answer(framing=Framing.DROPPED)
 
 def front_page(status: int) -> Answer:
     """Return nginx's page of a status."""
-    headers = {name: text for name, text in fronts.NGINX_HEADERS.items() if name != "Content-Type"}
-    return Answer(status, fronts.nginx_page(status), "text/html", headers)
+    headers = {
+        name: text for name, text in proxy_pages.NGINX_HEADERS.items() if name != "Content-Type"
+    }
+    return Answer(status, proxy_pages.nginx_page(status), "text/html", headers)
 
 
 def timed_out(front: str) -> Answer:
@@ -76,13 +78,13 @@ def timed_out(front: str) -> Answer:
         front: ``nginx`` or ``cloudflare``.
     """
     if front == "cloudflare":
-        return Answer(524, fronts.CLOUDFLARE_524, headers={"Server": "cloudflare"})
+        return Answer(524, proxy_pages.CLOUDFLARE_524, headers={"Server": "cloudflare"})
     return front_page(504)
 
 
 def index_page() -> Answer:
     """Return the web site's page."""
-    return Answer(200, fronts.INDEX, "text/html; charset=utf-8")
+    return Answer(200, proxy_pages.INDEX, "text/html; charset=utf-8")
 
 
 LOST: Mapping[str, Answer] = {

@@ -23,7 +23,7 @@ DIALECTS: Mapping[str, str] = {
 
 
 @attrs.frozen
-class Trouble:
+class ErrorCase:
     """One reason to refuse.
 
     Args:
@@ -45,71 +45,71 @@ class Trouble:
 
 _INVALID = "invalid_request_error"
 
-_TROUBLES: Mapping[str, Trouble] = {
-    "bad_json": Trouble(400, "invalid_json", "The body is not a JSON object", type=_INVALID),
-    "prompt_missing": Trouble(400, "prompt_missing", "prompt is required", param="prompt"),
-    "moderation": Trouble(
+_TROUBLES: Mapping[str, ErrorCase] = {
+    "bad_json": ErrorCase(400, "invalid_json", "The body is not a JSON object", type=_INVALID),
+    "prompt_missing": ErrorCase(400, "prompt_missing", "prompt is required", param="prompt"),
+    "moderation": ErrorCase(
         400,
         "moderation_blocked",
         "Your request was rejected as a result of our safety system",
         type="image_generation_user_error",
         param="prompt",
     ),
-    "bad_key": Trouble(401, "invalid_api_key", "Invalid token", "无效的令牌"),
-    "payment": Trouble(402, "payment_required", "Payment required; add credits to go on"),
-    "quota": Trouble(
+    "bad_key": ErrorCase(401, "invalid_api_key", "Invalid token", "无效的令牌"),
+    "payment": ErrorCase(402, "payment_required", "Payment required; add credits to go on"),
+    "quota": ErrorCase(
         403, "insufficient_user_quota", "user quota is not enough", "用户额度不足, 剩余额度: $0.00"
     ),
-    "unknown_path": Trouble(404, "", "Invalid URL ({about})", type=_INVALID),
-    "conflict": Trouble(409, "idempotency_key_in_use", "A request with this key is in progress"),
-    "rate": Trouble(
+    "unknown_path": ErrorCase(404, "", "Invalid URL ({about})", type=_INVALID),
+    "conflict": ErrorCase(409, "idempotency_key_in_use", "A request with this key is in progress"),
+    "rate": ErrorCase(
         429,
         "rate_limit_exceeded",
         "You have reached the request limit: at most {about} requests in 1 minute",
         "您已达到请求数限制：1分钟内最多请求{about}次",  # noqa: RUF001 - as new-api writes it
     ),
-    "internal": Trouble(500, "internal_error", "Internal server error", "服务器内部错误"),
-    "sensitive": Trouble(
+    "internal": ErrorCase(500, "internal_error", "Internal server error", "服务器内部错误"),
+    "sensitive": ErrorCase(
         500, "sensitive_words_detected", "sensitive words detected", "检测到敏感词"
     ),
-    "queue": Trouble(503, "server_busy", "image queue is full, please retry later"),
-    "overloaded": Trouble(
+    "queue": ErrorCase(503, "server_busy", "image queue is full, please retry later"),
+    "overloaded": ErrorCase(
         503,
         "overloaded",
         "The upstream of the current group is saturated, please try again later",
         "当前分组上游负载已饱和，请稍后再试",  # noqa: RUF001 - as new-api writes it
     ),
-    "no_channel": Trouble(
+    "no_channel": ErrorCase(
         503,
         "model_not_found",
         "No available channel for model {about} under group default",
         "当前分组 default 下对于模型 {about} 无可用渠道",
     ),
-    "unknown": Trouble(500, "unknown_error", "The server answered {about}"),
+    "unknown": ErrorCase(500, "unknown_error", "The server answered {about}"),
 }
 
-_OPENAI: Mapping[str, Trouble] = {
-    "prompt_missing": Trouble(
+_OPENAI: Mapping[str, ErrorCase] = {
+    "prompt_missing": ErrorCase(
         400,
         "missing_required_parameter",
         "Missing required parameter: 'prompt'.",
         type=_INVALID,
         param="prompt",
     ),
-    "bad_key": Trouble(401, "invalid_api_key", "Incorrect API key provided.", type=_INVALID),
-    "quota": Trouble(
+    "bad_key": ErrorCase(401, "invalid_api_key", "Incorrect API key provided.", type=_INVALID),
+    "quota": ErrorCase(
         429,
         "insufficient_quota",
         "You exceeded your current quota, please check your plan and billing details.",
         type="insufficient_quota",
     ),
-    "rate": Trouble(
+    "rate": ErrorCase(
         429,
         "rate_limit_exceeded",
         "Rate limit reached for images per minute: Limit {about}. Please try again later.",
         type="requests",
     ),
-    "no_channel": Trouble(
+    "no_channel": ErrorCase(
         404, "model_not_found", "The model '{about}' does not exist.", type=_INVALID, param="model"
     ),
 }
@@ -129,7 +129,7 @@ class Dialect:
     name: str
     language: str = "en"
 
-    def trouble(self, name: str, about: object = "", *, status: int | None = None) -> Trouble:
+    def trouble(self, name: str, about: object = "", *, status: int | None = None) -> ErrorCase:
         """Return a trouble in this dialect's words.
 
         Args:
@@ -139,7 +139,7 @@ class Dialect:
         """
         if name == "invalid":
             param = str(about).partition(" ")[0]
-            return Trouble(400, "invalid_value", str(about), type=_INVALID, param=param)
+            return ErrorCase(400, "invalid_value", str(about), type=_INVALID, param=param)
         trouble = _TROUBLES[name]
         if self.name == "openai":
             trouble = _OPENAI.get(name, trouble)
@@ -151,7 +151,7 @@ class Dialect:
             status=status or trouble.status,
         )
 
-    def error_body(self, trouble: Trouble, request_id: str) -> bytes:
+    def error_body(self, trouble: ErrorCase, request_id: str) -> bytes:
         """Return the JSON envelope of a trouble."""
         error: dict[str, Any] = {"message": trouble.message, "type": trouble.type}
         if self.name == "openai":

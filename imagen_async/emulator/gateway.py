@@ -24,21 +24,21 @@ from imagen_async.emulator.answers import (
 )
 from imagen_async.emulator.drawing import OTHERS, Recipe, with_comment
 from imagen_async.emulator.faults import FAULT_HEADER, Fault, FaultPlan, Stage, chance
-from imagen_async.emulator.gallery import Gallery
+from imagen_async.emulator.file_store import Gallery
 from imagen_async.emulator.ledger import Account, Exchange, Ledger, RequestLog
 from imagen_async.emulator.limits import Balances, QueueFullError, RateWindow, Slots
-from imagen_async.emulator.orders import Order, OrderError, fields_of, read_order
+from imagen_async.emulator.requests import Order, OrderError, fields_of, read_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imagen_async.emulator.dialects import Dialect, Trouble
+    from imagen_async.emulator.dialects import Dialect, ErrorCase
     from imagen_async.emulator.settings import Settings
 
 REPLAYS_KEPT = 1000
 
 
-class RefusedError(Exception):
+class OrderRejectedError(Exception):
     """The request ends here, uncharged.
 
     Args:
@@ -159,7 +159,7 @@ class Gateway:
         """
         try:
             order, fault, file_fault = self._admit(exchange, header)
-        except RefusedError as refused:
+        except OrderRejectedError as refused:
             return self._refused(exchange, refused)
         work = self._work(exchange, order, fault, file_fault)
         if self.settings.front_timeout is None:
@@ -171,7 +171,7 @@ class Gateway:
         done, _ = await asyncio.wait({task}, timeout=seconds)
         return task.result() if done else timed_out(self.settings.front)
 
-    def _refused(self, exchange: Exchange, refused: RefusedError) -> Answer:
+    def _refused(self, exchange: Exchange, refused: OrderRejectedError) -> Answer:
         if exchange.prompt:
             self.ledger.account(exchange.prompt).refused += 1
         return refused.answer
@@ -187,7 +187,7 @@ class Gateway:
             raise self._trouble(exchange, "rate", settings.rpm, wait=wait)
         fault, file_fault = self._faults(exchange, header)
         if fault is not None and fault.stage is Stage.BEFORE:
-            raise RefusedError(self._instead(exchange, fault))
+            raise OrderRejectedError(self._instead(exchange, fault))
         try:
             order = read_order(exchange.body)
         except OrderError as error:
@@ -213,14 +213,14 @@ class Gateway:
 
     def _trouble(
         self, exchange: Exchange, name: str, about: object = "", *, wait: float | None = None
-    ) -> RefusedError:
+    ) -> OrderRejectedError:
         headers = {}
         if wait is not None and self.dialect.name == "openai":  # the other two never send it
             headers["Retry-After"] = str(max(1, round(wait / self.settings.time_scale)))
-        return RefusedError(self._error(exchange, self.dialect.trouble(name, about), headers))
+        return OrderRejectedError(self._error(exchange, self.dialect.trouble(name, about), headers))
 
     def _error(
-        self, exchange: Exchange, trouble: Trouble, headers: Mapping[str, str] | None = None
+        self, exchange: Exchange, trouble: ErrorCase, headers: Mapping[str, str] | None = None
     ) -> Answer:
         request_id = self.request_id(exchange.number)
         body = self.dialect.error_body(trouble, request_id)
@@ -284,7 +284,7 @@ class Gateway:
             if replayed:
                 self._replays[replay] = None
             body = await self._generate(exchange, order, fault, file_fault)
-        except RefusedError as refused:
+        except OrderRejectedError as refused:
             self._replays.pop(replay, None)
             return self._refused(exchange, refused)
         headers = self.dialect.headers(self.request_id(exchange.number))
@@ -339,7 +339,7 @@ class Gateway:
     ) -> dict[str, Any]:
         ttl = self.settings.url_ttl
         expires = None if ttl is None else self.now + ttl
-        picture = self.gallery.hang(recipe, account, expires, fault)
+        picture = self.gallery.add(recipe, account, expires, fault)
         url = f"{self.origin}/files/{picture.name}"
         return self.dialect.item(url=url, b64_json=None, prompt=order.prompt)
 

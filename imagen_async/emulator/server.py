@@ -11,10 +11,10 @@ from aiohttp import web
 
 from imagen_async.emulator.answers import front_page, index_page
 from imagen_async.emulator.control import PREFIX, control, stranger
-from imagen_async.emulator.delivery import deliver
 from imagen_async.emulator.dialects import model_list
 from imagen_async.emulator.faults import FAULT_HEADER, FaultRule
 from imagen_async.emulator.gateway import Gateway, json_answer, too_large
+from imagen_async.emulator.responder import deliver
 from imagen_async.emulator.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MODELS = ("imagen4", "imagen4-fast", "imagen4-ultra")
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of a request; more gets nginx's 413 page."""
 
-LINGER = 0.05
+COALESCE_SECONDS = 0.05
 """Seconds that requests in flight get when the emulator stops."""
 
 
@@ -159,7 +159,7 @@ class Emulator(Settings):
         if self._life.runner is not None:
             raise RuntimeError("The emulator is running already.")
         server = web.Server(self._handle, access_log=None)
-        runner = web.ServerRunner(server, shutdown_timeout=LINGER)
+        runner = web.ServerRunner(server, shutdown_timeout=COALESCE_SECONDS)
         await runner.setup()
         try:
             listener = _listener(self.host, self._life.port or self.port)

@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 
 from imagen_async.errors import ConfigurationError, Verdict
+from imagen_async.policy.circuit import PROBE_EVERY
 from imagen_async.policy.config import count, flag, positive
-from imagen_async.policy.valve import PROBE_EVERY
 
 if TYPE_CHECKING:
     from imagen_async.wire.verdict import Judgement
@@ -168,7 +168,7 @@ class RetryBudget:
         return True
 
     def succeeded(self, *, retried: bool) -> None:
-        """Book an attempt that ended well.
+        """KnownItems an attempt that ended well.
 
         Args:
             retried: Whether this attempt was paid for by ``take``; it is refunded.

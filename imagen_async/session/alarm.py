@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from imagen_async.policy import grace
 
 if TYPE_CHECKING:
-    from imagen_async.session.transport import Outgoing
+    from imagen_async.session.transport import SentFlagPayload
 
 
 class Alarm:
@@ -31,7 +31,7 @@ class Alarm:
         *("_task", "heard"),
     )
 
-    def __init__(self, seconds: float, outgoing: Outgoing | None) -> None:
+    def __init__(self, seconds: float, outgoing: SentFlagPayload | None) -> None:
         self._loop = loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None

@@ -12,12 +12,12 @@ import attrs
 
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.retry_after import retry_after
-from imagen_async.session.disk import TROUBLE
 from imagen_async.session.transport import ExchangeError, Head, Receiver, timeouts
-from imagen_async.wire.answer import Answer, Item, structure_answer, structurer
+from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
-from imagen_async.wire.envelope import request_id
+from imagen_async.wire.error_body import request_id
 from imagen_async.wire.mask import Mask, MaskedHeaders
+from imagen_async.wire.response import Answer, Item, structure_answer, structurer
 from imagen_async.wire.verdict import (
     FailureKind,
     Judgement,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from imagen_async.policy.config import Timeouts
-    from imagen_async.session.transport import Outgoing, Timer, Transport
+    from imagen_async.session.transport import SentFlagPayload, Timer, Transport
     from imagen_async.wire.decoder import Sink
 
 ERROR_LIMIT = 64 * 1024
@@ -77,7 +77,7 @@ class Reply:
 
 
 @attrs.frozen
-class Setback:
+class FailedAttempt:
     """An attempt that brought nothing.
 
     Args:
@@ -172,13 +172,13 @@ class Attempt:
     async def make(
         self,
         transport: Transport,
-        outgoing: Outgoing,
+        outgoing: SentFlagPayload,
         headers: CIMultiDict[str],
         *,
         open_sink: Callable[[], Sink],
         left: float,
         key_used_before: bool,
-    ) -> Reply | Setback:
+    ) -> Reply | FailedAttempt:
         """Send one request and judge what comes.
 
         Args:
@@ -223,7 +223,7 @@ class Attempt:
         receiver: _ErrorText | _AnswerText,
         limit: float,
         key_used_before: bool,
-    ) -> Reply | Setback:
+    ) -> Reply | FailedAttempt:
         """Judge by what came before the break: a refusal, part of an answer, or nothing."""
         head = None if broken.head is None else self._veiled(broken.head)
         if head is not None and isinstance(receiver, _ErrorText):
@@ -233,12 +233,12 @@ class Attempt:
             return _salvaged(head, receiver, f"{phase}, in its body")
         judgement = judge_failure(broken.kind, sent=broken.sent, detail=phase)
         if head is None:
-            return Setback(judgement)
+            return FailedAttempt(judgement)
         # A head came, and nothing but blanks after it: support can tell what became of it.
         found = request_id(head.headers, None)
-        return Setback(attrs.evolve(judgement, status=head.status, request_id=found))
+        return FailedAttempt(attrs.evolve(judgement, status=head.status, request_id=found))
 
-    def _refused(self, head: Head, receiver: _ErrorText, key_used_before: bool) -> Setback:
+    def _refused(self, head: Head, receiver: _ErrorText, key_used_before: bool) -> FailedAttempt:
         judgement = judge_status(
             head.status,
             head.headers,
@@ -257,13 +257,13 @@ class Attempt:
             return f"no whole answer within {limit:.3g} s ({whose})"
         return broken.detail
 
-    def _read(self, head: Head, receiver: _AnswerText) -> Reply | Setback:
+    def _read(self, head: Head, receiver: _AnswerText) -> Reply | FailedAttempt:
         try:
             document = receiver.document()
             answer = structure_answer(document)
         except AnswerError as error:
             if not receiver.began and receiver.error is None:
-                return Setback(judge_empty(head.headers, head.status))
+                return FailedAttempt(judge_empty(head.headers, head.status))
             return _salvaged(head, receiver, error.reason, error.text)
         except TROUBLE as error:
             return _salvaged(head, receiver, f"this machine failed ({type(error).__name__})")
@@ -281,7 +281,7 @@ class Attempt:
             if judgement is not None:
                 return _setback(judgement, head)
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
-            return Setback(judge_spoiled(reason, b"", head.headers, head.status))
+            return FailedAttempt(judge_spoiled(reason, b"", head.headers, head.status))
         return Reply(_masked(answer, self.mask), head, request_id(head.headers, None))
 
 
@@ -298,19 +298,21 @@ def _masked(answer: Answer, mask: Mask) -> Answer:
     return answer
 
 
-def _setback(judgement: Judgement, head: Head) -> Setback:
+def _setback(judgement: Judgement, head: Head) -> FailedAttempt:
     asked = retry_after(head.headers, time.time())
-    return Setback(judgement, judgement.asked if asked is None else asked)
+    return FailedAttempt(judgement, judgement.asked if asked is None else asked)
 
 
-def _salvaged(head: Head, receiver: _AnswerText, reason: str, text: bytes = b"") -> Reply | Setback:
+def _salvaged(
+    head: Head, receiver: _AnswerText, reason: str, text: bytes = b""
+) -> Reply | FailedAttempt:
     """Keep the whole images and links of an answer that is not whole itself: they are paid for."""
     try:
         found = receiver.decoder.salvage()
     except TROUBLE:
         found = []
     if not found:
-        return Setback(judge_spoiled(reason, text, head.headers, head.status))
+        return FailedAttempt(judge_spoiled(reason, text, head.headers, head.status))
     answer = _with(Answer(), found, f"the answer was not whole: {reason}")
     return Reply(answer, head, request_id(head.headers, None))
 

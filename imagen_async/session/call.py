@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from multidict import CIMultiDict
 
     from imagen_async.policy.deadline import Deadline
-    from imagen_async.session.attempt import Setback
-    from imagen_async.session.files import Shelf
+    from imagen_async.session.attempt import FailedAttempt
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
+    from imagen_async.storage.stores import ImageStore
     from imagen_async.wire.generation import Image
     from imagen_async.wire.request import GenerationRequest
     from imagen_async.wire.verdict import Judgement
@@ -55,7 +55,7 @@ class Call:
     body: bytes
     headers: CIMultiDict[str]
     idempotency_key: str
-    shelf: Shelf
+    shelf: ImageStore
     record: Record
     total: float
     waits: bool
@@ -68,7 +68,7 @@ class Call:
     deadline: Deadline = attrs.field(init=False)
     attempts: int = attrs.field(init=False, default=0)
     retried: bool = attrs.field(init=False, default=False)
-    setback: Setback | None = attrs.field(init=False, default=None)
+    setback: FailedAttempt | None = attrs.field(init=False, default=None)
     images: tuple[Image, ...] = attrs.field(init=False, default=())
 
     @property

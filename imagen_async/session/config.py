@@ -13,8 +13,8 @@ import attrs
 
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits, Secret, Timeouts
-from imagen_async.policy.guard import is_loopback
 from imagen_async.policy.retry import RetryPolicy
+from imagen_async.policy.url_guard import is_loopback
 from imagen_async.session.network import Network
 from imagen_async.wire.mask import LONG, Mask
 from imagen_async.wire.text import shown_url

@@ -18,7 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 from imagen_async.wire.tcp import CLOSED, ended_by_fin, never_read
 
 if TYPE_CHECKING:
-    from imagen_async.session.transport import Outgoing
+    from imagen_async.session.transport import SentFlagPayload
 
 if sys.platform == "linux":
     from fcntl import ioctl
@@ -31,7 +31,7 @@ PATIENCE = (0.0, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.4)
 class Connection(ResponseHandler):
     """aiohttp's end of a connection; a request under which it ends gets hold of the socket."""
 
-    outgoing: Outgoing | None = None
+    outgoing: SentFlagPayload | None = None
 
     def eof_received(self) -> None:
         """Pass on the socket: the loop closes its own next, and the kernel forgets it."""

@@ -28,26 +28,26 @@ from imagen_async.policy.retry import History
 from imagen_async.session import events
 from imagen_async.session.attempt import Attempt, prepare
 from imagen_async.session.call import Call
+from imagen_async.session.call_runner import CallRunner
 from imagen_async.session.config import checked_key, checked_total, new_key
-from imagen_async.session.disk import TROUBLE
-from imagen_async.session.fetch import Fetcher
+from imagen_async.session.download import Downloader
 from imagen_async.session.gate import Gate
 from imagen_async.session.loop import running_loop
 from imagen_async.session.record import NO_RECORD
-from imagen_async.session.send import Sender
 from imagen_async.session.stats import Ends
 from imagen_async.session.transport import Transport
+from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from imagen_async.session.config import Config
-    from imagen_async.session.files import Kept, Shelf
-    from imagen_async.session.many import Outcome
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
     from imagen_async.session.stats import Stats
+    from imagen_async.session.stream import Outcome
+    from imagen_async.storage.stores import ImageStore, Stored
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import GenerationRequest
 
@@ -71,7 +71,7 @@ class Core:
         self._url = URL(f"{config.base_url}/images/generations")
         self._headers = _headers(config)
         self._listener = events.Listener(config.on_event)
-        self._fetcher = Fetcher(
+        self._fetcher = Downloader(
             config.base_url,
             config.timeouts,
             config.limits,
@@ -80,7 +80,7 @@ class Core:
             mask=config.mask,
         )
         self._gate = Gate(config.limits)
-        self._sender = Sender(
+        self._sender = CallRunner(
             gate=self._gate,
             policy=config.retry,
             attempt=Attempt(
@@ -114,7 +114,7 @@ class Core:
         self,
         request: GenerationRequest,
         *,
-        shelf: Shelf,
+        shelf: ImageStore,
         record: Record = NO_RECORD,
         idempotency_key: str | None = None,
         timeout: float | None = None,
@@ -183,7 +183,7 @@ class Core:
         self,
         generation: Generation,
         *,
-        shelf: Shelf,
+        shelf: ImageStore,
         record: Record = NO_RECORD,
         idempotency_key: str = "",
     ) -> Generation:
@@ -212,7 +212,7 @@ class Core:
             raise result
         return result
 
-    async def fetch(self, image: Image, shelf: Shelf) -> Kept:
+    async def fetch(self, image: Image, shelf: ImageStore) -> Stored:
         """Fetch one image's link to a shelf.
 
         Raises:

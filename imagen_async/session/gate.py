@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from imagen_async.policy.pacing import Pacing
+from imagen_async.policy.circuit import CircuitBreaker, Permit
+from imagen_async.policy.rate import Rate
 from imagen_async.policy.retry import RetryBudget
-from imagen_async.policy.valve import Grant, Valve
 
 if TYPE_CHECKING:
     from imagen_async.policy.config import Limits
@@ -35,8 +35,8 @@ class Gate:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.pacing: Pacing = Pacing(limits.requests_per_minute, limits.burst)
-        self.valve: Valve = Valve(spread_over=limits.concurrency)
+        self.pacing: Rate = Rate(limits.requests_per_minute, limits.burst)
+        self.valve: CircuitBreaker = CircuitBreaker(spread_over=limits.concurrency)
         self.budget: RetryBudget = RetryBudget()
         self._concurrency = limits.concurrency
         self._paced = limits.requests_per_minute is not None
@@ -52,7 +52,7 @@ class Gate:
         self.queued: int = 0
         self.in_flight: int = 0
 
-    def enter_at_once(self) -> Grant | None:
+    def enter_at_once(self) -> Permit | None:
         """Take a slot and a grant if nobody has to wait for either; None otherwise."""
         if self.queued or self.in_flight == self._concurrency:
             return None
@@ -60,7 +60,7 @@ class Gate:
         if self._paced and self.pacing.ahead(now) > 0:
             return None
         answer = self.valve.ask(now)
-        if not isinstance(answer, Grant):
+        if not isinstance(answer, Permit):
             return None
         if self._paced:
             self.pacing.reserve(now)
@@ -68,7 +68,7 @@ class Gate:
         self.in_flight += 1
         return answer
 
-    async def enter(self) -> Grant:
+    async def enter(self) -> Permit:
         """Wait for a slot and a grant; every grant must be ended by ``leave``."""
         grant = self.enter_at_once()
         if grant is not None:
@@ -91,19 +91,19 @@ class Gate:
         self.in_flight -= 1
         self._slots.release()
 
-    def refuse(self, grant: Grant, wait: float) -> bool:
+    def refuse(self, grant: Permit, wait: float) -> bool:
         """Close for ``wait`` seconds; return whether this call is the one that closed it."""
         closed = self.valve.refuse(grant, asyncio.get_running_loop().time(), wait)
         self._tell()
         return closed
 
-    def succeed(self, grant: Grant) -> None:
+    def succeed(self, grant: Permit) -> None:
         """Note that the server took the request."""
         if self.valve.closed:
             self.valve.succeed(grant, asyncio.get_running_loop().time())
             self._tell()
 
-    def abandon(self, grant: Grant) -> None:
+    def abandon(self, grant: Permit) -> None:
         """Note that the attempt told nothing of the server's load."""
         self.valve.abandon(grant)
         if grant.probe:
@@ -113,7 +113,7 @@ class Gate:
         self._changed.set()
         self._changed = anyio.Event()
 
-    async def _granted(self) -> Grant:
+    async def _granted(self) -> Permit:
         clock = asyncio.get_running_loop().time
         while True:
             # Only the head of the queue asks and books, so that order is kept. It books shortly
@@ -137,11 +137,11 @@ class Gate:
                 return grant
             self.abandon(grant)
 
-    async def _valve_opens(self) -> Grant:
+    async def _valve_opens(self) -> Permit:
         clock = asyncio.get_running_loop().time
         while True:
             answer = self.valve.ask(clock())
-            if isinstance(answer, Grant):
+            if isinstance(answer, Permit):
                 return answer
             with anyio.move_on_after(answer.seconds):
                 await self._changed.wait()

@@ -12,7 +12,7 @@ from imagen_async.session import events
 if TYPE_CHECKING:
     from imagen_async.errors import ImagenError
     from imagen_async.session.call import Call
-    from imagen_async.session.many import Outcome
+    from imagen_async.session.stream import Outcome
     from imagen_async.wire.generation import Generation
 
 

@@ -94,7 +94,7 @@ class ExchangeError(Exception):
         self.head = head
 
 
-class Outgoing(BytesPayload):
+class SentFlagPayload(BytesPayload):
     """A JSON body, sent once, that remembers whether it was handed to the socket.
 
     aiohttp 3.14 never calls it for a refused connection, a DNS or TLS failure or a wait for the
@@ -197,7 +197,7 @@ class Transport:
     async def post(
         self,
         url: URL,
-        outgoing: Outgoing,
+        outgoing: SentFlagPayload,
         headers: CIMultiDict[str],
         timer: Timer,
         on_head: Callable[[Head], Receiver],
@@ -281,7 +281,7 @@ async def _exchanged(
     opening: Callable[[], Awaitable[aiohttp.ClientResponse]],
     total: float,
     on_head: Callable[[Head], Receiver],
-    outgoing: Outgoing | None = None,
+    outgoing: SentFlagPayload | None = None,
 ) -> Head | ExchangeError:
     """Return an exchange's head, after its body went to a receiver, or how it broke."""
     head: Head | None = None

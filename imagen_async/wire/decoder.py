@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from imagen_async.wire.b64 import Embedded, Sink
-from imagen_async.wire.document import AnswerError, AnswerLimits, DocumentDecoder
-from imagen_async.wire.places import loads
+from imagen_async.wire.base64_stream import Embedded, Sink
+from imagen_async.wire.image_paths import loads
+from imagen_async.wire.json_stream import AnswerError, AnswerLimits, DocumentDecoder
 from imagen_async.wire.sse import STARTS, EventDecoder
 
 if TYPE_CHECKING:

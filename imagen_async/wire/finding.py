@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from imagen_async.wire.media import UNKNOWN, Media, inspect, suffix
+from imagen_async.wire.image_header import UNKNOWN, Media, inspect, suffix
 
 if TYPE_CHECKING:
-    from imagen_async.wire.media import Buffer
+    from imagen_async.wire.image_header import Buffer
 
 CUT = ".cut"
 """Stands before the suffix of what came of an image that ended too early."""

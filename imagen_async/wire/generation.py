@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.errors import ConfigurationError, InvalidRequestError
-from imagen_async.wire import display
+from imagen_async.wire import notebook
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Image:
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        return display.filtered(display.image_bundle(self), include, exclude)
+        return notebook.filtered(notebook.image_bundle(self), include, exclude)
 
 
 @attrs.frozen
@@ -96,5 +96,5 @@ class Generation:
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        bundle = display.grid_bundle(self.images, self.request.prompt, repr(self))
-        return display.filtered(bundle, include, exclude)
+        bundle = notebook.grid_bundle(self.images, self.request.prompt, repr(self))
+        return notebook.filtered(bundle, include, exclude)

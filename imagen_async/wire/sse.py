@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from imagen_async.wire.b64 import Embedded, Sink
-from imagen_async.wire.document import AnswerError, AnswerLimits, DocumentDecoder
-from imagen_async.wire.places import LISTS, NAMES, holders, is_link
+from imagen_async.wire.base64_stream import Embedded, Sink
+from imagen_async.wire.image_paths import LISTS, NAMES, holders, is_link
+from imagen_async.wire.json_stream import AnswerError, AnswerLimits, DocumentDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -26,14 +26,14 @@ from imagen_async.errors import (
     SpoiledAnswerError,
     Verdict,
 )
-from imagen_async.wire.envelope import (
-    Envelope,
+from imagen_async.wire.error_body import (
+    ErrorBody,
     asked_wait,
     clean,
     holds_image,
     is_error,
     is_task,
-    read_envelope,
+    read_error,
     read_error_body,
     request_id,
 )
@@ -221,11 +221,11 @@ def judge_error_document(
     if holds_image(document):
         return None
     if is_error(document):
-        envelope = read_envelope(document) or Envelope()
+        envelope = read_error(document) or ErrorBody()
         code = envelope.code or ""
         meant = int(code) if _STATUS.fullmatch(code) else status
         found = look_up(meant, envelope, server_errors_charged=server_errors_charged)
-        told = read_envelope(mask.document(document)) or Envelope()
+        told = read_error(mask.document(document)) or ErrorBody()
         return _answered(found, status, headers, told)
     if is_task(document) or status == 202:
         return _spoiled("The gateway answered with a task, not with an image", headers, status)
@@ -260,7 +260,7 @@ def judge_empty(headers: Mapping[str, str], status: int) -> Judgement:
         headers: Its headers, a case-insensitive mapping.
         status: Its HTTP status.
     """
-    judgement = _answered(_OPEN, status, headers, Envelope())
+    judgement = _answered(_OPEN, status, headers, ErrorBody())
     return attrs.evolve(judgement, message=f"The gateway answered {status} with an empty body.")
 
 
@@ -301,7 +301,7 @@ def error_for(judgement: Judgement, **fields: Unpack[ErrorFields]) -> ImagenErro
 
 
 def _answered(
-    found: Found, status: int, headers: Mapping[str, str], envelope: Envelope
+    found: Found, status: int, headers: Mapping[str, str], envelope: ErrorBody
 ) -> Judgement:
     verdict = found.verdict
     stop = (headers.get("x-should-retry") or "").strip().lower() == "false"
@@ -332,7 +332,9 @@ def _spoiled(
     )
 
 
-def _account(status: int, headers: Mapping[str, str], envelope: Envelope) -> tuple[str, str | None]:
+def _account(
+    status: int, headers: Mapping[str, str], envelope: ErrorBody
+) -> tuple[str, str | None]:
     what = f"The gateway answered {status}"
     words = envelope.message or envelope.code or envelope.type
     if 200 <= status < 300:
@@ -364,7 +366,7 @@ def _sentence(what: str, words: str | None) -> str:
     return line if line.endswith((".", "!", "?", "。", "…")) else f"{line}."
 
 
-def _refuses_key(status: int, envelope: Envelope) -> bool:
+def _refuses_key(status: int, envelope: ErrorBody) -> bool:
     texts = (envelope.code, envelope.type, envelope.message)
     named = any(_NAMES_KEY.search(text) for text in texts if text)
     return status == 409 or (status == 422 and named)

@@ -22,7 +22,7 @@ from imagen_async.errors import Verdict
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-    from imagen_async.wire.envelope import Envelope
+    from imagen_async.wire.error_body import ErrorBody
 
 
 @attrs.frozen
@@ -318,7 +318,7 @@ _AUTHENTICATION = frozenset({401, 403, 407})
 _REFUSALS = frozenset({Verdict.REFUSED, Verdict.QUOTA, Verdict.REJECTED})
 
 
-def look_up(status: int, envelope: Envelope, *, server_errors_charged: bool) -> Found:
+def look_up(status: int, envelope: ErrorBody, *, server_errors_charged: bool) -> Found:
     """Return what an answer that is not a success means.
 
     Args:

@@ -13,7 +13,7 @@ from imagen_async.policy.config import Limits
 from imagen_async.policy.retry import RetryPolicy
 from imagen_async.session.config import configure
 from imagen_async.session.core import Core
-from imagen_async.session.many import Outcome
+from imagen_async.session.stream import Outcome
 from imagen_async.wire.request import GenerationRequest
 
 

@@ -25,11 +25,11 @@ from runs import CHILD, core_on, images, run_all, view
 
 from imagen_async.batch import journal as journal_module
 from imagen_async.batch.identity import body_digest, item_id
-from imagen_async.batch.shelf import rescue
+from imagen_async.batch.item_files import rescue
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
-from imagen_async.session import disk
-from imagen_async.wire.media import inspect
+from imagen_async.storage import disk
+from imagen_async.wire.image_header import inspect
 from imagen_async.wire.request import GenerationRequest
 
 CONCURRENCY = 2

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagen_async.batch import schema
-from imagen_async.batch.identity import Census, IdSet, body_digest, item_id, short
+from imagen_async.batch.identity import DuplicateCounter, IdSet, body_digest, item_id, short
 from imagen_async.batch.journal import Journal, State, items
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.wire.request import GenerationRequest
@@ -331,7 +331,7 @@ def test_a_census_does_not_depend_on_order(digests: list[bytes], random: Any) ->
     """The same rows in any order are the same items, each once."""
     shuffled = list(digests)
     random.shuffle(shuffled)
-    first, second = Census(), Census()
+    first, second = DuplicateCounter(), DuplicateCounter()
     ids = {first.enter(digest) for digest in digests}
 
     assert ids == {second.enter(digest) for digest in shuffled}

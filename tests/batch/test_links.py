@@ -15,7 +15,7 @@ from runs import core_on, images, run_all, view
 from imagen_async.batch.run import Run, RunOptions
 from imagen_async.emulator import Emulator
 from imagen_async.errors import DownloadError, ExpiredUrlError
-from imagen_async.session import fetch
+from imagen_async.session import download
 from imagen_async.wire.request import GenerationRequest
 
 
@@ -93,7 +93,7 @@ async def test_a_link_that_is_not_dead_waits(
     emulator: Emulator, core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """A server in trouble may recover: neither word gives up what is paid for."""
-    monkeypatch.setattr(fetch, "RETRIES", 0)
+    monkeypatch.setattr(download, "RETRIES", 0)
     out = tmp_path / "out"
     emulator.fail_next(fault)
     await run_all(core, ["a"], out)
@@ -108,7 +108,7 @@ async def test_one_link_that_may_come_holds_back_the_order(
     emulator: Emulator, core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one link dead and one in trouble nothing is bought until the second is known."""
-    monkeypatch.setattr(fetch, "RETRIES", 0)
+    monkeypatch.setattr(download, "RETRIES", 0)
     out, request = tmp_path / "out", GenerationRequest("a", n=2)
     emulator.fail_next("file_expired")
     await run_all(core, [request], out)

@@ -13,7 +13,7 @@ from imagen_async.batch.report import Report
 from imagen_async.wire.verdict import FailureKind
 from tests.scripted import Answer, Gateway, Post, failed, scripted
 from tests.virtual import now, virtually
-from tests.wire.known_answers import ENVOY, page
+from tests.wire.recorded_responses import ENVOY, page
 
 LIES = {
     "a failure that the table calls free": failed(),

@@ -19,8 +19,8 @@ from runs import b64, core_on, images, run_all, view
 
 from imagen_async.batch import schema
 from imagen_async.batch.journal import Journal
+from imagen_async.batch.prompts import Row, read_source
 from imagen_async.batch.run import Run, RunOptions
-from imagen_async.batch.source import Row, read_source
 from imagen_async.emulator import Emulator, FaultRule, drawing
 from imagen_async.errors import (
     Charge,
@@ -31,7 +31,7 @@ from imagen_async.errors import (
     RejectedError,
     SpoiledAnswerError,
 )
-from imagen_async.session import disk
+from imagen_async.storage import disk
 from imagen_async.wire.request import GenerationRequest
 
 
@@ -361,7 +361,7 @@ async def test_half_an_image_is_kept_and_is_none_of_the_dataset(
     """It is listed as paid for and not done, with its file, and no program takes it for a whole."""
     out = tmp_path / "out"
     whole = drawing.draw
-    monkeypatch.setattr("imagen_async.emulator.gallery.draw", lambda recipe: whole(recipe)[:-5])
+    monkeypatch.setattr("imagen_async.emulator.file_store.draw", lambda recipe: whole(recipe)[:-5])
     outcomes, report = await run_all(core, b64("a"), out)
 
     assert (report.done, report.unknown, report.charged_yes) == (0, 1, 1)

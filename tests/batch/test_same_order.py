@@ -17,9 +17,9 @@ from runs import b64, core_on, run_all
 
 from imagen_async.batch.defaults import asked_anew, changes, make_defaults
 from imagen_async.batch.identity import HALF, body_digest
-from imagen_async.batch.records import row_of
+from imagen_async.batch.prompts import read_source
+from imagen_async.batch.records import request_to_row
 from imagen_async.batch.run import Run, RunOptions
-from imagen_async.batch.source import read_source
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError, InvalidRequestError
 from imagen_async.wire.request import GenerationRequest
@@ -293,13 +293,13 @@ def test_a_row_is_asked_anew_as_other_defaults_would_fill_it(row: Any, old: Any,
     """A row that set nothing, or nothing like the old defaults, is what a run would make of it."""
     was, now = make_defaults(None, old), make_defaults(None, new)
     bare = GenerationRequest("a")
-    anew = asked_anew(row_of(was.fill(bare), None), was.kept(), now.kept())
+    anew = asked_anew(request_to_row(was.fill(bare), None), was.kept(), now.kept())
     asked = was.fill(bare) if anew is None else GenerationRequest(**anew)
     assert body_digest(asked) == body_digest(now.fill(bare))
     assert (anew is None) == (not changes(was.kept(), now.kept()))
 
     request = GenerationRequest("a", **row)
-    assert asked_anew(row_of(was.fill(request), None), was.kept(), was.kept()) is None
+    assert asked_anew(request_to_row(was.fill(request), None), was.kept(), was.kept()) is None
 
 
 @given(st.text(min_size=1).filter(str.strip))

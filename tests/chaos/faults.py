@@ -62,7 +62,7 @@ def raw(*pieces: bytes, then: str = "close") -> Fault:
 
 async def _end(exchange: Exchange, then: str) -> None:
     if then == "hang":
-        await exchange.hang()
+        await exchange.add()
     elif then == "reset":
         # What was written is out before the RST overtakes it.
         await asyncio.sleep(0.01)

@@ -91,7 +91,7 @@ class Exchange:
         self.alive = False
         self.writer.close()
 
-    async def hang(self) -> None:
+    async def add(self) -> None:
         """Say nothing until the client leaves."""
         self.alive = False
         with suppress(ConnectionError):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_async import AsyncImagen, ImagenError, Limits
-from imagen_async.session import disk
+from imagen_async.storage import disk
 
 CALLS = 8
 MOMENT = 0.4
@@ -121,7 +121,7 @@ TROUBLES: dict[str, Callable[[], Callable[[], None]]] = {
 }
 
 
-async def told() -> None:
+async def error_to_row() -> None:
     """Wait for a line from the test."""
     loop, here = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(0, here.set)
@@ -144,7 +144,7 @@ class Starved:
         self.errors: list[str] = []
 
     async def arm(self) -> None:
-        await told()
+        await error_to_row()
         lift = TROUBLES[self.trouble]()
         if self.passes:
             asyncio.get_running_loop().call_later(MOMENT, lift)

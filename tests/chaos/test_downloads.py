@@ -12,7 +12,7 @@ import pytest
 
 from imagen_async import AsyncImagen, DownloadError, ExpiredUrlError, GenerationRequest, Timeouts
 from imagen_async.emulator import Emulator
-from imagen_async.session import disk
+from imagen_async.storage import disk
 from tests.chaos.faults import document
 from tests.chaos.harness import client, leakless
 from tests.chaos.server import PNG, Exchange, serving
@@ -179,13 +179,13 @@ async def test_a_sync_that_failed_is_not_tried_again(
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from imagen_async.session.files import FolderShelf
-from imagen_async.session.saving import write_file
+from imagen_async.storage.stores import FolderStore
+from imagen_async.storage.save import write_file
 from tests.chaos.server import PNG
 
 async def main(folder):
     for _ in range(20):
-        shelf = FolderShelf(folder, "same", "0123456789ab")
+        shelf = FolderStore(folder, "same", "0123456789ab")
         sink = shelf.open()
         sink.write(PNG)
         sink.close()

@@ -28,7 +28,7 @@ def test_the_figures() -> None:
 def test_a_client_without_the_cap_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the charge cap out of order the same run counts prompts bought twice."""
     monkeypatch.setattr(
-        "imagen_async.session.send.decide",
+        "imagen_async.session.call_runner.decide",
         lambda policy, *args, **kwargs: decide(RetryPolicy(max_charges=99), *args, **kwargs),
     )
     found = virtual.run(chaos.mix(150, 20))

@@ -52,10 +52,10 @@ def shown(error: BaseException) -> str:
     own = next(
         (one for one in ends if one and "/imagen_async/" in one.tb_frame.f_code.co_filename), None
     )
-    return told(error, own)
+    return error_to_row(error, own)
 
 
-def told(error: BaseException, trace: TracebackType | None) -> str:
+def error_to_row(error: BaseException, trace: TracebackType | None) -> str:
     plain = traceback.TracebackException(type(error), error, trace, capture_locals=True)
     console = Console(file=io.StringIO(), width=300)
     pretty = Traceback.from_exception(
@@ -111,7 +111,7 @@ async def test_a_tracebacks_locals_would_tell() -> None:
 
     with pytest.raises(ZeroDivisionError) as caught:
         fails(KEY)
-    assert KEY in told(caught.value, caught.value.__traceback__)
+    assert KEY in error_to_row(caught.value, caught.value.__traceback__)
 
 
 @pytest.mark.parametrize("kind", [AsyncImagen, Imagen])

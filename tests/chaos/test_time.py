@@ -26,7 +26,7 @@ from imagen_async import (
     Throttled,
     Timeouts,
 )
-from imagen_async.policy.valve import PROBE_EVERY
+from imagen_async.policy.circuit import PROBE_EVERY
 from imagen_async.wire.verdict import FailureKind
 from tests.scripted import Answer, Post, answering, failed, scripted
 from tests.virtual import VirtualLoop, now, virtually

@@ -285,7 +285,7 @@ def test_the_second_ctrl_c_cancels_and_lists_what_is_unknown(spawn, monkeypatch)
 
 def test_a_sigterm_gives_up_after_its_deadline(cli, monkeypatch):
     """What a supervisor ends is cancelled in time to be put on record."""
-    monkeypatch.setattr("imagen_async.cli.running.SIGTERM_GRACE", 0.01)
+    monkeypatch.setattr("imagen_async.cli.client.SIGTERM_GRACE", 0.01)
     with Emulator(latency=60, draw="tiny") as gateway:
         monkeypatch.setenv("IMAGEN_BASE_URL", gateway.base_url)
         write("in.txt", "a fox")
@@ -353,7 +353,7 @@ def test_a_full_disk_stops_the_run_and_tears_nothing(cli, gateway, monkeypatch, 
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("imagen_async.session.disk.write_all", full)
+    monkeypatch.setattr("imagen_async.storage.disk.write_all", full)
     write("in.txt", *(f"fox {number}" for number in range(20)))
     ended = cli("batch", "in.txt", "--out", "shots", "--json", "--concurrency", "1")
     assert ended.code == 3

@@ -21,7 +21,7 @@ import pytest
 from cli_runs import KEY, until  # type: ignore[import-not-found]
 
 from imagen_async.emulator import Emulator
-from imagen_async.wire.media import inspect
+from imagen_async.wire.image_header import inspect
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_a_disk_that_does_not_take_the_image_is_1(cli, gateway, monkeypatch, tmp
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("imagen_async.session.disk.write_all", full)
+    monkeypatch.setattr("imagen_async.storage.disk.write_all", full)
     ended = cli("generate", "a fox", "--response-format", "b64_json", "-o", "fox.png")
     assert (ended.code, ended.out, list(Path().iterdir())) == (1, "", [])
     assert "was charged" in ended.err
@@ -337,7 +337,7 @@ def slow_gateway(monkeypatch):
         yield emulator
 
 
-def told(child):
+def error_to_row(child):
     """Wait until a run says that it was interrupted, and return the line."""
     line = child.process.stderr.readline()
     while line and "in flight (" not in line:
@@ -399,7 +399,7 @@ def test_the_first_signal_gives_up_what_would_be_sent_again(spawn, monkeypatch, 
             time.sleep(0.5)
         child.signal(signal.SIGINT)
         if meanwhile:
-            assert "in flight (2)" in told(child)
+            assert "in flight (2)" in error_to_row(child)
             go.set()
         ended = child.end()
         server.shutdown()
@@ -414,7 +414,7 @@ def test_the_second_ctrl_c_says_what_may_have_been_charged(spawn, monkeypatch):
         child = spawn("generate", "a fox", "a hare", "-o", "shots/")
         until(lambda: len(gateway.requests) == 2)
         child.signal(signal.SIGINT)
-        assert told(child)
+        assert error_to_row(child)
         child.signal(signal.SIGINT)
         ended = child.end()
     assert (ended.code, ended.out) == (130, "")
@@ -424,7 +424,7 @@ def test_the_second_ctrl_c_says_what_may_have_been_charged(spawn, monkeypatch):
 
 def test_a_sigterm_gives_up_after_its_deadline(cli, monkeypatch):
     """What a supervisor ends is cancelled before the supervisor kills it."""
-    monkeypatch.setattr("imagen_async.cli.running.SIGTERM_GRACE", 0.01)
+    monkeypatch.setattr("imagen_async.cli.client.SIGTERM_GRACE", 0.01)
     with Emulator(latency=60, draw="tiny") as gateway:
         monkeypatch.setenv("IMAGEN_BASE_URL", gateway.base_url)
 
@@ -468,7 +468,7 @@ def test_interrupting_a_download_keeps_the_link(spawn, monkeypatch, output):
         child = spawn("generate", "a fox", "-o", output, "--allow-private")
         assert asked.wait(20)
         child.signal(signal.SIGINT)
-        assert "in flight (1) is paid for" in told(child)
+        assert "in flight (1) is paid for" in error_to_row(child)
         child.signal(signal.SIGINT)
         left = child.end()
         ended.set()

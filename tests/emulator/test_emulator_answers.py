@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagen_async.emulator.orders import OrderError, read_order
+from imagen_async.emulator.requests import OrderError, read_order
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imagen_async.emulator import Emulator
-from imagen_async.wire.media import inspect
+from imagen_async.wire.image_header import inspect
 
 if TYPE_CHECKING:
     from tests.fidelity.conftest import Foreign

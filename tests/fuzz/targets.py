@@ -13,14 +13,14 @@ from unittest.mock import patch
 
 from multidict import CIMultiDict
 
-from imagen_async.policy.guard import address_problem, url_problem
-from imagen_async.policy.names import NAME_LIMIT, SLUG_LIMIT, file_name, slug
 from imagen_async.policy.retry_after import retry_after
-from imagen_async.session.fetch import _uri
-from imagen_async.wire.answer import structure_answer
+from imagen_async.policy.url_guard import address_problem, url_problem
+from imagen_async.session.download import _uri
+from imagen_async.storage.file_names import NAME_LIMIT, SLUG_LIMIT, file_name, slug
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
-from imagen_async.wire.envelope import clean, read_error_body, request_id
-from imagen_async.wire.media import inspect
+from imagen_async.wire.error_body import clean, read_error_body, request_id
+from imagen_async.wire.image_header import inspect
+from imagen_async.wire.response import structure_answer
 from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import error_for, judge_error_document, judge_spoiled, judge_status
 
@@ -110,7 +110,7 @@ def decode(data: bytes) -> None:
     decoder = AnswerDecoder(open_sink, LIMITS)
     size = data[0] * data[0] + 50 if data else 50
     try:
-        with patch("imagen_async.wire.document.GATHER", 1):  # or no input would be long enough
+        with patch("imagen_async.wire.json_stream.GATHER", 1):  # or no input would be long enough
             for start in range(1, len(data), size):
                 decoder.feed(data[start : start + size])
                 assert _held(decoder) <= LIMITS.max_text_bytes + size + 40_000

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.errors import Charge, ConfigurationError, Verdict
+from imagen_async.policy.circuit import PROBE_EVERY
 from imagen_async.policy.retry import (
     LONGEST_WAIT,
     GiveUp,
@@ -20,7 +21,6 @@ from imagen_async.policy.retry import (
     backoff,
     decide,
 )
-from imagen_async.policy.valve import PROBE_EVERY
 from imagen_async.wire.verdict import Judgement
 
 POLICY = RetryPolicy()

@@ -31,7 +31,7 @@ from imagen_async import (
 from imagen_async.emulator import Emulator
 from imagen_async.emulator.faults import FaultRule
 from imagen_async.policy.retry import RetryBudget
-from imagen_async.session.files import MemoryShelf
+from imagen_async.storage.stores import MemoryStore
 from tests.chaos.faults import FREE
 from tests.chaos.harness import QUICK, Watch, chaos
 from tests.chaos.server import fine
@@ -75,7 +75,7 @@ async def stuck(phase: str, watch: Any) -> AsyncIterator[tuple[AsyncImagen, Any]
             return post.image()
         return await for_ever()
 
-    with patch.object(Gateway, "get", for_ever), patch.object(MemoryShelf, "keep", for_ever):
+    with patch.object(Gateway, "get", for_ever), patch.object(MemoryStore, "keep", for_ever):
         options = {"limits": Limits(concurrency=1), "on_event": watch}
         async with scripted(handler, **options) as (_, imagen):
             other = None
@@ -146,7 +146,7 @@ async def test_what_an_earlier_run_sent_is_no_loss_of_this_one(
     async with stuck("queue", watch) as (imagen, _):
         request = GenerationRequest(PROMPT)
         with anyio.move_on_after(2):
-            await imagen._core.run(request, shelf=MemoryShelf(), charge=Charge.MAYBE)
+            await imagen._core.run(request, shelf=MemoryStore(), charge=Charge.MAYBE)
         end = watch.ends[-1]
         assert isinstance(end, Cancelled)
         assert end.charge is Charge.MAYBE

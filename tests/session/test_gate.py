@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagen_async import Limits
-from imagen_async.policy.valve import Grant
+from imagen_async.policy.circuit import Permit
 from imagen_async.session.gate import EARLY, Gate
 from tests import virtual
 from tests.virtual import now, virtually
@@ -42,10 +42,10 @@ async def test_entering_at_once() -> None:
     """The quick way in is open only if nobody has to wait, and books nothing when it is shut."""
     gate = Gate(Limits(concurrency=2, requests_per_minute=60))
     first = gate.enter_at_once()
-    assert isinstance(first, Grant)
+    assert isinstance(first, Permit)
     assert gate.enter_at_once() is None  # the pace
     await asyncio.sleep(1)
-    assert isinstance(gate.enter_at_once(), Grant)
+    assert isinstance(gate.enter_at_once(), Permit)
     await asyncio.sleep(1)
     assert gate.enter_at_once() is None  # the slots
     gate.leave()

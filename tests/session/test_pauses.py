@@ -13,7 +13,7 @@ import pytest
 
 from imagen_async import AsyncImagen, Charge, OutcomeUnknownError, SpoiledAnswerError, Timeouts
 from imagen_async.session.alarm import Alarm
-from imagen_async.session.transport import Outgoing
+from imagen_async.session.transport import SentFlagPayload
 from tests.chaos.harness import chaos
 from tests.chaos.server import PNG, Exchange, head
 from tests.virtual import VirtualLoop, now, virtually
@@ -117,7 +117,7 @@ async def test_nothing_that_came_in_a_pause() -> None:
     async def silent(exchange: Exchange) -> None:
         exchange.generate()
         stand_still()
-        await exchange.hang()
+        await exchange.add()
 
     async with chaos({}, silent) as (server, imagen):
         assert PAUSE <= await waited(imagen, OutcomeUnknownError) <= PAUSE + 1.5
@@ -131,7 +131,7 @@ async def test_an_answer_that_breaks_off_in_a_pause() -> None:
     async def half(exchange: Exchange) -> None:
         await exchange.send(head(200, 5000) + exchange.generate()[:40])
         stand_still()
-        await exchange.hang()
+        await exchange.add()
 
     async with chaos({}, half) as (_, imagen):
         assert PAUSE <= await waited(imagen, SpoiledAnswerError) <= PAUSE + 1.5
@@ -143,7 +143,7 @@ async def test_silence_without_a_pause() -> None:
 
     async def silent(exchange: Exchange) -> None:
         exchange.generate()
-        await exchange.hang()
+        await exchange.add()
 
     async with chaos({}, silent) as (_, imagen):
         assert await waited(imagen, OutcomeUnknownError) == pytest.approx(ANSWER, abs=0.01)
@@ -152,7 +152,7 @@ async def test_silence_without_a_pause() -> None:
 @virtually
 async def test_an_order_that_is_not_out_gets_no_grace() -> None:
     """A timer that rings late before the order was sent ends it: it could only be lost."""
-    outgoing = Outgoing(b"{}")
+    outgoing = SentFlagPayload(b"{}")
     alarm = Alarm(5, outgoing)
     stand_still()
     began = now()

@@ -28,7 +28,7 @@ from imagen_async import (
     RetryPolicy,
 )
 from imagen_async.session import connection
-from imagen_async.session.transport import Outgoing
+from imagen_async.session.transport import SentFlagPayload
 from tests.chaos.harness import client, leakless
 from tests.chaos.server import head
 
@@ -129,9 +129,9 @@ async def playing(
         trusting = ssl.create_default_context()
         authority.configure_trust(trusting)
         contexts = [server, trusting]
-    peer, left, real = Peer(contexts[0]), list(acts), Outgoing.write
+    peer, left, real = Peer(contexts[0]), list(acts), SentFlagPayload.write
 
-    async def write(self: Outgoing, writer: Any) -> None:
+    async def write(self: SentFlagPayload, writer: Any) -> None:
         before, after = left.pop(0)
         await peer.play(before)
         await real(self, writer)
@@ -139,7 +139,7 @@ async def playing(
             await asyncio.sleep(0.005)  # uvloop writes at the end of its turn
             await peer.play(after)
 
-    monkeypatch.setattr(Outgoing, "write", write)
+    monkeypatch.setattr(SentFlagPayload, "write", write)
     monkeypatch.setattr(connection, "PATIENCE", (0.0, 0.02, 0.04, 0.06))
     options = {"retry": ONCE, "ssl": contexts[1], "base_url": f"{peer.origin}/v1"} | options
     if options.get("proxy"):
@@ -291,7 +291,7 @@ async def test_a_connection_that_ended_before_the_order(transport: Any) -> None:
     """An order whose connection is gone when it would be written is not written, nor sent."""
     gone = connection.Connection(loop=asyncio.get_running_loop())
     gone.transport = transport
-    outgoing = Outgoing(b"{}")
+    outgoing = SentFlagPayload(b"{}")
     with pytest.raises(BrokenPipeError):
         await outgoing.write(SimpleNamespace(protocol=gone))  # type: ignore[arg-type]
     assert not outgoing.sent

@@ -23,7 +23,7 @@ from imagen_async.session.network import Network, origin_of
 from imagen_async.session.transport import (
     ExchangeError,
     Head,
-    Outgoing,
+    SentFlagPayload,
     Transport,
     timeouts,
 )
@@ -169,7 +169,7 @@ async def transport() -> Any:
 
 async def test_a_failed_exchange_keeps_no_original(transport: Transport) -> None:
     """No frame of the port's error holds aiohttp's, which would hold the frame in a cycle."""
-    outgoing = Outgoing(b"{}")
+    outgoing = SentFlagPayload(b"{}")
     with pytest.raises(ExchangeError) as caught:
         await transport.post(
             URL("http://127.0.0.1:1/"),
@@ -190,7 +190,7 @@ async def test_a_failed_exchange_keeps_no_original(transport: Transport) -> None
 @pytest.mark.parametrize("sent", [True, False])
 async def test_time_that_ends_before_sending(transport: Transport, sent: bool) -> None:
     """A timer that ends before the body is handed over is a connection that did not come."""
-    outgoing = Outgoing(b"{}")
+    outgoing = SentFlagPayload(b"{}")
 
     async def late(*args: Any, **kwargs: Any) -> None:
         outgoing.sent = sent
@@ -209,7 +209,7 @@ async def test_time_that_ends_before_sending(transport: Transport, sent: bool) -
 async def test_a_header_that_cannot_be_sent(transport: Transport, value: str) -> None:
     """A header with a line break is stopped before the socket, and is not told."""
     async with serving() as server:
-        outgoing = Outgoing(b"{}")
+        outgoing = SentFlagPayload(b"{}")
         headers = CIMultiDict({"Authorization": Masked(value)})
         with pytest.raises(ExchangeError) as caught:
             await transport.post(

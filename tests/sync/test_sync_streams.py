@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagen_async import ConfigurationError, Imagen, Limits
-from imagen_async.batch.source import Row
+from imagen_async.batch.prompts import Row
 from imagen_async.blocking.stream import BlockingStream
 from imagen_async.emulator import Emulator, FaultRule
 from imagen_async.session.events import Event, Sent
-from imagen_async.session.many import AHEAD
+from imagen_async.session.stream import AHEAD
 from imagen_async.wire.request import GenerationRequest
 
 CONCURRENCY = 4

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 
-from tests.wire.known_answers import page
+from tests.wire.recorded_responses import page
 
 
 def varnish(reason: str, details: str = "Guru Meditation:", note: str = "XID: 32771") -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.wire.front_pages import document, litellm
-from tests.wire.known_answers import error
+from tests.wire.recorded_responses import error
 
 PHRASES: tuple[str, ...] = (
     # httpx 0.28

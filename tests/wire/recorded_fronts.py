@@ -27,7 +27,7 @@ from tests.wire.front_pages import (
     traffic_server,
     varnish,
 )
-from tests.wire.known_answers import ENVOY, error, google, page
+from tests.wire.recorded_responses import ENVOY, error, google, page
 
 
 @attrs.frozen
@@ -120,7 +120,7 @@ SEEN: tuple[Said, ...] = (
     Said("LiteLLM: a front's 503", 503, litellm("ServiceUnavailableError: ServiceUnavailableError: OpenAIException", "Error code: 503", 503)),
     Said("LiteLLM: Google's 503", 503, litellm("ServiceUnavailableError: ServiceUnavailableError: OpenAIException", "The service is currently unavailable.", 503)),
     Said("LiteLLM: Google's 504", 504, litellm("Timeout: Timeout Error: OpenAIException", "Deadline expired before operation could complete.", 504)),
-    # Seen of Vertex, not run here.
+    # InputRow of Vertex, not run here.
     Said("LiteLLM: Vertex's 504", 500, litellm("APIConnectionError: VertexAIException", "Deadline expired before operation could complete.")),
     *(
         Said(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_async.wire.b64 import ImageString
+from imagen_async.wire.base64_stream import ImageString
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 
 pytestmark = pytest.mark.usefixtures("gather")
@@ -75,7 +75,7 @@ class Run:
 
 def plain(value: Any) -> Any:
     if isinstance(value, Embedded):
-        return told(value)
+        return error_to_row(value)
     if isinstance(value, dict):
         return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -83,7 +83,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def told(image: Embedded) -> tuple[str, object]:
+def error_to_row(image: Embedded) -> tuple[str, object]:
     if image.problem:
         assert image.sink is None
         return ("spoiled", None)
@@ -405,7 +405,7 @@ def test_images_that_no_item_refers_to_are_strays() -> None:
     body = f'{{"data":[{{"b64_json":"{text}","b64_json":"{encoded(8000)}"}}]}}'.encode()
     run = Run()
     assert same(run.result(body, 1460), oracle(body))
-    assert [told(image) for image in run.decoder.strays] == [("image", picture(9000))]
+    assert [error_to_row(image) for image in run.decoder.strays] == [("image", picture(9000))]
 
 
 @pytest.mark.parametrize("size", [50, 9000])
@@ -419,7 +419,7 @@ def test_a_cut_body_gives_its_whole_images(size: int) -> None:
         if cut % 2:
             assert run.result(b"") is AnswerError
         expected = [("image", picture(size, seed)) for seed in range(3) if ends[seed] < cut]
-        assert [told(image) for image in run.decoder.salvage()] == expected, cut
+        assert [error_to_row(image) for image in run.decoder.salvage()] == expected, cut
         assert "open" not in run.states
         assert run.decoder.salvage() == []
 
@@ -428,7 +428,7 @@ def test_salvage_takes_no_image_from_a_wrong_place() -> None:
     """A string that only looks like an image's is not salvaged."""
     run = Run()
     assert run.result(b'{"x":[{"b64_json":"QUJD"}],"data":[{"b64_json":"QUJE"},') is AnswerError
-    assert [told(image) for image in run.decoder.salvage()] == [("image", b"ABD")]
+    assert [error_to_row(image) for image in run.decoder.salvage()] == [("image", b"ABD")]
 
 
 def test_salvage_is_bounded_on_hostile_text() -> None:
@@ -496,7 +496,7 @@ def test_a_string_fed_in_pieces_equals_the_whole(parts: list[str], size: int) ->
         assert string.feed(inside[start : start + size]) is None
     assert string.feed(b'"rest') == b"rest"
     expected = decode_text(json.loads(b'"' + inside + b'"'))
-    assert told(string.finish()) == expected
+    assert error_to_row(string.finish()) == expected
 
 
 @pytest.mark.parametrize(

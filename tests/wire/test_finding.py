@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.wire.finding import CUT, look
-from imagen_async.wire.media import RASTERS, UNKNOWN
+from imagen_async.wire.image_header import RASTERS, UNKNOWN
 
 HEADS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"<svg ", b"<html>", b"%PDF-", b"{"]
 PAGES = [

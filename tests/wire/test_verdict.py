@@ -26,7 +26,7 @@ from imagen_async.wire.verdict import (
     judge_status,
 )
 from imagen_async.wire.verdict_table import ROWS
-from tests.wire.known_answers import ANSWERS, SATURATED, error, is_harmless, page
+from tests.wire.recorded_responses import ANSWERS, SATURATED, error, is_harmless, page
 
 NONE = CIMultiDict[str]()
 

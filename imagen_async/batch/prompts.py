@@ -1,0 +1,375 @@
+"""Prompts in: files, standard input and Python values, read lazily as rows."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import sys
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+
+from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
+from imagen_async.wire.request import GenerationRequest
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    import io
+
+FIELDS = ("prompt", "model", "response_format", "aspect_ratio", "n", "extra")
+"""The fields of a request, as rows name them."""
+CARRIED = frozenset(
+    {"error", "line", "dropped", "file_name", "files", "width", "height", "media_type", "bytes"}
+    | {"sha256", "request_id", "created"}
+)
+"""What our own lists write beside a request; in a row of the input it asks for nothing."""
+_KNOWN = CARRIED | {"id", *FIELDS}
+BOM = b"\xef\xbb\xbf"
+_BROKEN = (OSError, EOFError, zlib.error)
+_UNREADABLE = "cannot be read; give a .txt, .jsonl, .csv or .tsv file, each also as .gz, or -"
+
+
+@attrs.frozen
+class EarlierOutcome:
+    """How an earlier run left a row: the part of its ``error`` that decides about money."""
+
+    charge: Charge
+    idempotency_key: str | None = None
+
+
+@attrs.frozen
+class Row:
+    """One row of an input: a request, or what is wrong with it.
+
+    Args:
+        line: Where it stands, counted from 1: a line of a file, else the item's number.
+        id: The user's own name of the row.
+        request: What to generate; None if the row is wrong.
+        error: What is wrong.
+        prior: How an earlier run left it, if the row comes from one of its lists.
+    """
+
+    line: int
+    id: str | None = None
+    request: GenerationRequest | None = None
+    error: InvalidRequestError | None = None
+    prior: EarlierOutcome | None = None
+
+
+Requests: TypeAlias = (
+    Iterable[str | GenerationRequest | Row] | AsyncIterable[str | GenerationRequest | Row]
+)
+
+
+@attrs.frozen
+class _Names:
+    """How the rows of one input name things."""
+
+    prompt: str
+    id: str
+
+
+def read_source(
+    path: str | Path,
+    *,
+    prompt_column: str = "prompt",
+    id_column: str = "id",
+) -> Iterator[Row]:
+    """Open an input and return its rows, read as they are asked for.
+
+    Args:
+        path: A ``.txt`` (one prompt a line), ``.jsonl``, ``.csv`` or ``.tsv`` file, each also with
+            ``.gz``; or ``-`` for lines of text on standard input.
+        prompt_column: The column or key of the prompt; any case of it will do in a header.
+        id_column: The column or key of the user's own id.
+
+    Returns:
+        The rows in order. One that is malformed carries its error, and the next ones still come.
+
+    Raises:
+        ConfigurationError: If the file cannot be opened, its kind is not known, or its header
+            names no prompt.
+    """
+    names = _Names(prompt_column, id_column)
+    rows = _read(str(path), names)
+    next(rows)  # opens the file and reads its header, so that what is wrong shows here
+    return rows
+
+
+async def as_rows(requests: Requests) -> AsyncIterator[Row]:
+    """Yield the rows of any iterable, with an error on each that repeats an id.
+
+    Args:
+        requests: Prompts, requests or rows, in a synchronous or asynchronous iterable.
+
+    Raises:
+        ConfigurationError: If it is a single text, or not iterable.
+    """
+    check, number = _UniqueIds(), 0
+    if isinstance(requests, AsyncIterable):
+        async for value in requests:
+            number += 1
+            yield check(_as_row(number, value))
+    elif isinstance(requests, Iterable) and not isinstance(requests, (str, bytes, Mapping)):
+        for value in requests:
+            number += 1
+            yield check(_as_row(number, value))
+    else:
+        raise ConfigurationError(
+            f"a batch takes an iterable of prompts, not one {type(requests).__name__}; "
+            "put it into a list, or read a file with read_source."
+        )
+
+
+def _as_row(number: int, value: object) -> Row:
+    if isinstance(value, Row):
+        return value
+    if isinstance(value, GenerationRequest):
+        return Row(number, request=value)
+    try:
+        return Row(number, request=GenerationRequest(value))  # type: ignore[arg-type]
+    except InvalidRequestError as error:
+        return _wrong(number, error.message, what="item")
+
+
+class _UniqueIds:
+    """Finds the rows that repeat an id, in 8 bytes an id and a dict's own cost."""
+
+    def __init__(self) -> None:
+        self._lines: dict[bytes, int] = {}
+
+    def __call__(self, row: Row) -> Row:
+        if row.id is None or row.error is not None:
+            return row
+        name = row.id.encode("utf-8", "surrogatepass")
+        first = self._lines.setdefault(hashlib.sha256(name).digest()[:8], row.line)
+        if first == row.line:
+            return row
+        shown = printable(repr(row.id), 80)
+        text = f"the id {shown} is that of line {first} too; give each row its own."
+        return attrs.evolve(_wrong(row.line, text), id=row.id)
+
+
+def _wrong(line: int, message: str, what: str = "line") -> Row:
+    return Row(line, error=InvalidRequestError(f"{what} {line}: {message}"))
+
+
+def _read(path: str, names: _Names) -> Iterator[Row]:
+    if path == "-":
+        yield from _texts(_lines(sys.stdin.buffer), names, path)
+        return
+    kind = _KINDS.get(Path(path.removesuffix(".gz")).suffix.lower())
+    if kind is None:
+        raise ConfigurationError(f"{printable(path)} {_UNREADABLE} for lines on standard input.")
+    try:
+        stream = _open(path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(f"{printable(path)} cannot be opened: {reason}.") from None
+    with stream:
+        yield from kind(_lines(stream), names, path)
+
+
+def _open(path: str) -> gzip.GzipFile | io.BufferedReader:
+    if path.endswith(".gz"):
+        return gzip.GzipFile(path, "rb")
+    return Path(path).open("rb")
+
+
+class _CutError(Exception):
+    """The input broke off: a bad disk, or a .gz file that is not all there."""
+
+
+def _lines(stream: gzip.GzipFile | IO[bytes]) -> Iterator[bytes]:
+    try:
+        first = stream.readline().removeprefix(BOM)
+        if first:
+            yield first
+        yield from stream
+    except _BROKEN as error:
+        raise _CutError(f"the input breaks off here ({type(error).__name__}).") from None
+
+
+def _texts(lines: Iterator[bytes], _: _Names, __: str) -> Iterator[Row]:
+    yield Row(0)
+    number = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            try:
+                prompt = line.decode().strip()
+            except UnicodeDecodeError:
+                yield _wrong(number, "it is not UTF-8; save the file as UTF-8.")
+                continue
+            if prompt:
+                yield _row(number, {"prompt": prompt})
+    except _CutError as error:
+        yield _wrong(number + 1, str(error))
+
+
+def _objects(lines: Iterator[bytes], names: _Names, _: str) -> Iterator[Row]:
+    yield Row(0)
+    number = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _object(number, line, names)
+    except _CutError as error:
+        yield _wrong(number + 1, str(error))
+
+
+def _object(number: int, line: bytes, names: _Names) -> Row:
+    try:
+        value = _DECODER.decode(line.decode())
+    except UnicodeDecodeError:
+        return _wrong(number, "it is not UTF-8; save the file as UTF-8.")
+    except RecursionError:
+        return _wrong(number, "it is nested too deeply.")
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "a number is not JSON"
+        return _wrong(number, f"it is not JSON ({reason}); each line holds one object.")
+    if isinstance(value, str):
+        value = {"prompt": value}
+    if not isinstance(value, dict):
+        return _wrong(number, "it is neither a JSON object nor a string.")
+    fields = {_alias(key, names): field for key, field in value.items()}
+    unknown = fields.keys() - _KNOWN
+    if unknown:
+        shown = printable(repr(min(unknown)), 80)
+        text = (
+            f"the field {shown} is not known; a field that only the gateway knows goes into extra."
+        )
+        return _wrong(number, text)
+    return _row(number, fields)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _alias(key: str, names: _Names) -> str:
+    return "prompt" if key == names.prompt else "id" if key == names.id else key
+
+
+def _comma_separated(lines: Iterator[bytes], names: _Names, path: str) -> Iterator[Row]:
+    # strict: a forgotten quote would otherwise swallow the lines after it into one paid prompt.
+    reader = csv.reader((line.decode(errors="surrogateescape") for line in lines), strict=True)
+    return _table(_records(reader), names, path)
+
+
+def _records(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
+    while True:
+        line = reader.line_num + 1
+        try:
+            yield line, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, f"it is not CSV ({error}); check the quotes."
+
+
+def _tab_separated(lines: Iterator[bytes], names: _Names, path: str) -> Iterator[Row]:
+    texts = (line.decode(errors="surrogateescape").rstrip("\r\n") for line in lines)
+    records = ((at, text.split("\t") if text else []) for at, text in enumerate(texts, 1))
+    return _table(records, names, path)
+
+
+def _table(
+    records: Iterator[tuple[int, list[str] | str]], names: _Names, path: str
+) -> Iterator[Row]:
+    try:
+        line, header = next(records, (1, []))
+    except _CutError as error:
+        raise ConfigurationError(f"{printable(path)}: {error}") from None
+    columns = _columns(header, names, path)
+    yield Row(0)
+    try:
+        for line, cells in records:
+            if cells:
+                yield _record(line, cells, len(header), columns)
+    except _CutError as error:
+        yield _wrong(line + 1, str(error))
+
+
+def _columns(header: list[str] | str, names: _Names, path: str) -> dict[str, int]:
+    titles = [] if isinstance(header, str) else [title.strip() for title in header]
+    folded = [title.lower() for title in titles]
+    prompt = next((title for title in (names.prompt, "prompt") if title in titles), None)
+    if prompt is not None:
+        place = titles.index(prompt)
+    elif names.prompt.lower() in folded:
+        place = folded.index(names.prompt.lower())
+    else:
+        shown = printable(", ".join(titles) or "nothing", 200)
+        raise ConfigurationError(
+            f"{printable(path)} has no column {printable(names.prompt)!r}: its first line names "
+            f"{shown}; name the column of the prompts with prompt_column."
+        )
+    if names.id != "id" and names.id not in titles:
+        raise ConfigurationError(f"{printable(path)} has no column {printable(names.id)!r}.")
+    columns = {name: titles.index(name) for name in FIELDS[1:] if name in titles}
+    if names.id in titles:
+        columns["id"] = titles.index(names.id)
+    return {"prompt": place, **columns}
+
+
+def _record(line: int, cells: list[str] | str, width: int, columns: Mapping[str, int]) -> Row:
+    if isinstance(cells, str):
+        return _wrong(line, cells)
+    if len(cells) != width:
+        text = (
+            f"it has {len(cells)} fields and the first line {width}; does the prompt need quotes?"
+        )
+        return _wrong(line, text)
+    fields: dict[str, Any] = {name: cells[at] for name, at in columns.items() if cells[at].strip()}
+    if any("\udc80" <= character <= "\udcff" for text in fields.values() for character in text):
+        return _wrong(line, "it is not UTF-8; save the file as UTF-8.")
+    try:
+        if "n" in fields:
+            fields["n"] = int(fields["n"])
+        if "extra" in fields:
+            fields["extra"] = _DECODER.decode(fields["extra"])
+    except (ValueError, RecursionError):
+        return _wrong(line, "n is not a whole number, or extra is not a JSON object.")
+    return _row(line, fields)
+
+
+def _row(line: int, fields: Mapping[str, Any]) -> Row:
+    """Return the row of named values; those that are None count as not given."""
+    given = {name: value for name in FIELDS if (value := fields.get(name)) is not None}
+    name = fields.get("id")
+    if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
+        return _wrong(line, "id must be a string or a whole number.")
+    identity = None if name is None else str(name)
+    try:
+        if "prompt" not in given:
+            raise InvalidRequestError("it has no prompt; say what the image shows.")  # noqa: TRY301
+        request = GenerationRequest(**given)
+    except InvalidRequestError as error:
+        return attrs.evolve(_wrong(line, error.message), id=identity)
+    return Row(line, identity, request, prior=_prior(fields.get("error")))
+
+
+def _prior(error: object) -> EarlierOutcome | None:
+    """Return what a fed-back row says of money; what it does not say may have cost."""
+    if error is None:
+        return None
+    told = error if isinstance(error, Mapping) else {}
+    key = told.get("idempotency_key")
+    charge = {"no": Charge.NO, "yes": Charge.YES}.get(str(told.get("charge")), Charge.MAYBE)
+    return EarlierOutcome(charge, key if isinstance(key, str) and key.isascii() else None)
+
+
+_KINDS = {
+    ".txt": _texts,
+    ".jsonl": _objects,
+    ".csv": _comma_separated,
+    ".tsv": _tab_separated,
+}

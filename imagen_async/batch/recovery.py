@@ -1,0 +1,290 @@
+"""A run's folder: whether it is ours, what it was begun with, what a dead run left in it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from array import array
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from imagen_async.batch import item_files, lists, schema
+from imagen_async.batch.defaults import asked_anew, changes
+from imagen_async.batch.identity import DuplicateCounter, IdSet, body_digest, prompt_of, short
+from imagen_async.batch.journal import Item, State, items
+from imagen_async.errors import Charge, ConfigurationError
+from imagen_async.storage import disk
+from imagen_async.wire.request import GenerationRequest
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+RUN = "run.json"
+_HALVES = struct.Struct(">QQ")
+_SAY_YES = "say new_options (--new-options)"
+
+
+def claim_folder(folder: Path) -> None:
+    """Take a folder for a batch: one that holds a journal, an empty one, or a new one.
+
+    Raises:
+        ConfigurationError: If it holds something else, or cannot be made.
+    """
+    shown = printable(str(folder), 300)
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in made:
+            disk.sync_folder(path.parent)
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(
+            f"{shown} cannot hold a batch: {reason}; choose another folder."
+        ) from None
+    if schema.NAME in names or not names:
+        return
+    if names.intersection(schema.OURS):
+        raise ConfigurationError(
+            f"{shown} holds a batch without its {schema.NAME}, so what was paid for is not known; "
+            "restore it, or choose another folder."
+        )
+    raise ConfigurationError(f"{shown} is not empty and holds no batch; choose another folder.")
+
+
+@attrs.frozen(kw_only=True)
+class Terms:
+    """Under what a batch is run: what ``run.json`` keeps of it.
+
+    Args:
+        endpoint: The base URL, or the word ``emulator``.
+        defaults: Of the requests, as JSON values.
+        renewed: Whether the user says yes to other defaults than before.
+        runs: How many runs there were.
+    """
+
+    endpoint: str
+    defaults: Mapping[str, Any] = attrs.field(factory=dict)
+    renewed: bool = False
+    runs: int = 0
+
+
+def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> int:
+    """Compare what a run was begun with and what it is to go on with.
+
+    Args:
+        connection: Of its journal.
+        folder: Of the run.
+        terms: What it is to go on with.
+
+    Returns:
+        How many runs the journal has seen.
+
+    Raises:
+        ConfigurationError: If the endpoint is another one; if other defaults would buy anything
+            again, unless the user said yes; if what it was begun with cannot be read, or tells of
+            runs that the journal has not seen.
+    """
+    begun = _begun(folder / RUN)
+    runs: int = connection.execute(schema.RUNS).fetchone()[0]
+    if begun is None:
+        if not terms.renewed and connection.execute("SELECT 1 FROM item").fetchone():
+            raise ConfigurationError(
+                f"{printable(str(folder / RUN), 300)} is missing, so what this batch was begun "
+                f"with is not known; restore it, or {_SAY_YES} to go on with what is given now."
+            )
+        return runs
+    if begun.endpoint != terms.endpoint:
+        raise ConfigurationError(
+            f"This batch was begun with {printable(begun.endpoint, 300)} and cannot go on with "
+            f"{printable(terms.endpoint, 300)}; use the first, or choose another folder."
+        )
+    if begun.runs > runs:
+        raise ConfigurationError(
+            f"{schema.NAME} is older than the last run, so what was paid for is not known; put "
+            "the last one back, or choose another folder."
+        )
+    changed = changes(begun.defaults, terms.defaults)
+    if changed and not terms.renewed:
+        again = _bought_again(connection, begun.defaults, terms.defaults)
+        if again.total():
+            raise ConfigurationError(
+                f"This batch was begun with other options: {'; '.join(changed)} now. Up to "
+                f"{again[True]:,} prompts that are done and {again[False]:,} that may have been "
+                f"charged would be bought again; give the same options, or {_SAY_YES} to buy them."
+            )
+    return runs
+
+
+def check_endpoint(connection: sqlite3.Connection, folder: Path, terms: Terms) -> None:
+    """Note what a run is begun with, if it may go on with it.
+
+    Raises:
+        ConfigurationError: If it may not.
+        OSError: If the disk fails.
+    """
+    runs = check(connection, folder, terms) + 1
+    # The journal first: it may be ahead of the other file, if the process ends here, never behind.
+    connection.execute(schema.COUNT_RUN)
+    kept = {"version": 2, "base_url": terms.endpoint, "options": terms.defaults, "runs": runs}
+    lists.write_whole(folder / RUN, json.dumps(kept) + "\n")
+
+
+def _begun(path: Path) -> Terms | None:
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        return Terms(
+            endpoint=str(kept["base_url"]), defaults=dict(kept["options"]), runs=int(kept["runs"])
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigurationError(
+            f"{printable(str(path), 300)} cannot be read; restore it."
+        ) from None
+
+
+def _bought_again(
+    connection: sqlite3.Connection, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Counter[bool]:
+    """Count the items that cost or may have, and that other defaults would order anew.
+
+    Returns:
+        The done ones under True, the others under False.
+    """
+    book, census, counts = read_known_items(connection), DuplicateCounter(), Counter[bool]()
+    for item in items(connection, State):
+        if item.charge is Charge.NO:
+            continue
+        row = asked_anew(json.loads(item.row), old, new)
+        if row is None:
+            continue
+        identity = census.enter(body_digest(GenerationRequest(**row)))
+        if book.find(identity) is None:
+            counts[item.state is State.DONE] += 1
+    return counts
+
+
+class KnownItems:
+    """What a journal said of its items when the run began, in 16 bytes an item.
+
+    Args:
+        known: The id, state and charge of each.
+    """
+
+    def __init__(self, known: Iterable[tuple[bytes, str, int]] = ()) -> None:
+        found: defaultdict[tuple[str, int], array[int]] = defaultdict(lambda: array("Q"))
+        prompts = array("Q")
+        for identity, state, charge in known:
+            first, second = _HALVES.unpack(identity)
+            found[state, charge].append(first)
+            if charge:
+                prompts.append(second)
+        # What a resume meets most comes first.
+        groups = sorted(found.items(), key=lambda group: len(group[1]), reverse=True)
+        self._sets = [((State(at[0]), Charge(at[1])), IdSet(halves)) for at, halves in groups]
+        self._prompts = IdSet(prompts)
+        self.sum: int = sum(map(sum, found.values()))
+
+    def find(self, identity: bytes) -> tuple[State, Charge] | None:
+        """Return the state and charge of an item, or None if the journal did not have it."""
+        number = short(identity)
+        for at, found in self._sets:
+            if number in found:
+                return at
+        return None
+
+    def has_any(self, state: State) -> bool:
+        """Return whether any item is in a state: looking for it reads the whole journal."""
+        return any(at[0] is state for at, _ in self._sets)
+
+    def has_bought(self, identity: bytes) -> bool:
+        """Return whether any item with this one's prompt was or may have been charged."""
+        return prompt_of(identity) in self._prompts
+
+    def has_name(self, digits: str) -> bool:
+        """Return whether an item's files are named by these 12 hexadecimal digits."""
+        return any(found.has_name(digits) for _, found in self._sets)
+
+
+def read_known_items(connection: sqlite3.Connection) -> KnownItems:
+    """Return what the journal says of its items.
+
+    Raises:
+        ConfigurationError: If an id is not what its index says: the journal is damaged.
+    """
+    book = KnownItems(connection.execute(schema.KNOWN))
+    # Two copies of each id, and no look at the rows: a hundredth of a full check's price.
+    if book.sum != sum(_HALVES.unpack(row[0])[0] for row in connection.execute(schema.INDEXED)):
+        raise schema.damaged(schema.NAME)
+    return book
+
+
+def recover(connection: sqlite3.Connection, folder: Path) -> tuple[KnownItems, list[Item]]:
+    """Settle what a dead run left under way: adopted if its images are all here, else unknown.
+
+    Returns:
+        What the journal then says of its items, and those that were settled here.
+
+    Raises:
+        ConfigurationError: If an image belongs to no item: the journal has lost commits.
+        OSError: If the disk fails.
+    """
+    book = read_known_items(connection)
+    found = item_files.survey(folder, book.has_name)
+    if found.misplaced is not None:
+        raise ConfigurationError(
+            f"{printable(str(found.misplaced), 300)} is not the folder that the batch made: "
+            "a file or a link is in its place; put the folder back."
+        )
+    if found.foreign is not None:
+        raise ConfigurationError(
+            f"{printable(str(found.foreign), 300)} belongs to no item of {schema.NAME}: the "
+            "journal is older than its images, or the file is not ours; restore or move it."
+        )
+    cut = list(items(connection, (State.SENDING,))) if book.has_any(State.SENDING) else []
+    for item in cut:
+        _settle(connection, folder, item)
+    item_files.sweep(found.parts)
+    if not cut:
+        return book, []
+    settled = [Item(*connection.execute(schema.FIND, (item.id,)).fetchone()) for item in cut]
+    return read_known_items(connection), settled
+
+
+def _settle(connection: sqlite3.Connection, folder: Path, item: Item) -> None:
+    before = json.loads(item.answer) if item.answer else {}
+    older = [each for each in before.get("images", ()) if each.get("file_name") is not None]
+    names = {image["file_name"] for image in older}
+    images, complete = item_files.rescue(folder, item.id, row_to_request(item.row)[1], names)
+    answer = json.dumps({**before, "images": [*images, *older]}) if images else None
+    state = State.DONE if complete else State.UNKNOWN
+    charge = Charge.YES if images else max(item.charge, Charge.MAYBE)
+    connection.execute(
+        schema.SETTLED,
+        (
+            item.id,
+            item.position,
+            item.row,
+            str(state),
+            int(charge),
+            item.sends,
+            0,
+            0,
+            len(images) + len(older) if images else item.images,
+            None,
+            answer,
+        ),
+    )
+
+
+def row_to_request(text: str) -> tuple[str | None, GenerationRequest]:
+    """Return the user's id and the request of a row that the journal keeps."""
+    fields = json.loads(text)
+    name = fields.pop("id", None)
+    return name, GenerationRequest(**fields)

@@ -1,0 +1,100 @@
+"""From an answer's items to images: bytes onto the shelf, links kept, oddities noted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from imagen_async.storage.stores import Stored
+from imagen_async.wire.generation import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imagen_async.storage.stores import ImageStore, StoreFailure
+    from imagen_async.wire.request import GenerationRequest
+    from imagen_async.wire.response import Item
+
+SLACK = 0.07
+"""How far a side may be from the page's size: the page's own 3:4 is 7:10."""
+
+
+@attrs.frozen
+class Harvest:
+    """What an answer's items came to.
+
+    Args:
+        images: In the answer's order; those that came as links have no bytes yet.
+        problems: Why an item gave none, and what is odd about the others.
+        unwritten: Why an image that came could not be written; empty if all were.
+        usable: Whether there is an image that was not cut, or a link.
+    """
+
+    images: tuple[Image, ...]
+    problems: tuple[str, ...]
+    unwritten: tuple[str, ...]
+    usable: bool
+
+
+async def harvest(items: Sequence[Item], shelf: ImageStore, request: GenerationRequest) -> Harvest:
+    """Put the images that came as bytes on the shelf and gather the links.
+
+    Args:
+        items: Of the answer.
+        shelf: Where the sinks of its embedded images came from.
+        request: What was asked, to compare sizes.
+    """
+    several = len(items) > 1
+    places = [
+        (place, item.embedded.sink)
+        for place, item in enumerate(items, 1)
+        if item.embedded is not None and item.embedded.sink is not None
+    ]
+    kept: dict[int, Stored | StoreFailure] = {}
+    if places:
+        results = await shelf.keep(
+            [sink for _, sink in places], [place if several else None for place, _ in places]
+        )
+        kept = dict(zip((place for place, _ in places), results, strict=True))
+    images: list[Image] = []
+    problems: list[str] = []
+    unwritten: list[str] = []
+    usable = False
+    for place, item in enumerate(items, 1):
+        result, image = kept.get(place), None
+        if isinstance(result, Stored):
+            image, usable = result.image, usable or not result.cut
+            problems.extend(oddities(result, place, request))
+        elif result is not None:
+            image = result.image
+            (unwritten if result.disk else problems).append(result.problem)
+        elif item.embedded is not None and item.embedded.problem is not None:
+            problems.append(f"image {place}: {item.embedded.problem}")
+        if image is None and item.url is not None:
+            image, usable = Image(), True
+        if image is not None:
+            images.append(attrs.evolve(image, url=item.url, revised_prompt=item.revised_prompt))
+    return Harvest(tuple(images), tuple(problems), tuple(unwritten), usable)
+
+
+def oddities(kept: Stored, place: int, request: GenerationRequest) -> tuple[str, ...]:
+    """Return notes on an image: what is odd about its bytes, and a size that was not asked for.
+
+    Args:
+        kept: The image.
+        place: In the answer, from 1.
+        request: What was asked.
+    """
+    notes = () if kept.note is None else (f"image {place}: {kept.note}",)
+    return (*notes, *_size_problems(kept.image, request))
+
+
+def _size_problems(image: Image, request: GenerationRequest) -> tuple[str, ...]:
+    if request.aspect_ratio is None or image.width is None or image.height is None:
+        return ()
+    width, height = request.aspect_ratio.size
+    if abs(image.width - width) <= SLACK * width and abs(image.height - height) <= SLACK * height:
+        return ()
+    asked = f"{request.aspect_ratio.value} ({width} x {height} pixels)"
+    return (f"asked for {asked}, got {image.width} x {image.height}",)
