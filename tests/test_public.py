@@ -13,19 +13,6 @@ import imagen_async
 
 PACKAGE = Path(imagen_async.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LAYERS = (
-    ("errors",),
-    ("wire",),
-    ("policy",),
-    ("session",),
-    ("batch",),
-    ("client",),
-    ("blocking",),
-    ("sync",),
-    ("cli", "testing", "integrations"),
-)
-LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-IMPURE = {"aiohttp", "anyio", "asyncio", "socket", "threading", "time", "random"}
 
 
 def name_of(path: Path) -> str:
@@ -47,17 +34,6 @@ def imports(tree: ast.AST) -> list[tuple[str, ast.stmt]]:
             assert node.level == 0, "relative imports are not used here"
             found.append((node.module or "", node))
     return found
-
-
-def for_types(tree: ast.AST) -> set[ast.stmt]:
-    """Return the statements that only a type checker runs."""
-    return {
-        statement
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for statement in ast.walk(node)
-        if isinstance(statement, ast.stmt)
-    }
 
 
 def test_the_names_are_sorted_and_complete() -> None:
@@ -106,39 +82,6 @@ def test_the_package_is_imported_lazily() -> None:
     )
     command = [sys.executable, "-c", script]
     assert subprocess.run(command, cwd=PACKAGE.parent, check=False).returncode == 0
-
-
-def test_imports_point_one_way() -> None:
-    """No room imports from a room to its right; the emulator stands on wire and errors."""
-    wrong = []
-    for name, tree in trees():
-        room = ([*name.split("."), ""])[1]
-        typing_only = for_types(tree)
-        for target, statement in imports(tree):
-            parts = target.split(".")
-            if parts[0] != "imagen_async" or len(parts) == 1 or statement in typing_only:
-                continue
-            if room == "emulator":
-                right = parts[1] not in ("emulator", "wire", "errors")
-            elif parts[1] == "emulator":
-                right = room not in ("cli", "testing", "__main__")
-            else:
-                right = LEVEL.get(parts[1], 99) > LEVEL.get(room, 98)
-            if right:
-                wrong.append(f"{name} imports {target}")
-    assert wrong == []
-
-
-def test_decisions_are_pure() -> None:
-    """errors, wire and policy import nothing that reads a clock, rolls dice or does I/O."""
-    wrong = [
-        f"{name} imports {target}"
-        for name, tree in trees()
-        if ([*name.split("."), ""])[1] in ("errors", "wire", "policy")
-        for target, _ in imports(tree)
-        if target.split(".")[0] in IMPURE
-    ]
-    assert wrong == []
 
 
 def test_one_module_imports_the_http_client() -> None:

@@ -237,7 +237,7 @@ class Intake:
         for identity in sorted(links):
             item = await journal.find(identity)
             if item is not None:
-                name, request = request_to_row(item.row)
+                name, request = row_to_request(item.row)
                 yield ItemRecorder(
                     desk=self._desk,
                     item=item,

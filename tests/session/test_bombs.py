@@ -16,9 +16,9 @@ from typing import Any
 
 import attrs
 import pytest
-from tests.session.test_files import PNG
 
 from imagen_async import AsyncImagen, Charge, SpoiledAnswerError
+from tests.storage.test_stores import PNG
 
 CAP = 16 * 1024 * 1024
 MEGABYTES = 300

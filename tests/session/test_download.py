@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.session.test_files import PNG, names, png
 from yarl import URL
 
 from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveError, Verdict
 from imagen_async.policy.config import Limits, Timeouts
 from imagen_async.policy.deadline import Deadline
-from imagen_async.session import fetch as module
+from imagen_async.session import download as module
 from imagen_async.session.download import MISSING, REDIRECTS, RETRIES, Downloader, Guard
 from imagen_async.session.network import Network
 from imagen_async.session.transport import Transport
 from imagen_async.storage.stores import FolderStore, ImageStore, MemoryStore, Stored
+from tests.storage.test_stores import PNG, names, png
 
 DROP, HANG, PAUSE = object(), object(), object()
 NEVER = Deadline(math.inf, math.inf)
