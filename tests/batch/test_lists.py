@@ -16,7 +16,7 @@ from imagen_async.batch import lists, schema
 from imagen_async.batch.journal import Count, Item, State
 from imagen_async.batch.prompts import read_source
 from imagen_async.batch.records import row_json
-from imagen_async.batch.recovery import Terms, bind, claim, request_to_row
+from imagen_async.batch.recovery import Terms, check_endpoint, claim_folder, row_to_request
 from imagen_async.batch.report import Tally
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.wire.request import AspectRatio, GenerationRequest
@@ -75,12 +75,12 @@ def test_a_listed_row_is_the_same_request_again(
 ) -> None:
     """Any request survives the journal's text and a line of a list, lone surrogates included."""
     text = row_json(request_, name)
-    assert request_to_row(text) == (name, request_)
+    assert row_to_request(text) == (name, request_)
 
     written = lists.line(json.loads(text))
     assert written.endswith(b"\n")
     assert written.count(b"\n") == 1
-    assert request_to_row(json.dumps(json.loads(written))) == (name, request_)
+    assert row_to_request(json.dumps(json.loads(written))) == (name, request_)
 
 
 async def test_lines_are_added_after_a_half_one(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_folder_without_its_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
 
     with pytest.raises(ConfigurationError, match="without its journal"):
-        claim(tmp_path)
+        claim_folder(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "\xff"])
@@ -152,7 +152,7 @@ def test_a_run_file_that_cannot_be_read_is_refused(tmp_path: Path, text: str) ->
     connection = sqlite3.connect(":memory:")
     connection.executescript(schema.TABLES)
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        bind(connection, tmp_path, Terms(endpoint="emulator"))
+        check_endpoint(connection, tmp_path, Terms(endpoint="emulator"))
     connection.close()
 
 
