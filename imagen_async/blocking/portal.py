@@ -267,7 +267,7 @@ class Portal:
     def _open(self) -> None:
         with self._lock:
             if self._thread is None:
-                loop = _new_loop()
+                loop = new_loop()
                 thread = threading.Thread(
                     target=self._work, args=(loop,), name="imagen-async", daemon=True
                 )
@@ -333,7 +333,8 @@ def _in_a_worker() -> bool:
     return True
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop, uvloop's if that is installed."""
     try:
         uvloop: Any = import_module("uvloop")
     except (ImportError, RuntimeError):  # the latter while the interpreter ends

@@ -58,24 +58,24 @@ class _Feed:
         self.items: deque[Any] = deque()
         self.end: Exception | None = None
         self._given = False
-        self._starving = False
-        self._hungry: Callable[[], None] | None = None
+        self._waiting = False
+        self._on_demand: Callable[[], None] | None = None
         self._fed = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many items were put and not surely taken on: the last given may be in a hand."""
-        return len(self.items) + (self._given and not self._starving)
+        """How many items may be on their way; the last one given is until another is asked for."""
+        return len(self.items) + (self._given and not self._waiting)
 
     def wake(self) -> None:
         """Give what was added since the last time."""
         if self.items or self.end is not None:
-            self._starving = False
+            self._waiting = False
             self._fed.set()
 
-    def when_starving(self, function: Callable[[], None]) -> None:
+    def when_waiting(self, function: Callable[[], None]) -> None:
         """Call a function once an item is asked for and none is here, which may be now."""
-        self._hungry = function
-        if self._starving:
+        self._on_demand = function
+        if self._waiting:
             function()
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -89,10 +89,10 @@ class _Feed:
                 return self.items.popleft()
             if end is not None:
                 raise end
-            self._starving = True
+            self._waiting = True
             self._fed.clear()
-            if self._hungry is not None:
-                self._hungry()
+            if self._on_demand is not None:
+                self._on_demand()
             await self._fed.wait()
 
 
@@ -201,7 +201,7 @@ class BlockingStream(Generic[S]):
         self._collect()
         more = True
         with anyio.CancelScope() as scope:
-            self._feed.when_starving(scope.cancel)
+            self._feed.when_waiting(scope.cancel)
             more = await self._stream.wait()
             if more:
                 await asyncio.sleep(COALESCE_SECONDS)

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import signal
 import tempfile
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import attrs
 
+from imagen_async.blocking.portal import new_loop
 from imagen_async.cli.console import note, warnings_as_notes
 from imagen_async.client import AsyncImagen
 from imagen_async.errors import ConfigurationError
@@ -140,17 +140,8 @@ def keep_bytes(images: Iterable[Image]) -> None:
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
     """Run a coroutine to its end, on uvloop if it is installed."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(main)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        uvloop: Any = import_module("uvloop")
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 @attrs.define(eq=False)

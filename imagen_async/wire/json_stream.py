@@ -3,6 +3,27 @@
 No JSON grammar of our own: an expression finds what may be the start of a long image string, and
 ``json.loads`` of the text so far, closed with a dummy string, proves the place. Diverting a string
 only saves memory; what the expression misses stays in the text and is decoded at the end.
+
+The decoder is in one of three states:
+
+    TEXT    ``_string`` is None: bytes join ``_text``, which ``_scan`` searches
+    STRING  ``_string`` is open: bytes are decoded into its sink, and none is kept
+    DEAD    after ``finish``, ``salvage`` or any error; only ``salvage`` goes on from an error
+
+            a long string whose place is proven
+    TEXT -----------------------------------------> STRING
+         <-----------------------------------------
+                     its closing quote
+
+What was read is kept as it stood, with a hole for each diverted string:
+
+    _segments[0]  _images[0]  _segments[1]  _images[1] ... _text
+
+``finish`` puts a mark into each hole, parses the whole, and puts the images where the marks came
+out. ``salvage`` cannot parse: it proves each string anew from what stands before it. To keep that
+linear, ``_proven_prefix`` (a constant stub) stands for all text before the latest proven string,
+and bytes judged without a result are counted in ``_wasted_bytes``: past the text limit nothing is
+judged any more, so hostile text costs memory within the limit and no time.
 """
 
 from __future__ import annotations
@@ -109,7 +130,7 @@ class DocumentDecoder:
         self._bare = bare
         self._pending: list[bytes] = []
         self._waiting = 0
-        self._segments: list[tuple[bytes, bytes]] = []  # what stands before it, the text
+        self._segments: list[tuple[bytes, bytes]] = []  # the proven prefix, the text after it
         self._diverted_before = 0
         self._proven_prefix = b""
         self._text = bytearray()
@@ -187,8 +208,8 @@ class DocumentDecoder:
             self._string = None
         found: list[Embedded | str | None] = []
         texts = [*self._segments, (self._proven_prefix, bytes(self._text))]
-        for index, (stub, text) in enumerate(texts):
-            rest = self._gather(stub, text, found)
+        for index, (prefix, text) in enumerate(texts):
+            rest = self._gather(prefix, text, found)
             for image in self._images[index : index + 1]:
                 proof = self._judge(*rest)
                 _add(found, image, joined=proof is not None and proof.joined)
@@ -243,14 +264,15 @@ class DocumentDecoder:
             proof = self._judge(self._proven_prefix, bytes(self._text[: start - 1]))
             if proof is not None:
                 return self._divert(start, proof.stub)
-        # a string that is not decided yet may still leave the text
+        # A string that is not decided yet may still leave the text: without this slack it would
+        # depend on the cuts whether an answer at the limit is taken.
         if self.kept > self._limits.max_text_bytes + LONG + _LONGEST_START:
             raise self._too_large()
         return b""
 
-    def _judge(self, stub: bytes, text: bytes) -> Proof | None:
+    def _judge(self, prefix: bytes, text: bytes) -> Proof | None:
         """Return what a string after this text is, None if it is no image's."""
-        text = stub + text
+        text = prefix + text
         for place in BARE_PLACES if self._bare else PLACES:
             proof = place.prove(text)
             if proof is not None:
@@ -304,7 +326,7 @@ class DocumentDecoder:
                     item[name] = self._decode(text)
 
     def _gather(
-        self, stub: bytes, text: bytes, found: list[Embedded | str | None]
+        self, prefix: bytes, text: bytes, found: list[Embedded | str | None]
     ) -> tuple[bytes, bytes]:
         """Add what a text of a broken document holds unharmed; return what follows it."""
         start = 0
@@ -314,11 +336,11 @@ class DocumentDecoder:
                 or self._count >= self._limits.max_images
             ):
                 break
-            proof = self._judge(stub, text[start : string.start(1)])
+            proof = self._judge(prefix, text[start : string.start(1)])
             if proof is not None:
-                stub, start = proof.stub, string.end()
+                prefix, start = proof.stub, string.end()
                 _add(found, self._whole(proof.name, string[1]), joined=proof.joined)
-        return stub, text[start:]
+        return prefix, text[start:]
 
     def _whole(self, name: str, string: bytes) -> Embedded | str | None:
         """Return the image or the link that a JSON string is."""
