@@ -68,7 +68,7 @@ def images(out: Path) -> list[Path]:
 CHILD = """
 import asyncio, sys
 from pathlib import Path
-from runs import core_on
+from tests.batch.runs import core_on
 from imagen_async.batch.run import Run, RunOptions
 from imagen_async.wire.request import GenerationRequest
 

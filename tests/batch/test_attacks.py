@@ -22,7 +22,6 @@ from typing import Any
 
 import attrs
 import pytest
-from runs import CHILD, core_on, images, run_all, view
 
 from imagen_async.batch.journal import Journal
 from imagen_async.batch.run import Run, RunOptions
@@ -30,6 +29,7 @@ from imagen_async.batch.schema import COUNT_RUN, INVALID, LOG, NAME
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
+from tests.batch.runs import CHILD, core_on, images, run_all, view
 
 COUNT, CONCURRENCY = 60, 8
 REQUESTS = [
@@ -59,8 +59,7 @@ def run_and_kill(base_url: str, out: Path, outcomes: int) -> None:
     """Run the batch in a process of its own, which is killed after so many outcomes."""
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, base_url, str(out), str(COUNT)],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
     ) as child:
         assert child.stdout is not None

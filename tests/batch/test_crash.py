@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import CHILD, core_on, images, run_all, view
 
 from imagen_async.batch import journal as journal_module
 from imagen_async.batch.identity import body_digest, item_id
@@ -31,6 +30,7 @@ from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
 from imagen_async.wire.image_header import inspect
 from imagen_async.wire.request import GenerationRequest
+from tests.batch.runs import CHILD, core_on, images, run_all, view
 
 CONCURRENCY = 2
 STEPS = ("open_part", "write_all", "sync", "place", "sync_folder")
@@ -319,8 +319,7 @@ async def test_real_kills_lose_nothing(tmp_path: Path) -> None:
         for kill in range(kills + 1):
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", CHILD, emulator.base_url, str(out), str(count)),
-                cwd=Path(__file__).parent,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdout=subprocess.PIPE,
             )
             assert child.stdout is not None

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import core_on, images, run_all, view
 
 from imagen_async.batch.run import Run, RunOptions
 from imagen_async.emulator import Emulator
 from imagen_async.errors import DownloadError, ExpiredUrlError
 from imagen_async.session import download
 from imagen_async.wire.request import GenerationRequest
+from tests.batch.runs import core_on, images, run_all, view
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import b64, core_on, images, run_all, view
 
 from imagen_async.batch import schema
 from imagen_async.batch.journal import Journal
@@ -33,6 +32,7 @@ from imagen_async.errors import (
 )
 from imagen_async.storage import disk
 from imagen_async.wire.request import GenerationRequest
+from tests.batch.runs import b64, core_on, images, run_all, view
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import b64, core_on, run_all
 
 from imagen_async.batch.defaults import asked_anew, changes, make_defaults
 from imagen_async.batch.identity import HALF, body_digest
@@ -23,6 +22,7 @@ from imagen_async.batch.run import Run, RunOptions
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError, InvalidRequestError
 from imagen_async.wire.request import GenerationRequest
+from tests.batch.runs import b64, core_on, run_all
 
 PROMPTS = ("a fox", "un café noir", "a hare in snow")
 ORDER = {"model": "imagen4-ultra", "n": 2, "response_format": "b64_json"}

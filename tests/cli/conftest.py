@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_runs import KEY, Child, Ended  # type: ignore[import-not-found]
 
 from imagen_async.cli import main
 from imagen_async.emulator import Emulator
+from tests.cli.processes import KEY, Child, Ended
 
 
 @pytest.fixture(autouse=True)

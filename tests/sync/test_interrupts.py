@@ -21,7 +21,7 @@ from imagen_async import ConfigurationError, Imagen, Limits
 from imagen_async.blocking import portal, stream
 from imagen_async.emulator import Emulator
 from imagen_async.session.events import Event, Sent
-from tests.sync.test_sync_processes import WAIT, interrupt
+from tests.sync.test_processes import WAIT, interrupt
 
 Spawn = Callable[..., subprocess.Popen[str]]
 

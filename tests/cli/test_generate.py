@@ -18,10 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cli_runs import KEY, until  # type: ignore[import-not-found]
 
 from imagen_async.emulator import Emulator
 from imagen_async.wire.image_header import inspect
+from tests.cli.processes import KEY, until
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cli_runs import KEY, until  # type: ignore[import-not-found]
 
 from imagen_async.emulator import Emulator
+from tests.cli.processes import KEY, until
 
 
 def write(name: str, *lines: str) -> str:

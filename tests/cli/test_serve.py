@@ -10,12 +10,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from cli_runs import until  # type: ignore[import-not-found]
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.cli.serve import fault_rule
 from imagen_async.emulator import FAULTS, FaultRule
+from tests.cli.processes import until
 
 
 def post(base_url: str, prompt: str, key: str = "k") -> int:
