@@ -1,0 +1,65 @@
+"""What an answer says that it cost; never guessed, and no price table."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HEADERS: Final = ("x-aimlapi-usd-spent", "x-litellm-response-cost")
+"""Headers that tell US dollars (docs.aimlapi.com; docs.litellm.ai, response headers)."""
+_TICKS = Decimal(10**10)  # of a dollar, in xAI's usage.cost_in_usd_ticks (docs.x.ai)
+
+
+@attrs.frozen
+class Cost:
+    """What the gateway says that a call cost.
+
+    Args:
+        amount: In the unit.
+        unit: ``USD``.
+        source: The header or field that told it.
+    """
+
+    amount: Decimal
+    unit: str
+    source: str
+
+
+def reported_cost(headers: Mapping[str, str], extras: Mapping[str, Any]) -> Cost | None:
+    """Return what an answer says that it cost, None if it does not.
+
+    Args:
+        headers: The answer's, a case-insensitive mapping.
+        extras: The answer's fields beside its images.
+    """
+    for name in HEADERS:
+        amount = _amount(headers.get(name))
+        if amount is not None:
+            return Cost(amount, "USD", name)
+    usage = extras.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    ticks = _amount(usage.get("cost_in_usd_ticks"))
+    if ticks is not None:
+        return Cost(ticks / _TICKS, "USD", "usage.cost_in_usd_ticks")
+    amount = _amount(usage.get("cost"))  # OpenRouter, US dollars
+    return None if amount is None else Cost(amount, "USD", "usage.cost")
+
+
+def _amount(value: object) -> Decimal | None:
+    """Return an amount of money from a number or its text; None from anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    try:
+        amount = Decimal(str(value).strip()[:40])
+    except InvalidOperation:
+        return None
+    return amount if amount.is_finite() and 0 <= amount < 10**9 else None
