@@ -157,6 +157,18 @@ def test_written_text_is_one_short_line_that_its_font_has(prompt):
         assert all(caption.has(font, sign) for sign in text)
 
 
+def test_long_prompt_is_cut_with_an_ellipsis():
+    """A caption has a bound, and says that the prompt went on."""
+    assert caption.legible("x" * 10_000)[0] == "x" * caption.LONGEST + "…"
+
+
+def test_signs_that_steer_a_text_are_not_written_even_where_a_font_has_them(monkeypatch):
+    """Overrides of the direction, private signs and controls go; Persian keeps its non-joiner."""
+    monkeypatch.setattr(caption, "has", lambda font, sign: True)
+    written, _ = caption.legible("abc\u202edef\u200b \ue000ghi\x07\ud800jkl\u200cm")
+    assert written == "abcdef ghijkl\u200cm"
+
+
 @pytest.fixture
 def bare(monkeypatch):
     """A machine with no fonts but Pillow's own."""

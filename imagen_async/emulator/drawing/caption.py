@@ -102,8 +102,8 @@ def _unit(picture: Image.Image) -> float:
 
 
 def _sized(font: Font, points: int, picture: Image.Image) -> Font:
-    size = max(8, round(points * _unit(picture)))
-    return font.font_variant(size=size, layout_engine=ImageFont.Layout.RAQM)
+    engine = ImageFont.Layout.BASIC if font is _OWN else ImageFont.Layout.RAQM
+    return font.font_variant(size=max(8, round(points * _unit(picture))), layout_engine=engine)
 
 
 def _fitted(text: str, own: Font, picture: Image.Image) -> tuple[str, Font]:

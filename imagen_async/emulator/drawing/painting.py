@@ -31,11 +31,10 @@ PALETTES: tuple[Palette, ...] = tuple(
     )
 )
 
-# radial_gradient is 0 in the middle and 181 at the edges: to 36 a disc, then light that fades.
-_SUN = [
-    max(255 - 36 * max(0, far - 34), round((1 - min(far, 180) / 180) ** 2 * 190))
-    for far in range(256)
-]
+# radial_gradient is 0 in the middle and 181 at the edges; squared, light falls off softly.
+_GLOW = Image.radial_gradient("L").point(
+    [round(max(0, 1 - far / 180) ** 2 * 190) for far in range(256)]
+)
 
 
 def paint(prompt: str, size: Size, digest: bytes, image_format: str) -> bytes:
@@ -82,8 +81,10 @@ def _sky(size: Size, palette: Palette, dice: random.Random, horizon: float) -> I
         brush.circle(spot, min(size) / 500 * dice.random(), mixed(sky[1], light, dice.random()))
     radius = max(1, round(min(size) * dice.uniform(0.055, 0.1)))
     x, y = round(dice.uniform(0.2, 0.8) * width), round(dice.uniform(0.16, horizon - 0.12) * height)
-    glow = Image.radial_gradient("L").resize((10 * radius, 10 * radius)).point(_SUN)
-    picture.paste(light, (x - 5 * radius, y - 5 * radius), glow)
+    picture.paste(light, (x - 5 * radius, y - 5 * radius), _GLOW.resize((10 * radius, 10 * radius)))
+    disc = Image.new("L", (4 * radius, 4 * radius))
+    ImageDraw.Draw(disc).ellipse((0, 0, 4 * radius - 1, 4 * radius - 1), fill=255)
+    picture.paste(light, (x - radius, y - radius), disc.reduce(2))
     return picture
 
 
@@ -97,8 +98,8 @@ def _ridge(
     few = Image.frombytes("L", (turns, 1), dice.randbytes(turns))
     values = few.resize((width // 8 + 2, 1), Image.Resampling.BICUBIC).tobytes()
     line = [(8 * x, base + swing * (value / 128 - 1)) for x, value in enumerate(values)]
-    start = min(height - 1, max(0, math.floor(min(y for _, y in line))))
-    end = min(height, max(start + 1, math.ceil(max(y for _, y in line))))
+    start = min(height - 1, int(min(y for _, y in line)))
+    end = min(height, int(max(y for _, y in line)) + 1)
     # What shows above the line is laid back over the fill, at twice the size for smooth edges.
     behind = picture.crop((0, start, width, end))
     picture.paste(_gradient((width, height - start), top, foot), (0, start))
