@@ -76,21 +76,28 @@ def legible(prompt: str) -> tuple[str, Font] | None:
     return None
 
 
+@lru_cache(maxsize=65536)
+def _length(font: Font, text: str) -> float:
+    return font.getlength(text)
+
+
 def wrapped(text: str, font: Font, width: float) -> list[str]:
     """Break a text into lines: at spaces, beside ideographs, and inside very long words."""
     most = max(1, int(width / font.size))  # of the widest letters, so that each piece fits a line
     piece = rf"\s*(?:[{_WIDE}][\u3001-\u3002\uff01-\uff1f]*|[^\s{_WIDE}]{{1,{most}}})"
-    lines = [""]
+    lines, used = [""], 0.0
     for part in re.findall(piece, text):
-        if font.getlength(lines[-1] + part) > width:
+        used += _length(font, part)
+        if used > width:
             lines.append("")
+            used = _length(font, part.strip())
         lines[-1] = (lines[-1] + part).lstrip()
     return [line for line in lines if line]
 
 
 def write(picture: Image.Image, prompt: str, tone: Colour) -> None:
     """Write a prompt, and that the picture is emulated, on panels of a tone."""
-    _panel(picture, "emulated", _sized(_OWN, 20, picture), tone, (1, 0))
+    _panel(picture, "emulated", _sized(_OWN, 20 * _unit(picture)), tone, (1, 0))
     found = legible(prompt)
     if found is not None:
         ways = (way for way in map(bidirectional, found[0]) if way in ("L", "R", "AL"))
@@ -101,15 +108,16 @@ def _unit(picture: Image.Image) -> float:
     return math.sqrt(picture.width * picture.height) / 1024
 
 
-def _sized(font: Font, points: int, picture: Image.Image) -> Font:
+@lru_cache(maxsize=256)
+def _sized(font: Font, points: float) -> Font:
     engine = ImageFont.Layout.BASIC if font is _OWN else ImageFont.Layout.RAQM
-    return font.font_variant(size=max(8, round(points * _unit(picture))), layout_engine=engine)
+    return font.font_variant(size=max(8, round(points)), layout_engine=engine)
 
 
 def _fitted(text: str, own: Font, picture: Image.Image) -> tuple[str, Font]:
     """Return the lines and the largest font with which a text fits; it is cut at the smallest."""
     for points in (46, 38, 32, 26, 22, 18):
-        font = _sized(own, points, picture)
+        font = _sized(own, points * _unit(picture))
         lines = wrapped(text, font, picture.width - 68 * _unit(picture) - 1.4 * font.size)
         most = max(1, int(picture.height * 0.34 / (1.4 * font.size)))
         if len(lines) <= (most if points <= 32 else min(3, most)):
