@@ -20,7 +20,8 @@ from imagen_async.batch import schema
 from imagen_async.batch.journal import Journal
 from imagen_async.batch.prompts import Row, read_source
 from imagen_async.batch.run import Run, RunOptions
-from imagen_async.emulator import Emulator, FaultRule, drawing
+from imagen_async.emulator import Emulator, FaultRule
+from imagen_async.emulator.drawing import recipe as drawing
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
