@@ -15,20 +15,18 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import attrs
 
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
-from imagen_async.wire.request import GenerationRequest
+from imagen_async.wire.request import REQUEST_FIELDS, GenerationRequest
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     import io
 
-FIELDS = ("prompt", "model", "response_format", "aspect_ratio", "n", "extra")
-"""The fields of a request, as rows name them."""
 CARRIED = frozenset(
     {"error", "line", "dropped", "file_name", "files", "width", "height", "media_type", "bytes"}
     | {"sha256", "request_id", "created"}
 )
 """What our own lists write beside a request; in a row of the input it asks for nothing."""
-_KNOWN = CARRIED | {"id", *FIELDS}
+_KNOWN = CARRIED | {"id", *REQUEST_FIELDS}
 BOM = b"\xef\xbb\xbf"
 _BROKEN = (OSError, EOFError, zlib.error)
 _UNREADABLE = "cannot be read; give a .txt, .jsonl, .csv or .tsv file, each also as .gz, or -"
@@ -314,7 +312,7 @@ def _columns(header: list[str] | str, names: _Names, path: str) -> dict[str, int
         )
     if names.id != "id" and names.id not in titles:
         raise ConfigurationError(f"{printable(path)} has no column {printable(names.id)!r}.")
-    columns = {name: titles.index(name) for name in FIELDS[1:] if name in titles}
+    columns = {name: titles.index(name) for name in REQUEST_FIELDS[1:] if name in titles}
     if names.id in titles:
         columns["id"] = titles.index(names.id)
     return {"prompt": place, **columns}
@@ -343,7 +341,7 @@ def _record(line: int, cells: list[str] | str, width: int, columns: Mapping[str,
 
 def _row(line: int, fields: Mapping[str, Any]) -> Row:
     """Return the row of named values; those that are None count as not given."""
-    given = {name: value for name in FIELDS if (value := fields.get(name)) is not None}
+    given = {name: value for name in REQUEST_FIELDS if (value := fields.get(name)) is not None}
     name = fields.get("id")
     if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
         return _wrong(line, "id must be a string or a whole number.")
