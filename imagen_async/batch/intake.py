@@ -206,7 +206,7 @@ class Intake:
 
     def __init__(self, context: RunContext, classifier: RowClassifier) -> None:
         self._context = context
-        self.classifier = classifier
+        self._classifier = classifier
 
     async def work(self, requests: Requests) -> AsyncIterator[ItemRecorder | InputRow]:
         """Yield a recorder for each item to work on, and the rows that are wrong.
@@ -215,18 +215,21 @@ class Intake:
         """
         context, journal = self._context, self._context.journal
         links: set[bytes] = set()
-        if self.classifier.known.has_any(State.RECEIVED):
+        if self._classifier.known.has_any(State.RECEIVED):
             links = await journal.call(lambda view: set(view.ids(State.RECEIVED)))
-        async for row in self.classifier.rows(requests):
+        async for row in self._classifier.rows(requests):
             if (request := row.to_send) is None:
                 yield row
                 continue
             links.discard(row.id)
-            known = None if row.state is None else await journal.find(row.id)
+            known = None if row.state is None else await self._find(row.id)
             yield self._recorder(row, request, known)
         for identity in sorted(links):
-            if (item := await journal.find(identity)) is not None:
+            if (item := await self._find(identity)) is not None:
                 yield ItemRecorder(context=context, item=item, known=True, listed=False)
+
+    async def _find(self, identity: bytes) -> Item | None:
+        return await self._context.journal.call(lambda view: view.find(identity))
 
     def _recorder(
         self, found: InputRow, request: GenerationRequest, known: Item | None

@@ -100,9 +100,24 @@ class SqliteView:
         for (text,) in self.connection.execute(schema.ALL_INVALID):
             yield decode(text, RefusedRow)
 
+    def counts(self) -> list[Count]:
+        """Return how many items are in which state."""
+        return [
+            Count(State(state), Charge(charge), *sums)
+            for state, charge, *sums in self.connection.execute(schema.COUNTS)
+        ]
+
     def settled(self, item: Item) -> None:
         """Keep an item's end."""
         self.connection.execute(*_settled(item))
+
+    def forget_refused(self) -> None:
+        """Forget the rows that earlier runs did not send."""
+        self.connection.execute(schema.FORGET_INVALID)
+
+    def drop_unknown(self) -> None:
+        """Give up every item that may have been charged and is not done."""
+        self.connection.execute(schema.DROP)
 
 
 class SqliteJournal:
@@ -173,32 +188,10 @@ class SqliteJournal:
         """Keep a row that is not sent."""
         await self._ask((schema.INVALID, (encode(row),)))
 
-    async def forget_refused(self) -> None:
-        """Forget the rows that earlier runs did not send."""
-        await self._ask((schema.FORGET_INVALID, ()))
-
-    async def drop_unknown(self) -> None:
-        """Give up every item that may have been charged and is not done."""
-        await self._ask((schema.DROP, ()))
-
     async def call(self, work: Callable[[JournalView], _T]) -> _T:
         """Run a function in the journal's thread, after everything that was asked before it."""
         result: _T = await self._ask(lambda connection: work(SqliteView(connection)))
         return result
-
-    async def find(self, identity: bytes) -> Item | None:
-        """Return an item, or None."""
-        return await self.call(lambda view: view.find(identity))
-
-    async def counts(self) -> list[Count]:
-        """Return how many items are in which state."""
-        found: list[Count] = await self._ask(
-            lambda connection: [
-                Count(State(state), Charge(charge), *sums)
-                for state, charge, *sums in connection.execute(schema.COUNTS)
-            ]
-        )
-        return found
 
     def _ask(self, work: _Statement | Callable[[sqlite3.Connection], Any]) -> asyncio.Future[Any]:
         if self.broken is not None:
@@ -308,7 +301,7 @@ def _run(connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
 
 
 def _sending(item: Item, images: int, resends: int) -> _Statement:
-    row, charge = encode(item.row), int(item.charge)
+    row, charge = item.row.json, int(item.charge)
     key = item.idempotency_key
     values = (item.id, item.position, row, charge, item.sends, images, resends, key)
     return schema.SENDING, values
@@ -327,7 +320,7 @@ def _settled(item: Item, excess: int = 0, presumed: int = 0) -> _Statement:
     values = (
         item.id,
         item.position,
-        encode(item.row),
+        item.row.json,
         str(item.state),
         int(item.charge),
         item.sends,

@@ -54,8 +54,20 @@ class JournalView(Protocol):
         """Yield the rows that this run did not send."""
         ...
 
+    def counts(self) -> list[Count]:
+        """Return how many items are in which state."""
+        ...
+
     def settled(self, item: Item) -> None:
         """Keep an item's end; see ``Journal.settled``."""
+        ...
+
+    def forget_refused(self) -> None:
+        """Forget the rows that earlier runs did not send."""
+        ...
+
+    def drop_unknown(self) -> None:
+        """Give up every item that may have been charged and is not done."""
         ...
 
 
@@ -118,22 +130,6 @@ class Journal(Protocol):
 
     async def refused(self, row: RefusedRow) -> None:
         """Keep a row that is not sent."""
-        ...
-
-    async def forget_refused(self) -> None:
-        """Forget the rows that earlier runs did not send."""
-        ...
-
-    async def drop_unknown(self) -> None:
-        """Give up every item that may have been charged and is not done."""
-        ...
-
-    async def find(self, identity: bytes) -> Item | None:
-        """Return an item, or None."""
-        ...
-
-    async def counts(self) -> list[Count]:
-        """Return how many items are in which state."""
         ...
 
     async def call(self, work: Callable[[JournalView], _T]) -> _T:

@@ -21,7 +21,7 @@ all attempts is kept, and decides what an end without an image is called::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -110,26 +110,22 @@ class ItemRecorder:
         # Counted before it is known to have left, so that neither a crash nor another item's look
         # at the budget misses it; an answer may take it back.
         account.sent()
-        state = after(self.item.state, Event.SENDING, self.item.charge)
-        sent = attrs.evolve(
-            self.item,
-            state=state,
-            sends=account.sends,
-            idempotency_key=idempotency_key,
-            error=None,
-        )
+        item, counted_before = self.item, self.item.sends
+        state = after(item.state, Event.SENDING, item.charge)
+        item.sends, item.idempotency_key = account.sends, idempotency_key
         try:
-            await context.journal.sending(sent, images=account.images, resends=resends)
+            await context.journal.sending(item, images=account.images, resends=resends)
         except ConfigurationError as error:
             account.freed(account.sends - 1)
-            self._busy = False
+            item.sends, self._busy = account.sends, False
             context.stop("journal", str(error))
             raise StoppedError from None
         context.tally.resent += resends
         context.tally.attempts += 1
-        context.tally.recounted += self.recount and self.item.sends > 0
+        context.tally.recounted += self.recount and counted_before > 0
         # Only now: as long as the commit is awaited no byte may leave, and ``cut`` tells by it.
-        self.item, self.resend, self.recount = sent, False, False
+        item.state, item.error = state, None
+        self.resend = self.recount = False
 
     # From here on the state is changed first and the commit awaited last: it is in the journal's
     # queue by then, so that a cancellation of the wait cannot undo what was told.
@@ -147,7 +143,8 @@ class ItemRecorder:
         """Commit the links of a paid answer before the first download."""
         excess = self.account.came(len(generation.images))
         self._busy = False
-        self._move(Event.RECEIVED, Charge.YES, answer=self._answer_of(generation))
+        self.item.answer = self._answer_of(generation)
+        self._move(Event.RECEIVED, Charge.YES)
         await self._kept(self.context.journal.received(self.item, excess=excess))
 
     async def settled(self, result: Generation | ImagenError) -> None:
@@ -159,11 +156,11 @@ class ItemRecorder:
             return
         if stop := self.context.policy.at(result):
             self.context.stop(*stop)
-        charge = max(self.item.charge, result.charge)
-        self.item = attrs.evolve(self.item, charge=charge, error=KeptError.of(result))
-        if self.item.state is State.RECEIVED:
+        item = self.item
+        item.charge, item.error = max(item.charge, result.charge), KeptError.of(result)
+        if item.state is State.RECEIVED:
             await self._undelivered(result)
-        elif stop and charge is Charge.NO:
+        elif stop and item.charge is Charge.NO:
             self.ended = True
             if self._busy:
                 await self.returned(Charge.NO, result.sends)
@@ -178,7 +175,7 @@ class ItemRecorder:
             return
         if self.item.state is not State.SENDING:
             # Its commit was not awaited, so nothing was sent; but it is in the journal's queue.
-            self.item = attrs.evolve(self.item, state=State.SENDING)
+            self.item.state = State.SENDING
             await self.returned(self.item.charge, self.account.sends - 1)
             return
         error = OutcomeUnknownError(
@@ -194,7 +191,7 @@ class ItemRecorder:
             await self._end(Event.DELIVERED, Charge.YES, answer=answer)
         else:
             charge = Charge.YES if found else Charge.MAYBE
-            self.item = attrs.evolve(self.item, error=KeptError.of(error))
+            self.item.error = KeptError.of(error)
             await self._end(Event.FAILED, charge, answer=answer)
 
     @property
@@ -218,7 +215,8 @@ class ItemRecorder:
     def reorder(self) -> None:
         """Take up again an answer whose links are dead, to be ordered once more."""
         self.ended = False
-        self._move(Event.REORDERED, Charge.YES, error=None)
+        self.item.error = None
+        self._move(Event.REORDERED, Charge.YES)
         self.account.moved(self.item)
         self.store = self._make_store()
 
@@ -274,32 +272,35 @@ class ItemRecorder:
             presumed: Images that are only taken as free.
         """
         self._busy, self.ended = False, True
-        old, error = self.item.images, None if event is Event.DELIVERED else self.item.error
-        images = old if answer is None else len(answer.files)
-        self.context.tally.images += images - old
-        answer = answer or self.item.answer
-        self._move(event, charge, images=images, error=error, answer=answer)
-        self.account.moved(self.item)
-        step = self.context.journal.settled(self.item, excess=excess, presumed=presumed)
+        item = self.item
+        if answer is not None:
+            images = len(answer.files)
+            self.context.tally.images += images - item.images
+            item.images, item.answer = images, answer
+        if event is Event.DELIVERED:
+            item.error = None
+        self._move(event, charge)
+        self.account.moved(item)
+        step = self.context.journal.settled(item, excess=excess, presumed=presumed)
         await self._kept(step)
 
-    def _move(self, event: Event, charge: Charge, **changes: Any) -> None:
-        worst = max(self.item.charge, charge)
-        state = after(self.item.state, event, worst)
-        sends = self.account.sends
-        self.item = attrs.evolve(self.item, state=state, charge=worst, sends=sends, **changes)
+    def _move(self, event: Event, charge: Charge) -> None:
+        item = self.item
+        item.charge = max(item.charge, charge)
+        item.state = after(item.state, event, item.charge)
+        item.sends = self.account.sends
 
     def _described(self, images: Iterable[Image]) -> list[KeptImage]:
         known = self.item.files
         return [described(image, self.store.kept, known) for image in images]
 
     def _answer_of(self, generation: Generation) -> KeptAnswer:
-        return attrs.evolve(
-            self.item.answer_with(self._described(generation.images)),
+        return KeptAnswer(
             request_id=generation.request_id,
             created=generation.created,
             problems=generation.problems,
             after=self.store.after,
+            images=self.item.with_older(self._described(generation.images)),
         )
 
     async def _kept(self, step: Awaitable[None]) -> None:

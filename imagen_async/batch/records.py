@@ -7,10 +7,12 @@ field that this package does not know is refused: to pass over it might lose wha
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import cattrs
+from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn
 
 from imagen_async.batch.states import State
@@ -36,6 +38,11 @@ class RequestRow:
 
     request: GenerationRequest
     id: str | None = None
+
+    @cached_property
+    def json(self) -> str:
+        """As the journal keeps it, which is told it at two steps of an item or more."""
+        return encode(self)
 
 
 @attrs.frozen(kw_only=True)
@@ -141,9 +148,9 @@ class RefusedRow:
     error: KeptError
 
 
-@attrs.frozen
+@attrs.define
 class Item:
-    """One item of the journal.
+    """One item as it stands: not frozen, for its recorder moves it at every step.
 
     Args:
         id: 16 bytes: what the row asks for and its number among equal rows.
@@ -185,10 +192,20 @@ class Item:
 
     def answer_with(self, images: Iterable[KeptImage]) -> KeptAnswer:
         """Return the answer with these images and, behind them, its other files."""
+        images = self.with_older(images)
+        return (
+            KeptAnswer(images=images)
+            if self.answer is None
+            else attrs.evolve(self.answer, images=images)
+        )
+
+    def with_older(self, images: Iterable[KeptImage]) -> tuple[KeptImage, ...]:
+        """Return images and, behind them, the item's files that are not among them."""
         now = tuple(images)
+        if self.answer is None:
+            return now
         names = {each.file_name for each in now}
-        older = (each for name, each in self.files.items() if name not in names)
-        return attrs.evolve(self.answer or KeptAnswer(), images=(*now, *older))
+        return (*now, *(each for name, each in self.files.items() if name not in names))
 
 
 @attrs.frozen
@@ -270,8 +287,14 @@ def _refused_in(fields: Mapping[str, Any], _: object) -> RefusedRow:
     return RefusedRow(line=line, id=name, request=request, error=error)
 
 
+_PLAIN = (int, str, int | None, str | None)
+
+
 def _make_converter() -> cattrs.Converter:
     made = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
+    # JSON has these itself: a call for each field would only cost time.
+    made.register_structure_hook_func(_PLAIN.__contains__, lambda value, _: value)
+    made.register_unstructure_hook_func((*_PLAIN, tuple[str, ...]).__contains__, identity)
     made.register_unstructure_hook(Charge, str)
     made.register_structure_hook(Charge, lambda name, _: Charge[name.upper()])
     made.register_unstructure_hook(RequestRow, _row_out)

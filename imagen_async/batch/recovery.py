@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_async.batch.ports import JournalView
-    from imagen_async.batch.records import Item
+    from imagen_async.batch.records import Count, Item
 
 RUN = "run.json"
 _HALVES = struct.Struct(">QQ")
@@ -124,7 +124,7 @@ def check(journal: JournalView, folder: Path, terms: Terms) -> int:
     return runs
 
 
-def check_endpoint(journal: JournalView, folder: Path, terms: Terms) -> None:
+def begin(journal: JournalView, folder: Path, terms: Terms) -> None:
     """Note what a run is begun with, if it may go on with it.
 
     Raises:
@@ -212,11 +212,28 @@ class KnownItems:
         return any(found.has_name(digits) for _, found in self._sets)
 
 
-def recover(journal: JournalView, folder: Path) -> tuple[KnownItems, list[Item]]:
+@attrs.frozen
+class Recovered:
+    """What a run takes up.
+
+    Args:
+        known: What the journal says of its items.
+        counts: What it counts.
+        cut: The items that a dead run left under way, settled.
+    """
+
+    known: KnownItems
+    counts: list[Count]
+    cut: list[Item]
+
+
+def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recovered:
     """Settle what a dead run left under way: adopted if its images are all here, else unknown.
 
-    Returns:
-        What the journal then says of its items, and those that were settled here.
+    Args:
+        journal: Of the run.
+        folder: Where the images are.
+        drop: Whether to give up what may have been charged and is not done.
 
     Raises:
         ConfigurationError: If an image belongs to no item: the journal has lost commits.
@@ -239,7 +256,11 @@ def recover(journal: JournalView, folder: Path) -> tuple[KnownItems, list[Item]]
     for item in settled:
         journal.settled(item)
     item_files.sweep(found.parts)
-    return (KnownItems(journal.known()) if cut else known), settled
+    journal.forget_refused()
+    if drop:
+        journal.drop_unknown()
+    known = KnownItems(journal.known()) if cut or drop else known
+    return Recovered(known, journal.counts(), settled)
 
 
 def _settled(folder: Path, item: Item) -> Item:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +57,6 @@ class _Parts:
     """What exists only inside the block."""
 
     context: RunContext
-    intake: Intake
     stream: Stream[ItemRecorder | InputRow]
 
 
@@ -98,6 +96,7 @@ class Run:
         self._began = time.monotonic()
         self._seconds: float | None = None
         self._tally = Tally()
+        self._rows = RowClassifier(KnownItems(), self._options, self._defaults)
         self._views = lists.Appender(self._folder)
         self._panel = Panel()
         self._parts: _Parts | None = None
@@ -184,14 +183,13 @@ class Run:
     @property
     def report(self) -> Report:
         """What the batch came to so far; final after the block."""
-        seconds = self._seconds
-        rows = None if self._parts is None else self._parts.intake.classifier
+        seconds, rows = self._seconds, self._rows
         return self._tally.report(
-            Counter() if rows is None else rows.settled,
+            rows.settled,
             self._options.price_per_image,
-            bought_before=0 if rows is None else rows.bought_before,
+            bought_before=rows.bought_before,
             seconds=round(time.monotonic() - self._began if seconds is None else seconds, 3),
-            partial=rows is None or not rows.exhausted,
+            partial=not rows.exhausted,
             stopped_by=self._stopped,
             problem=self._problem or self._views.problem,
         )
@@ -251,16 +249,14 @@ class Run:
     async def _resume(self, journal: Journal) -> None:
         """Take up what the journal knows and begin to read the input."""
         options, folder = self._options, self._folder
-        await journal.call(partial(recovery.check_endpoint, folder=folder, terms=self._terms))
-        known, cut = await journal.call(partial(recovery.recover, folder=folder))
+        await journal.call(partial(recovery.begin, folder=folder, terms=self._terms))
+        drop = options.on_unknown == "drop"
+        found = await journal.call(partial(recovery.recover, folder=folder, drop=drop))
         # Added, not made anew: that would hold up the first request of a large run for seconds.
-        for item in cut:
+        for item in found.cut:
             self._views.add(lists.lines(item))
-        await journal.forget_refused()
-        if options.on_unknown == "drop":
-            await journal.drop_unknown()
-            known = await journal.call(lambda view: KnownItems(view.known()))
-        self._tally = Tally(await journal.counts())
+        self._tally = Tally(found.counts)
+        self._rows = RowClassifier(found.known, options, self._defaults)
         context = RunContext(
             folder=folder,
             journal=journal,
@@ -270,14 +266,13 @@ class Run:
             on_unknown=options.on_unknown,
             stopped=self._stopped is not None,
         )
-        intake = Intake(context, RowClassifier(known, options, self._defaults))
         stream = Stream(
-            intake.work(self._requests),
+            Intake(context, self._rows).work(self._requests),
             self._work,
             concurrency=self._core.config.limits.concurrency,
             ordered=options.ordered,
         )
-        self._parts = _Parts(context, intake, stream)
+        self._parts = _Parts(context, stream)
         await stream.__aenter__()
 
     async def _work(self, _: int, task: ItemRecorder | InputRow) -> Outcome | None:

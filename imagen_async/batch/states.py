@@ -20,7 +20,7 @@ class State(enum.StrEnum):
     DROPPED = "dropped"
 
 
-class Event(enum.Enum):
+class Event(enum.StrEnum):
     """What happens to an item."""
 
     SENDING = "an attempt is about to be sent"

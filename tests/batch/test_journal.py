@@ -37,6 +37,10 @@ async def pragma(journal: SqliteJournal, text: str) -> Any:
     return await journal.call(lambda view: view.connection.execute(f"PRAGMA {text}").fetchall())
 
 
+async def find(journal: SqliteJournal, identity: bytes) -> Item | None:
+    return await journal.call(lambda view: view.find(identity))
+
+
 async def sent(journal: SqliteJournal, number: int, **fields: Any) -> None:
     await journal.sending(item(number, **fields), images=1, resends=0)
 
@@ -52,7 +56,7 @@ async def test_steps_are_kept_and_counted(tmp_path: Path) -> None:
     journal = await opened(tmp_path)
     await sent(journal, 1)
     await journal.returned(item(1), images=1, presumed=1)
-    found = await journal.find(b"\1" * 16)
+    found = await find(journal, b"\1" * 16)
     assert found is not None
     assert (found.state, found.spent, found.attempts) == (State.NEW, 0, 1)
     assert (found.sends, found.presumed) == (1, 1)
@@ -64,7 +68,7 @@ async def test_steps_are_kept_and_counted(tmp_path: Path) -> None:
     await journal.aclose()
 
     journal = await opened(tmp_path)
-    found = await journal.find(b"\1" * 16)
+    found = await find(journal, b"\1" * 16)
     assert found is not None
     assert (found.state, found.charge, found.attempts, found.spent) == (
         State.DONE,
@@ -73,9 +77,9 @@ async def test_steps_are_kept_and_counted(tmp_path: Path) -> None:
         1,
     )
     assert found.idempotency_key == "key 1"
-    counts = {count.state: count for count in await journal.counts()}
+    counts = {count.state: count for count in await journal.call(SqliteView.counts)}
     assert (counts[State.DONE].images, counts[State.FAILED].spent) == (1, 0)
-    assert await journal.find(b"\3" * 16) is None
+    assert await find(journal, b"\3" * 16) is None
     await journal.aclose()
 
 
@@ -84,12 +88,12 @@ async def test_a_charge_never_sinks(tmp_path: Path) -> None:
     journal = await opened(tmp_path)
     await sent(journal, 1, charge=1)
     await journal.returned(item(1), images=1, presumed=0)
-    found = await journal.find(b"\1" * 16)
+    found = await find(journal, b"\1" * 16)
     assert found is not None
     assert (found.state, found.charge) == (State.UNKNOWN, Charge.MAYBE)
 
     await journal.settled(item(1, State.UNKNOWN, 0))
-    found = await journal.find(b"\1" * 16)
+    found = await find(journal, b"\1" * 16)
     assert found is not None
     assert found.charge is Charge.MAYBE
     await journal.aclose()
@@ -197,7 +201,7 @@ async def test_what_waits_is_committed_together(tmp_path: Path) -> None:
     await journal.call(lambda view: view.connection.set_trace_callback(None))
 
     assert sum(text == "COMMIT" for text in traced) < 50
-    assert sum(count.items for count in await journal.counts()) == 100
+    assert sum(count.items for count in await journal.call(SqliteView.counts)) == 100
     await journal.aclose()
 
 
@@ -231,7 +235,7 @@ async def test_a_full_disk_fails_every_writer_and_all_after(tmp_path: Path) -> N
     await journal.aclose()
 
     journal = await opened(tmp_path)
-    assert [count.items for count in await journal.counts()] == [1]
+    assert [count.items for count in await journal.call(SqliteView.counts)] == [1]
     await journal.aclose()
 
 
@@ -251,7 +255,7 @@ async def test_looking_changes_nothing(tmp_path: Path) -> None:
     before = path.read_bytes()
     journal = SqliteJournal(tmp_path)
     await journal.open(begin=False)
-    assert sum(count.items for count in await journal.counts()) == 60
+    assert sum(count.items for count in await journal.call(SqliteView.counts)) == 60
     await journal.aclose()
 
     assert path.read_bytes()[100:] == before[100:]
@@ -295,7 +299,7 @@ async def test_a_flipped_page_is_refused_or_harmless(tmp_path: Path) -> None:
         journal = SqliteJournal(tmp_path)
         try:
             await journal.open()
-            counted = {count.state: count.items for count in await journal.counts()}
+            counted = {count.state: count.items for count in await journal.call(SqliteView.counts)}
             ids = {item.id for item in await journal.call(lambda view: list(view.items()))}
         except ConfigurationError:
             refused += 1
@@ -342,7 +346,7 @@ async def test_a_lost_log_is_missed(tmp_path: Path) -> None:
 
     await assert_refused(bare)
     journal = await opened(copy)
-    found = await journal.find(b"\1" * 16)
+    found = await find(journal, b"\1" * 16)
     assert found is not None
     assert found.state is State.SENDING
     await journal.aclose()

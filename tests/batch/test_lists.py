@@ -27,7 +27,7 @@ from imagen_async.batch.records import (
     encode,
     unstructured,
 )
-from imagen_async.batch.recovery import Terms, check_endpoint, claim_folder
+from imagen_async.batch.recovery import Terms, begin, claim_folder
 from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.wire.request import AspectRatio, GenerationRequest
@@ -169,7 +169,7 @@ def test_a_run_file_that_cannot_be_read_is_refused(tmp_path: Path, text: str) ->
     connection = sqlite3.connect(":memory:")
     connection.executescript(schema.TABLES)
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        check_endpoint(SqliteView(connection), tmp_path, Terms(endpoint="emulator"))
+        begin(SqliteView(connection), tmp_path, Terms(endpoint="emulator"))
     connection.close()
 
 
