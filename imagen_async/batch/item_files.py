@@ -9,14 +9,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
 from imagen_async.batch.records import KeptImage
+from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
 from imagen_async.storage.file_names import file_name, slug
 from imagen_async.storage.stores import FolderStore, Stored
 from imagen_async.wire.finding import CUT, look
 from imagen_async.wire.image_header import SUFFIXES
+from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -103,22 +103,7 @@ def described(
     )
 
 
-@attrs.frozen
-class Leftovers:
-    """What lies in a run's folder beside what its journal says.
-
-    Args:
-        parts: Hidden files of writes that did not end.
-        foreign: A finished image of no item of the journal, if there is one.
-        misplaced: A file or a link where a folder of images should be, if there is one.
-    """
-
-    parts: tuple[Path, ...] = ()
-    foreign: Path | None = None
-    misplaced: Path | None = None
-
-
-def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
+def survey(folder: Path, owned: Callable[[str], bool]) -> list[Path]:
     """Look through the images of a run: 200,000 of them in under a second.
 
     An image is on the disk only after its item was in the journal, so one that no item owns
@@ -127,22 +112,38 @@ def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
     Args:
         folder: The run's folder.
         owned: Tells whether an item's files are named by 12 hexadecimal digits.
+
+    Returns:
+        The hidden files of writes that did not end.
+
+    Raises:
+        ConfigurationError: If an image belongs to no item, or a folder of images is none.
     """
     parts: list[Path] = []
     root = folder / IMAGES
     if root.is_symlink() or (root.exists() and not root.is_dir()):
-        return Leftovers(misplaced=root)
+        raise _misplaced(root)
     for home in _entries(root):
         if not home.is_dir(follow_symlinks=False):
             if _HOME.fullmatch(home.name):
-                return Leftovers(misplaced=Path(home.path))
+                raise _misplaced(home.path)
             continue
         for entry in _entries(Path(home.path)):
             if _PART.fullmatch(entry.name):
                 parts.append(Path(entry.path))
             elif (found := _NAMED.fullmatch(entry.name)) and not owned(found[1]):
-                return Leftovers(tuple(parts), Path(entry.path))
-    return Leftovers(tuple(parts))
+                raise ConfigurationError(
+                    f"{printable(entry.path, 300)} belongs to no item of the journal: the journal "
+                    "is older than its images, or the file is not ours; restore or move it."
+                )
+    return parts
+
+
+def _misplaced(path: Path | str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{printable(str(path), 300)} is not the folder that the batch made: a file or a link is "
+        "in its place; put the folder back."
+    )
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -197,12 +198,6 @@ def rescue(folder: Path, item: Item) -> tuple[list[KeptImage], bool]:
 def is_cut(name: str) -> bool:
     """Return whether a file's name says that it holds what came of an image, not all of it."""
     return Path(name).stem.endswith(CUT)
-
-
-def sweep(parts: Sequence[Path]) -> None:
-    """Remove the hidden files of writes that did not end."""
-    for part in parts:
-        disk.remove(part)
 
 
 def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str, first: int) -> None:

@@ -231,8 +231,8 @@ def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recove
     """Settle what a dead run left under way: adopted if its images are all here, else unknown.
 
     Args:
-        journal: Of the run.
-        folder: Where the images are.
+        journal: What the batch has done so far.
+        folder: Where its images are.
         drop: Whether to give up what may have been charged and is not done.
 
     Raises:
@@ -240,22 +240,13 @@ def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recove
         OSError: If the disk fails.
     """
     known = KnownItems(journal.known())
-    found = item_files.survey(folder, known.has_name)
-    if found.misplaced is not None:
-        raise ConfigurationError(
-            f"{printable(str(found.misplaced), 300)} is not the folder that the batch made: "
-            "a file or a link is in its place; put the folder back."
-        )
-    if found.foreign is not None:
-        raise ConfigurationError(
-            f"{printable(str(found.foreign), 300)} belongs to no item of {schema.NAME}: the "
-            "journal is older than its images, or the file is not ours; restore or move it."
-        )
+    parts = item_files.survey(folder, known.has_name)
     cut = list(journal.items([State.SENDING])) if known.has_any(State.SENDING) else []
     settled = [_settled(folder, item) for item in cut]
     for item in settled:
         journal.settled(item)
-    item_files.sweep(found.parts)
+    for part in parts:  # those that held an image have a name by now
+        disk.remove(part)
     journal.forget_refused()
     if drop:
         journal.drop_unknown()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SPOILED: Final = 10
 """Answers in a row that are paid for and cannot be used, after which no more are bought."""
+_REASONS = ((QuotaError, "quota"), (SaveError, "disk"), (ConfigurationError, "client"))
 
 Stop: TypeAlias = tuple[str, str]
 """Why a run stops: a word for the report, and a sentence."""
@@ -62,16 +63,10 @@ class StopPolicy:
 
     def at(self, error: ImagenError) -> Stop | None:
         """Return why one item's error stops the run for all, or None."""
-        reason: str | None = None
-        if isinstance(error, QuotaError):
-            reason = "quota"
-        elif isinstance(error, SaveError):
-            reason = "disk"
-        elif isinstance(error, ConfigurationError):
-            reason = "client"
-        elif isinstance(error, RejectedError) and error.authentication:
+        reason = next((word for kind, word in _REASONS if isinstance(error, kind)), None)
+        if isinstance(error, RejectedError) and error.authentication:
             reason = "authentication"
-        elif error.verdict in (Verdict.NOT_SENT, Verdict.REFUSED):
+        elif reason is None and error.verdict in (Verdict.NOT_SENT, Verdict.REFUSED):
             reason = self.patience.ended
         return None if reason is None else (reason, str(error))
 
