@@ -35,7 +35,7 @@ class Tally:
     ``items`` are all of the folder, ``rows`` those that this run took up from its input.
 
     Args:
-        counts: Of the journal.
+        counts: What the journal counts, over all earlier runs.
     """
 
     def __init__(self, counts: Iterable[Count] = ()) -> None:
@@ -119,7 +119,7 @@ class ItemAccount:
     """What one item under way costs, told to the run's tally as it happens.
 
     Args:
-        tally: The run's counts.
+        tally: What the run counts, all its items together.
         item: As it is taken up.
         known: Whether the journal has it.
         listed: Whether a row of the input asks for it.

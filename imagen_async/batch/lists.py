@@ -8,6 +8,7 @@ they are for their owner alone: prompts are in them. Images are what is shared, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
@@ -106,14 +107,13 @@ def rewrite(journal: JournalView, folder: Path) -> None:
     Raises:
         OSError: If the disk does not take them; the old ones stay.
     """
-    names = (METADATA, FAILED, UNKNOWN)
-    states = (State.DONE, State.FAILED, *_DOUBTFUL)
-    parts = {name: folder / f".{name}{disk.PART}" for name in names}
+    parts = {name: _part_of(folder / name) for name in (METADATA, FAILED, UNKNOWN)}
     files: dict[str, IO[bytes]] = {}
-    try:
+    with contextlib.ExitStack() as stack:
         for name, part in parts.items():
-            files[name] = disk.open_private(part, "wb")
-        for item in journal.items(states):
+            stack.callback(disk.remove, part)
+            files[name] = stack.enter_context(disk.open_private(part, "wb"))
+        for item in journal.items((State.DONE, State.FAILED, *_DOUBTFUL)):
             for name, text in lines(item):
                 files[name].write(text)
         for name, text in map(refused_line, journal.refused()):
@@ -122,11 +122,6 @@ def rewrite(journal: JournalView, folder: Path) -> None:
             file.close()
         for name, part in parts.items():
             part.replace(folder / name)
-    finally:
-        for file in files.values():
-            file.close()
-        for part in parts.values():
-            disk.remove(part)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -135,7 +130,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: If the disk does not take it; the old one stays.
     """
-    part = path.with_name(f".{path.name}{disk.PART}")
+    part = _part_of(path)
     try:
         with disk.open_private(part, "wb") as file:
             file.write(text.encode())
@@ -145,6 +140,10 @@ def write_whole(path: Path, text: str) -> None:
         disk.sync_folder(path.parent)
     finally:
         disk.remove(part)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}{disk.PART}")
 
 
 class Appender:

@@ -18,8 +18,8 @@ def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[st
     """Return the end of a batch in lines.
 
     Args:
-        report: Of the run.
-        folder: Of the batch.
+        report: What it came to.
+        folder: Where its images and lists are.
         gallery: Its page, if it was written.
     """
     shown = printable(str(folder), 300)
