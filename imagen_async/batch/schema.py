@@ -166,9 +166,9 @@ def place(folder: Path) -> tuple[tuple[int, int] | None, ...]:
     return _file(folder / NAME), _file(folder / LOG)
 
 
-def damaged(name: str = NAME) -> ConfigurationError:
+def damaged() -> ConfigurationError:
     """Return the error for a journal that does not know what was paid for."""
-    return ConfigurationError(f"{name} cannot be used: {_DAMAGED}")
+    return ConfigurationError(f"{NAME} cannot be used: {_DAMAGED}")
 
 
 def explain(error: sqlite3.Error, folder: Path) -> ConfigurationError:
