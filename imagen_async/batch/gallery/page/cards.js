@@ -75,6 +75,7 @@ function openCards(onPage) {
   const orders = new Map();
   let settled = 0;
 
+  const complete = () => settled === manifest.pages.length;
   const pageOf = (index) => pages[firstOf(pages, (page) => page.start + page.rows > index)];
   const read = (index, field) => {
     const page = pageOf(index);
@@ -118,11 +119,12 @@ function openCards(onPage) {
         count(counts, status, ratio, 1);
       }
       orders.clear();
+      if (complete()) onPage(); // else the script that brought them ends a moment later
     },
   });
 
   function bring() {
-    if (settled === manifest.pages.length) return;
+    if (complete()) return;
     const element = document.createElement("script");
     const end = () => {
       element.remove();
@@ -156,7 +158,7 @@ function openCards(onPage) {
     shapes,
     bring,
     size: () => shapes.length,
-    complete: () => settled === manifest.pages.length,
+    complete,
 
     /** Everything that is known of one card. */
     card(index) {
@@ -218,7 +220,7 @@ function openCards(onPage) {
         }
         kinds.forEach(({ status, ratio }, kind) => tally[kind] && count(beside, status, ratio, tally[kind]));
       }
-      const turned = Object.hasOwn(ORDERS, choice.order) && this.complete();
+      const turned = Object.hasOwn(ORDERS, choice.order) && complete();
       return { counts: beside, found: turned ? ordered(choice.order).filter((index) => chosen[index]) : found };
     },
 
