@@ -474,16 +474,20 @@ def test_a_run_that_goes_on_is_said(tmp_path: Path) -> None:
 
 
 def test_commands_fit_a_shell(tmp_path: Path) -> None:
-    """The commands that try again name folder and options as one word each, whatever they hold."""
-    folder = fill(tmp_path / "it's; rm -rf $HOME \x1b[2J", [row(1)])
+    """The commands that try again name folder and options as one word each, or are not there."""
     options = {"model": "m `x`", "n": 2, "aspect_ratio": "1:1", "extra": {"a": 1}}
-    (folder / "run.json").write_text(json.dumps({"base_url": "emulator", "options": options}))
-    gallery.write_gallery(folder)
-    manifest = manifest_of(folder)
-    name = "it's; rm -rf $HOME \\x1b[2J"
-    assert shlex.split(manifest["retry"]["failed"]) == [
-        *("imagen-async", "batch", "retry.jsonl", "--out", name),
-        *("--model", "m `x`", "--aspect-ratio", "1:1", "-n", "2", "--emulator", "--retry-failed"),
-    ]
-    assert shlex.split(manifest["retry"]["unknown"])[-2:] == ["--on-unknown", "resend"]
-    assert "\x1b" not in manifest["lists"]["failed"]
+    name = "it's; rm -rf $HOME"
+    for folder in (tmp_path / name, tmp_path / f"{name}\x1b[2J", tmp_path / "a\u202eb"):
+        fill(folder, [row(1)])
+        (folder / "run.json").write_text(json.dumps({"base_url": "emulator", "options": options}))
+        gallery.write_gallery(folder)
+        manifest = manifest_of(folder)
+        if folder.name != name:
+            assert manifest["retry"] == {}
+            continue
+        assert shlex.split(manifest["retry"]["failed"]) == [
+            *("imagen-async", "batch", "retry.jsonl", "--out", name, "--model", "m `x`"),
+            *("--aspect-ratio", "1:1", "-n", "2", "--emulator", "--retry-failed"),
+        ]
+        assert shlex.split(manifest["retry"]["unknown"])[-2:] == ["--on-unknown", "resend"]
+        assert shlex.split(manifest["lists"]["failed"]) == [f"{name}/failed.jsonl"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import lru_cache
 from math import log
 from typing import Final, Literal
 from urllib.parse import quote
@@ -146,6 +147,7 @@ def source_of(file_name: str) -> str | None:
         return None
 
 
+@lru_cache(maxsize=1024)
 def ratio_of(width: float, height: float) -> str | None:
     """Return the ratio nearest to a size: one that can be asked for if it is near, else any.
 

@@ -131,5 +131,7 @@ class CardPages:
 def _source(card: Card) -> str | bool | None:
     """Return an image's URL, True where the page can make it of the file's name by itself."""
     source = card.source
-    name = card.file_name or ""
-    return source if source is None or any("\ud800" <= c <= "\udfff" for c in name) else True
+    try:
+        return source and bool((card.file_name or "").encode())
+    except UnicodeEncodeError:
+        return source

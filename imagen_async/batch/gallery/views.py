@@ -164,13 +164,15 @@ def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
     name = folder.resolve().name or "."
     begun = _read(folder / recovery.RUN)
     again = _command(begun, name)
+    # A name that cannot be shown as it is would be another one in the command.
+    retry = {"failed": f"{again} --retry-failed", "unknown": f"{again} --on-unknown resend"}
     return About(
         title=printable(name, 200),
         report=scalars({key: report.get(key) for key in _REPORTED}),
         in_doubt=len(doubts.rows),
         running=doubts.running,
-        retry={"failed": f"{again} --retry-failed", "unknown": f"{again} --on-unknown resend"},
-        lists={each: _quoted(f"{name}/{VIEWS[each]}") for each in ("failed", "unknown")},
+        retry=retry if again.isprintable() else {},
+        lists={each: shlex.quote(f"{name}/{VIEWS[each]}") for each in ("failed", "unknown")},
     )
 
 
@@ -183,11 +185,7 @@ def _command(begun: Row, name: str) -> str:
             parts += [flag, str(options[field])]
     if begun.get("base_url") == "emulator":
         parts.append("--emulator")
-    return " ".join(map(_quoted, parts))
-
-
-def _quoted(part: str) -> str:
-    return shlex.quote(printable(part, 300))
+    return shlex.join(parts)
 
 
 def _read(path: Path) -> Row:

@@ -3,7 +3,7 @@
 const manifest = JSON.parse(byId("manifest").textContent);
 const OWN = Object.keys(manifest.columns); // the user's columns; in a page their names begin with "in."
 const ADDRESS = /^gallery\/[0-9a-f]{16}\/page-\d+\.js$/;
-const SOUGHT = ["prompt", "id", "model", "message", "error", "code"]; // and, as they are, the files' names
+const SOUGHT = ["prompt", "id", "model", "message", "error", "code"]; // and files' names, by words like theirs
 
 // Only an address of our own pages becomes a script.
 const checked = (address) => {
@@ -23,7 +23,8 @@ const needles = (query) =>
     .map((word) => {
       const folded = fold(word);
       const column = OWN.findIndex((own) => folded.startsWith(`${fold(own)}:`));
-      return column < 0 ? { word, folded } : { word: null, folded: mark(column) + folded.slice(fold(OWN[column]).length + 1) };
+      if (column < 0) return { word: /[\d./_-]/.test(word) ? word : null, folded };
+      return { word: null, folded: mark(column) + folded.slice(fold(OWN[column]).length + 1) };
     });
 
 const ORDERS = {

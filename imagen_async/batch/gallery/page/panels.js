@@ -100,7 +100,7 @@ function drawNotice() {
 /** A shell's command that tries the cards of one reason again; null if none can be told safely. */
 function retry(card, groups) {
   const [list, again] = [manifest.lists[card.status], manifest.retry[card.status]];
-  if (!list || (card.status === "unknown" && manifest.in_doubt)) return null;
+  if (!again || (card.status === "unknown" && manifest.in_doubt)) return null;
   if (groups === 1) return `cp ${list} retry.jsonl && ${again}`;
   const parts = [`"type": ${JSON.stringify(card.error ?? null)}`, `"code": ${JSON.stringify(card.code ?? null)}`];
   parts.push(`"status": ${JSON.stringify(card.http_status ?? null)}`);
