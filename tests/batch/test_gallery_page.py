@@ -417,7 +417,8 @@ async def test_captions(tab: Page, shots: Path) -> None:
         "[...document.querySelectorAll('#grid .done')].filter((tile) => { const [outer, inner] = "
         "[tile, tile.querySelector('.caption')].map((one) => one.getBoundingClientRect());"
         "return inner.right > outer.right + 1 || inner.bottom > outer.bottom + 1 ||"
-        "inner.height < 30; }).length"
+        "inner.height < 30 || inner.height > 46 ||"  # two lines, and none of a third
+        "getComputedStyle(tile.querySelector('.caption')).overflow !== 'hidden'; }).length"
     )
     opaque = "getComputedStyle(document.querySelector('.caption')).opacity"
     await tab.screen(360, 740)
