@@ -120,6 +120,27 @@ class SqliteView:
         self.connection.execute(schema.DROP)
 
 
+@contextlib.contextmanager
+def look(folder: Path) -> Iterator[JournalView]:
+    """Open a folder's journal to read it here and now.
+
+    Raises:
+        HeldJournalError: If a batch runs there.
+        ConfigurationError: If there is none, or it cannot be trusted.
+    """
+    if not (folder / schema.NAME).is_file():
+        shown = printable(str(folder), 300)
+        raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
+    try:
+        connection = schema.connect(folder)
+    except sqlite3.Error as error:
+        raise schema.explain(error, folder) from None
+    try:
+        yield SqliteView(connection)
+    finally:
+        schema.close(connection)
+
+
 class SqliteJournal:
     """The open journal of one folder; every method but the constructor runs on one loop.
 

@@ -120,6 +120,10 @@ _DAMAGED = (
 )
 
 
+class HeldJournalError(ConfigurationError):
+    """Another process runs the batch."""
+
+
 def connect(folder: Path) -> sqlite3.Connection:
     """Open the journal of a folder, made if there is none, and hold its lock.
 
@@ -174,8 +178,9 @@ def damaged() -> ConfigurationError:
 def explain(error: sqlite3.Error, folder: Path) -> ConfigurationError:
     """Return our error for one of SQLite's: what to do, without its parameters."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest is detail
+    held = code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
     advice = _ADVICE.get(code, _DAMAGED)
-    return ConfigurationError(
+    return (HeldJournalError if held else ConfigurationError)(
         f"The journal {printable(str(folder / NAME))} cannot be used: {advice}"
     )
 

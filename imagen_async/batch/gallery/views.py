@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from imagen_async.batch import lists, recovery, schema
+from imagen_async.batch import lists, recovery
 from imagen_async.batch.gallery.card import Card, scalars
-from imagen_async.batch.journal import State, items
+from imagen_async.batch.journal import look
+from imagen_async.batch.lists import UNKNOWN
+from imagen_async.batch.schema import NAME, HeldJournalError
+from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.wire.text import printable
 
@@ -86,7 +88,7 @@ class About:
 
 def check(folder: Path) -> None:
     """Raise ConfigurationError unless a folder holds a list of a batch."""
-    if not any((folder / name).is_file() for name in (*VIEWS.values(), schema.NAME)):
+    if not any((folder / name).is_file() for name in (*VIEWS.values(), NAME)):
         shown = printable(str(folder), 300)
         raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
 
@@ -138,22 +140,18 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def in_doubt(folder: Path) -> Doubts:
     """Ask the journal what was under way when its run was killed; one that fails tells nothing."""
-    if not (folder / schema.NAME).is_file():
+    try:
+        with look(folder) as journal:
+            cut = [
+                attrs.evolve(item, state=State.UNKNOWN, charge=max(item.charge, Charge.MAYBE))
+                for item in journal.items((State.SENDING,))
+            ]
+    except HeldJournalError:
+        return Doubts(running=True)
+    except ConfigurationError:
         return NO_DOUBTS
-    try:
-        connection = schema.connect(folder)
-    except (sqlite3.Error, ConfigurationError) as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        return Doubts(running=code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-    try:
-        cut = [
-            attrs.evolve(item, state=State.UNKNOWN, charge=max(item.charge, Charge.MAYBE))
-            for item in items(connection, (State.SENDING,))
-        ]
-    finally:
-        schema.close(connection)
-    found = (pair for item in cut for pair in lists.rows(lists.listed(item)))
-    return Doubts(tuple(row for name, row in found if name == lists.UNKNOWN))
+    found = (_object(text) for item in cut for name, text in lists.lines(item) if name == UNKNOWN)
+    return Doubts(tuple(row for row in found if row is not None))
 
 
 def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
