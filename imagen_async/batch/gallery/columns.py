@@ -74,7 +74,7 @@ class CardPages:
     counts: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     columns: dict[str, Counter[str]] = attrs.field(factory=dict)
     names: list[str] = attrs.field(factory=list)
-    _rows: list[dict[str, Any]] = attrs.field(factory=list)
+    _rows: list[dict[str, object]] = attrs.field(factory=list)
     _size: int = 0
     _ratios: set[str] = attrs.field(factory=set)
 
@@ -114,9 +114,9 @@ class CardPages:
         self._rows.clear()
         self._size = 0
 
-    def _own(self, card: Card) -> dict[str, Any]:
+    def _own(self, card: Card) -> dict[str, str]:
         """Count the values of the user's columns and return them by their names in the page."""
-        found = {}
+        found: dict[str, str] = {}
         for name, value in card.columns.items():
             if name not in self.columns and len(self.columns) >= COLUMN_LIMIT:
                 continue

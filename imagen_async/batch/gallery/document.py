@@ -13,7 +13,7 @@ import hashlib
 import html
 import re
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -42,9 +42,10 @@ def document(about: About, addresses: Sequence[str], written: CardPages) -> str:
     """
     style = "\n".join(map(_asset, _STYLES))
     script = "\n".join(['(() => {\n"use strict";', *map(_asset, _SCRIPTS), "})();"])
-    manifest: dict[str, Any] = {**attrs.asdict(about), "pages": addresses, "counts": {}}
+    counts: dict[str, dict[str, int]] = {}
     for (status, ratio), number in written.counts.items():
-        manifest["counts"].setdefault(status, {})[ratio] = number
+        counts.setdefault(status, {})[ratio] = number
+    manifest = {**attrs.asdict(about), "pages": addresses, "counts": counts}
     parts = {
         "policy": html.escape(_policy(style, script)),
         "title": html.escape(about.title),
