@@ -146,8 +146,8 @@ class AsyncImagen:
             ImagenError: How it ended without an image; see its ``charge`` and ``verdict``.
         """
         request = self._request(prompt, model, response_format, aspect_ratio, n, extra)
-        return await self._core.run(
-            request, shelf=MemoryStore(), idempotency_key=idempotency_key, timeout=timeout
+        return await self._core.generate(
+            request, store=MemoryStore(), idempotency_key=idempotency_key, timeout=timeout
         )
 
     async def generate_to(
@@ -182,12 +182,12 @@ class AsyncImagen:
         request = self._request(prompt, model, response_format, aspect_ratio, n, extra)
         key = idempotency_key or new_key()
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-        return await self._core.run(
+        return await self._core.generate(
             request,
-            shelf=FolderStore(Path(folder), slug(request.prompt), digest),
+            store=FolderStore(Path(folder), slug(request.prompt), digest),
             idempotency_key=key,
             timeout=timeout,
-            fetches=True,
+            downloads=True,
         )
 
     def generate_many(
@@ -220,8 +220,8 @@ class AsyncImagen:
             request: GenerationRequest | None = None
             try:
                 request = self._request(item)
-                generation = await self._core.run(
-                    request, shelf=MemoryStore(), waits=True, patience=patience
+                generation = await self._core.generate(
+                    request, store=MemoryStore(), waits=True, patience=patience
                 )
             except ImagenError as error:
                 return Outcome(index, request, error=error)

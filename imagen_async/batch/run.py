@@ -324,19 +324,19 @@ class Run:
         if entry.state is State.RECEIVED:
             try:
                 return await self._core.download(
-                    entry.generation(), shelf=entry.shelf, record=entry, idempotency_key=key or ""
+                    entry.generation(), store=entry.shelf, record=entry, idempotency_key=key or ""
                 )
             except ExpiredUrlError:
                 if not entry.resend:
                     raise
                 entry.reorder()
-        return await self._core.run(
+        return await self._core.generate(
             entry.request,
-            shelf=entry.shelf,
+            store=entry.shelf,
             record=entry,
             idempotency_key=key,
             waits=True,
-            fetches=True,
+            downloads=True,
             charge=entry.charge,
             sends=entry.sends,
             patience=self._inside.desk.patience,

@@ -71,8 +71,10 @@ class KnownItems:
 
 
 async def run(imagen: Any, book: KnownItems, **options: Any) -> Generation:
-    options = {"shelf": MemoryStore()} | options
-    generation: Generation = await imagen._core.run(GenerationRequest("p"), record=book, **options)
+    options = {"store": MemoryStore()} | options
+    generation: Generation = await imagen._core.generate(
+        GenerationRequest("p"), record=book, **options
+    )
     return generation
 
 
@@ -186,7 +188,7 @@ async def test_links_are_received_before_they_are_fetched(tmp_path: Path) -> Non
     book = KnownItems()
     async with scripted(answering(LINKS)) as (_, imagen):
         with pytest.raises(DownloadError) as caught:
-            await run(imagen, book, shelf=FolderStore(tmp_path, "p", "0" * 12), fetches=True)
+            await run(imagen, book, store=FolderStore(tmp_path, "p", "0" * 12), downloads=True)
     assert book.names == ["sending", "received", "settled"]
     assert caught.value.charge is Charge.YES
     assert [image.url for image in caught.value.images] == ["https://gateway.test/x.png"]
