@@ -10,7 +10,7 @@ from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestE
 from imagen_async.policy.config import Masked
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
-from imagen_async.session.loop import running_loop
+from imagen_async.session.loop import running_task
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.stream import Outcome, Stream
 from imagen_async.storage.file_names import slug
@@ -103,7 +103,7 @@ class AsyncImagen:
         )
 
     async def __aenter__(self) -> Self:
-        running_loop()
+        running_task()
         return self
 
     async def __aexit__(
@@ -312,7 +312,7 @@ class AsyncImagen:
             InvalidRequestError: If the image has neither bytes nor file nor link.
             ImagenError: If the file cannot be read.
         """
-        running_loop()
+        running_task()
         if image.data is not None:
             return image.data
         if image.path is not None:

@@ -30,7 +30,7 @@ from imagen_async.errors import (
     ExpiredUrlError,
     ImagenError,
 )
-from imagen_async.session.loop import running_loop
+from imagen_async.session.loop import running_task
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.shield import to_the_end
 from imagen_async.session.stream import Outcome, Stream
@@ -103,7 +103,7 @@ class Run:
         self._read_out = False
 
     async def __aenter__(self) -> Self:
-        running_loop()
+        running_task()
         self._began = time.monotonic()
         await in_thread(partial(recovery.claim_folder, self._folder))
         journal = Journal(self._folder)
@@ -224,7 +224,7 @@ class Run:
             ConfigurationError: If the folder's journal cannot be used, or another process has it,
                 or if the batch may not go on as it is.
         """
-        running_loop()
+        running_task()
         book = KnownItems()
         if await anyio.Path(self._folder / schema.NAME).exists():
             journal = Journal(self._folder)

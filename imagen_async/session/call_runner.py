@@ -113,7 +113,7 @@ class CallRunner:
 
     async def _enter(self, call: Call) -> Permit:
         """Wait for leave to send, no longer than the call or its run may."""
-        if call.gave_up:
+        if call.patience is not None and call.gave_up:
             raise await _on_record(call, call.unsent(call.gave_up))
         permit = self.gate.enter_at_once()
         if permit is not None and call.attempts == 0 and not call.waits:

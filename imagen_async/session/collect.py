@@ -47,8 +47,8 @@ async def collect(
         store: Where the sinks of its embedded images came from.
         request: What was asked, to compare sizes.
     """
-    if not any(item.embedded for item in items):
-        return Collected(tuple(_link(item) for item in items))
+    if not [item for item in items if item.embedded]:
+        return Collected(tuple([_link(item) for item in items]))
     kept = await _kept(items, store)
     images: list[Image] = []
     problems: list[str] = []

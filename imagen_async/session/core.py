@@ -137,7 +137,8 @@ class Core:
         Raises:
             ImagenError: How it ended without an image.
         """
-        transport, request = self._lifecycle.transport(), self.resolve(request)
+        if request.model is None:
+            request = self.resolve(request)
         key = new_key() if idempotency_key is None else checked_key(idempotency_key)
         call = Call(
             request=request,
@@ -154,7 +155,7 @@ class Core:
             history=History(sends=sends) if sends else NEW,
             patience=patience,
         )
-        task = self._lifecycle.begin()
+        transport, task = self._lifecycle.begin()
         try:
             generation = await self._runner.run(call, transport)
         except ImagenError as error:
@@ -193,10 +194,11 @@ class Core:
             DownloadError: If one is not to be had; the others are on its images.
             SaveError: If one cannot be written.
         """
-        transport = self._lifecycle.transport()
         named = events.new_id(), generation.request, idempotency_key
         result = await self._lifecycle.follow(
-            self._runner.download_links(generation, store, transport, self._deadline(), named),
+            lambda transport: self._runner.download_links(
+                generation, store, transport, self._deadline(), named
+            ),
             _closed_meanwhile,
         )
         await record.settled(result)
@@ -212,11 +214,11 @@ class Core:
             SaveError: If it cannot be written.
             InvalidRequestError: If it has none.
         """
-        if image.url is None:
+        url = image.url
+        if url is None:
             raise InvalidRequestError("This image has neither bytes nor a file nor a link.")
-        transport = self._lifecycle.transport()
         return await self._lifecycle.follow(
-            self._downloader.fetch(transport, image.url, store, None, self._deadline()),
+            lambda transport: self._downloader.fetch(transport, url, store, None, self._deadline()),
             _closed_meanwhile,
         )
 

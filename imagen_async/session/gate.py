@@ -154,7 +154,8 @@ class LocalGate:
 
     def leave(self, permit: Permit) -> None:
         """Give slot and permit back."""
-        self._abandon(permit)
+        if permit.probe:
+            self._abandon(permit)
         self.in_flight -= 1
         self._slots.release()
 

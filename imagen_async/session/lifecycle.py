@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from imagen_async.errors import ConfigurationError, ForkedClientError
-from imagen_async.session.loop import running_loop
+from imagen_async.session.loop import running_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -54,8 +54,10 @@ class Lifecycle:
         """Whether this is a copy in a child process."""
         return os.getpid() != self._pid
 
-    def transport(self) -> Transport:
-        """Return the transport of the running loop; make it if the last loop has ended.
+    def begin(self) -> tuple[Transport, asyncio.Task[Any]]:
+        """Count the running task as in flight; return its loop's transport, and the task.
+
+        ``end`` must follow.
 
         Raises:
             ForkedClientError: If the client was made before a fork.
@@ -67,26 +69,11 @@ class Lifecycle:
             )
         if self._closed:
             raise ConfigurationError("This client is closed; make a new one.")
-        loop = running_loop()
-        if loop is self._loop and self._transport is not None:
-            return self._transport
-        self._check_loop()
-        self._forget()
-        transport = self._connect()
-        self._loop = loop
-        self._keeper = _keep(transport)
-        with contextlib.suppress(StopIteration):
-            # Its first step, by hand: from here the loop closes it when it shuts down.
-            self._keeper.asend(None).send(None)
-        self._transport = transport
-        return transport
-
-    def begin(self) -> asyncio.Task[Any]:
-        """Count the running task as in flight, and return it; ``end`` must follow."""
-        task = asyncio.current_task()
-        assert task is not None
+        task, loop, transport = running_task(), asyncio.get_running_loop(), self._transport
+        if loop is not self._loop or transport is None:
+            transport = self._bind(loop)
         self._active[task] = task.cancelling()
-        return task
+        return transport, task
 
     def end(self, task: asyncio.Task[Any]) -> None:
         """Count a task as in flight no more."""
@@ -103,11 +90,19 @@ class Lifecycle:
         """
         return task in self._cut_off and task.uncancel() <= self._active.get(task, 0)
 
-    async def follow(self, work: Coroutine[Any, Any, T], closed: Callable[[], ImagenError]) -> T:
-        """Do work that closing waits for, and then cancels: it then raises ``closed``."""
-        task = self.begin()
+    async def follow(
+        self,
+        work: Callable[[Transport], Coroutine[Any, Any, T]],
+        closed: Callable[[], ImagenError],
+    ) -> T:
+        """Do work that closing waits for, and then cancels: it then raises ``closed``.
+
+        Raises:
+            ConfigurationError: As ``begin`` does.
+        """
+        transport, task = self.begin()
         try:
-            return await work
+            return await work(transport)
         except asyncio.CancelledError:
             if not self.was_cut_off(task):
                 raise
@@ -126,10 +121,10 @@ class Lifecycle:
         """
         if self.forked:
             return  # nothing here is this process's to close
-        loop = running_loop()
+        running_task()
         self._check_loop()
         self._closed = True
-        if self._loop is not loop:
+        if self._loop is not asyncio.get_running_loop():
             self._forget()
             return
         try:
@@ -153,6 +148,19 @@ class Lifecycle:
         keeper, self._keeper, self._transport = self._keeper, None, None
         if keeper is not None:
             await keeper.aclose()
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> Transport:
+        """Make the transport of a loop, if the last loop has ended."""
+        self._check_loop()
+        self._forget()
+        transport = self._connect()
+        self._loop = loop
+        self._keeper = _keep(transport)
+        with contextlib.suppress(StopIteration):
+            # Its first step, by hand: from here the loop closes it when it shuts down.
+            self._keeper.asend(None).send(None)
+        self._transport = transport
+        return transport
 
     def _check_loop(self) -> None:
         theirs = self._loop
