@@ -26,7 +26,7 @@ from imagen_async.batch.run_context import RunContext
 from imagen_async.batch.states import State
 from imagen_async.batch.stopping import StoppedError, StopPolicy
 from imagen_async.errors import ConfigurationError, ExpiredUrlError, ImagenError
-from imagen_async.session.loop import running_loop
+from imagen_async.session.loop import running_task
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.shield import to_the_end
 from imagen_async.session.stream import Outcome, Stream
@@ -103,7 +103,7 @@ class Run:
         self._read_out = False
 
     async def __aenter__(self) -> Self:
-        running_loop()
+        running_task()
         self._began = time.monotonic()
         await in_thread(partial(recovery.claim_folder, self._folder))
         journal = SqliteJournal(self._folder)
@@ -223,7 +223,7 @@ class Run:
             ConfigurationError: If the folder's journal cannot be used, or another process has it,
                 or if the batch may not go on as it is.
         """
-        running_loop()
+        running_task()
         known = KnownItems()
         if await anyio.Path(self._folder / schema.NAME).exists():
             journal = SqliteJournal(self._folder)
@@ -321,7 +321,7 @@ class Run:
             try:
                 return await self._core.download(
                     recorder.generation(),
-                    shelf=recorder.store,
+                    store=recorder.store,
                     record=recorder,
                     idempotency_key=key or "",
                 )
@@ -329,13 +329,13 @@ class Run:
                 if not recorder.resend:
                     raise
                 recorder.reorder()
-        return await self._core.run(
+        return await self._core.generate(
             recorder.item.row.request,
-            shelf=recorder.store,
+            store=recorder.store,
             record=recorder,
             idempotency_key=key,
             waits=True,
-            fetches=True,
+            downloads=True,
             charge=recorder.item.charge,
             sends=recorder.account.sends,
             patience=self._policy.patience,
