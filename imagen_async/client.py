@@ -10,7 +10,7 @@ from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestE
 from imagen_async.policy.config import Masked
 from imagen_async.session.config import configure, new_key
 from imagen_async.session.core import Core
-from imagen_async.session.loop import running_loop
+from imagen_async.session.loop import running_task
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.stream import Outcome, Stream
 from imagen_async.storage.file_names import slug
@@ -103,7 +103,7 @@ class AsyncImagen:
         )
 
     async def __aenter__(self) -> Self:
-        running_loop()
+        running_task()
         return self
 
     async def __aexit__(
@@ -146,8 +146,8 @@ class AsyncImagen:
             ImagenError: How it ended without an image; see its ``charge`` and ``verdict``.
         """
         request = self._request(prompt, model, response_format, aspect_ratio, n, extra)
-        return await self._core.run(
-            request, shelf=MemoryStore(), idempotency_key=idempotency_key, timeout=timeout
+        return await self._core.generate(
+            request, store=MemoryStore(), idempotency_key=idempotency_key, timeout=timeout
         )
 
     async def generate_to(
@@ -182,12 +182,12 @@ class AsyncImagen:
         request = self._request(prompt, model, response_format, aspect_ratio, n, extra)
         key = idempotency_key or new_key()
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-        return await self._core.run(
+        return await self._core.generate(
             request,
-            shelf=FolderStore(Path(folder), slug(request.prompt), digest),
+            store=FolderStore(Path(folder), slug(request.prompt), digest),
             idempotency_key=key,
             timeout=timeout,
-            fetches=True,
+            downloads=True,
         )
 
     def generate_many(
@@ -220,8 +220,8 @@ class AsyncImagen:
             request: GenerationRequest | None = None
             try:
                 request = self._request(item)
-                generation = await self._core.run(
-                    request, shelf=MemoryStore(), waits=True, patience=patience
+                generation = await self._core.generate(
+                    request, store=MemoryStore(), waits=True, patience=patience
                 )
             except ImagenError as error:
                 return Outcome(index, request, error=error)
@@ -312,7 +312,7 @@ class AsyncImagen:
             InvalidRequestError: If the image has neither bytes nor file nor link.
             ImagenError: If the file cannot be read.
         """
-        running_loop()
+        running_task()
         if image.data is not None:
             return image.data
         if image.path is not None:

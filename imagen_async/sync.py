@@ -11,7 +11,7 @@ from imagen_async.blocking.run import BlockingRun
 from imagen_async.blocking.stream import BlockingStream
 from imagen_async.client import AsyncImagen
 from imagen_async.policy.config import Masked
-from imagen_async.session.core import GRACE
+from imagen_async.session.lifecycle import GRACE
 from imagen_async.session.stream import AHEAD
 
 if TYPE_CHECKING:

@@ -7,15 +7,14 @@ import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
-from unittest.mock import patch
+from typing import Any, cast
 
 import attrs
 from multidict import CIMultiDict
 
 from imagen_async import AsyncImagen
-from imagen_async.session import core
-from imagen_async.session.transport import ExchangeError, Head
+from imagen_async.session.core import Core
+from imagen_async.session.transport import ExchangeError, Head, Transport
 from imagen_async.wire.verdict import FailureKind
 from tests.chaos.server import PNG
 
@@ -89,9 +88,11 @@ class Gateway:
     def times(self) -> list[float]:
         return [post.at for post in self.posts]
 
-    def connect(self, *_: Any) -> Gateway:
-        """Stand in for Transport's constructor."""
-        return self
+    def client(self, **options: Any) -> AsyncImagen:
+        """Return a client whose only way out is this gateway."""
+        imagen = AsyncImagen(base_url="https://gateway.test/v1", **options)
+        imagen._core = Core(imagen._core.config, transport=lambda *_: cast("Transport", self))
+        return imagen
 
     async def post(
         self, url: Any, outgoing: Any, headers: Any, timer: Any, on_head: Callable[[Head], Any]
@@ -139,11 +140,10 @@ class Gateway:
 async def scripted(handler: Handler, **options: Any) -> AsyncIterator[tuple[Gateway, AsyncImagen]]:
     """Run a client on a gateway in memory; no permit may be left."""
     gateway = Gateway(handler)
-    with patch.object(core, "Transport", gateway.connect):
-        async with AsyncImagen(base_url="https://gateway.test/v1", **options) as imagen:
-            yield gateway, imagen
-            stats = imagen.stats()
-            assert (stats.in_flight, stats.queued, gateway.open) == (0, 0, 0)
+    async with gateway.client(**options) as imagen:
+        yield gateway, imagen
+        stats = imagen.stats()
+        assert (stats.in_flight, stats.queued, gateway.open) == (0, 0, 0)
 
 
 def answering(*answers: Answer | FailureKind | None) -> Handler:

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from imagen_async.batch.records import request_to_row
 from imagen_async.errors import ConfigurationError
-from imagen_async.wire.request import GenerationRequest
+from imagen_async.wire.request import REQUEST_FIELDS, GenerationRequest
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_FIELDS = ("model", "aspect_ratio", "n", "response_format")
-_BOUGHT = ("model", "aspect_ratio", "n", "extra")
+_FIELDS = tuple(name for name in REQUEST_FIELDS if name not in ("prompt", "extra"))
+_BOUGHT = tuple(name for name in REQUEST_FIELDS if name not in ("prompt", "response_format"))
 """The fields that decide what is bought; how the image comes back is not among them."""
 
 
@@ -28,7 +27,7 @@ class Defaults:
     """
 
     template: GenerationRequest
-    _body: dict[str, Any] = attrs.field(
+    _body: Mapping[str, Any] = attrs.field(
         init=False, default=attrs.Factory(lambda self: self.template.body(), takes_self=True)
     )
 
@@ -40,7 +39,7 @@ class Defaults:
 
     def fill(self, request: GenerationRequest) -> GenerationRequest:
         """Return a request with the defaults filled in; ``extra`` is merged."""
-        found: dict[str, Any] = {
+        found = {
             name: value
             for name in _FIELDS
             if getattr(request, name) is None
@@ -49,12 +48,6 @@ class Defaults:
         if self.template.extra:
             found["extra"] = {**self.template.extra, **request.extra}
         return attrs.evolve(request, **found) if found else request
-
-    def kept(self) -> dict[str, Any]:
-        """Return the defaults as JSON values."""
-        fields = request_to_row(self.template, None)
-        del fields["prompt"]
-        return fields
 
 
 def make_defaults(model: str | None, fields: Mapping[str, Any]) -> Defaults:
@@ -80,7 +73,7 @@ def make_defaults(model: str | None, fields: Mapping[str, Any]) -> Defaults:
     return Defaults(template)
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def changes(old: GenerationRequest, new: GenerationRequest) -> list[str]:
     """Return in words what differs between two runs' defaults and decides what is bought."""
     before, after = _terms(old), _terms(new)
     return [
@@ -91,32 +84,36 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def asked_anew(
-    row: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Return a row as other defaults would have it; None if it holds nothing of the old ones.
+    request: GenerationRequest, old: GenerationRequest, new: GenerationRequest
+) -> GenerationRequest | None:
+    """Return a request as other defaults would have it; None if they would change nothing.
 
     Args:
-        row: Of the journal.
+        request: As it was ordered.
         old: The defaults that it was ordered with.
-        new: The others.
+        new: The other defaults.
     """
-    before, after, was = _terms(old), _terms(new), _terms(row)
+    before, after, was = _terms(old), _terms(new), _terms(request)
     now = {
         name: (after if was.get(name) == before.get(name) else was).get(name) for name in _BOUGHT
     }
-    given, extra = before.get("extra", {}), was.get("extra", {})
+    given, extra = old.extra, request.extra
     own = {key: extra[key] for key in extra if key not in given or given[key] != extra[key]}
-    now = _terms({**now, "extra": {**after.get("extra", {}), **own}})
-    return None if now == was else {"prompt": row["prompt"], **now}
+    now["extra"] = {**new.extra, **own}
+    anew = GenerationRequest(request.prompt, **now)
+    return None if _terms(anew) == was else anew
 
 
-def _terms(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _terms(request: GenerationRequest) -> Mapping[str, Any]:
     """Return the fields that decide what is bought, each difference in spelling gone."""
-    found = {name: fields[name] for name in _BOUGHT if fields.get(name)}
-    if found.get("n") == 1:
-        del found["n"]
-    return found
+    return {
+        name: value
+        for name in _BOUGHT
+        if (value := getattr(request, name)) and (name, value) != ("n", 1)
+    }
 
 
 def _shown(value: object) -> str:
-    return "not set" if value is None else printable(repr(value), 100)
+    if value is None:
+        return "not set"
+    return printable(repr(str(value) if isinstance(value, str) else value), 100)

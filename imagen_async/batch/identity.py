@@ -35,7 +35,7 @@ def body_digest(request: GenerationRequest, defaults: Defaults | None = None) ->
 
     Args:
         request: As the input gives it.
-        defaults: Of the run.
+        defaults: Fields that the run sends where the request leaves them out.
 
     Raises:
         InvalidRequestError: If ``extra`` holds what JSON cannot.

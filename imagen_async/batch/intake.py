@@ -10,12 +10,12 @@ import anyio.lowlevel
 import attrs
 
 from imagen_async.batch.identity import DuplicateCounter, body_digest
-from imagen_async.batch.journal import Item, State, ids
 from imagen_async.batch.prompts import Requests, Row, as_rows
 from imagen_async.batch.recorder import ItemRecorder
-from imagen_async.batch.records import row_json
-from imagen_async.batch.recovery import row_to_request
+from imagen_async.batch.records import Item, RequestRow
+from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
+from imagen_async.policy.config import count, positive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -30,15 +30,8 @@ BREATH = 64
 """Rows skipped before the loop gets a turn: about a millisecond."""
 
 
-def _above_zero(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not value > 0:
-        raise ConfigurationError(f"{attribute.name} must be a number above 0, not {value!r}.")
-
-
-def _count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{attribute.name} must be a whole number, 1 or more.")
+_COUNT = attrs.validators.optional(count)
+_POSITIVE = attrs.validators.optional(positive)
 
 
 @attrs.frozen(kw_only=True)
@@ -71,21 +64,13 @@ class RunOptions:
     ordered: bool = False
     on_unknown: OnUnknown = "hold"
     retry_failed: bool = False
-    limit: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
+    limit: int | None = attrs.field(default=None, validator=_COUNT)
     defaults: Mapping[str, Any] = attrs.field(factory=dict)
     new_options: bool = False
-    price_per_image: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_above_zero)
-    )
-    budget: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_above_zero)
-    )
-    max_failures: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_count)
-    )
-    give_up_after: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_above_zero)
-    )
+    price_per_image: float | None = attrs.field(default=None, validator=_POSITIVE)
+    budget: float | None = attrs.field(default=None, validator=_POSITIVE)
+    max_failures: int | None = attrs.field(default=None, validator=_COUNT)
+    give_up_after: float | None = attrs.field(default=None, validator=_POSITIVE)
     emulator: bool = False
     gallery: bool = True
 
@@ -118,11 +103,11 @@ class InputRow:
     """A row that is to be worked on, or that is wrong.
 
     Args:
-        position: From 0.
+        position: Its place in the input, from 0.
         row: As it was read; with its error if it may not be sent.
-        state: Of its item, as the run began; None if the journal does not have it.
-        id: Of its item.
-        request: With the client's model; None if the row is wrong.
+        state: Where its item stood as the run began; None if the journal does not have it.
+        id: Its item's, 16 bytes.
+        request: With the run's defaults; None if the row is no request.
     """
 
     position: int
@@ -130,6 +115,11 @@ class InputRow:
     state: State | None = None
     id: bytes = b""
     request: GenerationRequest | None = None
+
+    @property
+    def to_send(self) -> GenerationRequest | None:
+        """The request that it is; None if the row is wrong."""
+        return self.request if self.row.error is None else None
 
     @property
     def charged(self) -> bool:
@@ -141,9 +131,9 @@ class RowClassifier:
     """Tells the rows of an input that are to be worked on from those that are settled.
 
     Args:
-        book: What the journal said as the run began.
-        options: Of the run.
-        defaults: Of the run.
+        known: What the journal said as the run began.
+        options: Which states the run leaves alone, and how many rows it takes.
+        defaults: What rows leave out, which is part of what they ask.
 
     Attributes:
         settled: How many rows were passed over, by the state and charge of their items.
@@ -151,11 +141,11 @@ class RowClassifier:
         exhausted: Whether the input was read to its end, or to its limit.
     """
 
-    def __init__(self, book: KnownItems, options: RunOptions, defaults: Defaults) -> None:
-        self.book = book
+    def __init__(self, known: KnownItems, options: RunOptions, defaults: Defaults) -> None:
+        self.known = known
         self._options = options
         self._defaults = defaults
-        self._census = DuplicateCounter()
+        self._duplicates = DuplicateCounter()
         self._left = frozenset(state for state in State if options.leaves(state))
         self.settled: Counter[tuple[State, Charge]] = Counter()
         self.bought_before: int = 0
@@ -165,17 +155,17 @@ class RowClassifier:
         """Yield the rows to work on and those that are wrong, in the order of the input."""
         position, limit = 0, self._options.limit
         async for row in as_rows(requests):
-            seen = self._sort(position, row)
+            found = self._classify(position, row)
             position += 1
-            if seen is not None:
-                yield seen
+            if found is not None:
+                yield found
             elif position % BREATH == 0:
                 await anyio.lowlevel.checkpoint()
             if position == limit:
                 break
         self.exhausted = True
 
-    def _sort(self, position: int, row: Row) -> InputRow | None:
+    def _classify(self, position: int, row: Row) -> InputRow | None:
         request = row.request
         if request is None or row.error is not None:
             return InputRow(position, row)
@@ -183,18 +173,18 @@ class RowClassifier:
             digest = body_digest(request, self._defaults)
         except InvalidRequestError as unfit:
             return InputRow(position, attrs.evolve(row, error=unfit))
-        identity = self._census.enter(digest)
-        known = self.book.find(identity)
+        identity = self._duplicates.enter(digest)
+        known = self.known.find(identity)
         if known is not None and known[0] in self._left:
             self.settled[known] += 1
             return None
-        if known is None and self.book.find(digest) is None:
-            self.bought_before += self.book.has_bought(digest)
+        if known is None and self.known.find(digest) is None:
+            self.bought_before += self.known.has_bought(digest)
         state = None if known is None else known[0]
-        seen = InputRow(position, row, state, identity, self._defaults.fill(request))
-        if state is None and seen.charged and self._options.on_unknown != "resend":
-            return attrs.evolve(seen, row=attrs.evolve(row, error=_paid_before(row)))
-        return seen
+        found = InputRow(position, row, state, identity, self._defaults.fill(request))
+        if state is None and found.charged and self._options.on_unknown != "resend":
+            return attrs.evolve(found, row=attrs.evolve(row, error=_paid_before(row)))
+        return found
 
 
 def _paid_before(row: Row) -> InvalidRequestError:
@@ -207,74 +197,59 @@ def _paid_before(row: Row) -> InvalidRequestError:
 
 
 class Intake:
-    """Makes entries of the rows that are to be worked on.
+    """Takes up the rows that are to be worked on.
 
     Args:
-        desk: Of the run.
-        sorter: Of the run.
+        context: What the run's items share.
+        classifier: Tells which rows those are.
     """
 
-    def __init__(self, desk: RunContext, sorter: RowClassifier) -> None:
-        self._desk = desk
-        self.sorter = sorter
+    def __init__(self, context: RunContext, classifier: RowClassifier) -> None:
+        self._context = context
+        self._classifier = classifier
 
     async def work(self, requests: Requests) -> AsyncIterator[ItemRecorder | InputRow]:
-        """Yield an entry for each item to work on, and the rows that are wrong.
+        """Yield a recorder for each item to work on, and the rows that are wrong.
 
         Answers whose rows have left the input are downloaded at the end: they are paid for.
         """
-        journal = self._desk.journal
+        context, journal = self._context, self._context.journal
         links: set[bytes] = set()
-        if self.sorter.book.has_any(State.RECEIVED):
-            links = await journal.call(lambda db: set(ids(db, State.RECEIVED)))
-        async for seen in self.sorter.rows(requests):
-            if seen.request is None or seen.row.error is not None:
-                yield seen
+        if self._classifier.known.has_any(State.RECEIVED):
+            links = await journal.call(lambda view: set(view.ids(State.RECEIVED)))
+        async for row in self._classifier.rows(requests):
+            if (request := row.to_send) is None:
+                yield row
                 continue
-            links.discard(seen.id)
-            known = None if seen.state is None else await journal.find(seen.id)
-            yield self._entry(seen, seen.request, known)
+            links.discard(row.id)
+            known = None if row.state is None else await self._find(row.id)
+            yield self._recorder(row, request, known)
         for identity in sorted(links):
-            item = await journal.find(identity)
-            if item is not None:
-                name, request = row_to_request(item.row)
-                yield ItemRecorder(
-                    desk=self._desk,
-                    item=item,
-                    request=request,
-                    name=name,
-                    known=True,
-                    listed=False,
-                )
+            if (item := await self._find(identity)) is not None:
+                yield ItemRecorder(context=context, item=item, known=True, listed=False)
 
-    def _entry(
-        self, seen: InputRow, request: GenerationRequest, known: Item | None
+    async def _find(self, identity: bytes) -> Item | None:
+        return await self._context.journal.call(lambda view: view.find(identity))
+
+    def _recorder(
+        self, found: InputRow, request: GenerationRequest, known: Item | None
     ) -> ItemRecorder:
-        prior, text = seen.row.prior, row_json(request, seen.row.id)
+        prior, row = found.row.prior, RequestRow(request, found.row.id)
         if known is not None:
             # A gateway that honours keys would answer a failure's key with that failure.
             key = None if known.state is State.FAILED else known.idempotency_key
-            item = attrs.evolve(
-                known,
-                position=seen.position,
-                row=text,
-                idempotency_key=key or str(uuid.uuid4()),
-            )
+            key = key or str(uuid.uuid4())
+            item = attrs.evolve(known, position=found.position, row=row, idempotency_key=key)
         else:
-            item = Item(
-                seen.id,
-                seen.position,
-                text,
-                charge=Charge.NO if prior is None else prior.charge,
-                idempotency_key=(prior and prior.idempotency_key) or str(uuid.uuid4()),
-            )
+            charge, key = (prior.charge, prior.idempotency_key) if prior else (Charge.NO, None)
+            key = key or str(uuid.uuid4())
+            item = Item(found.id, found.position, row, charge=charge, idempotency_key=key)
         charged = item.charge is not Charge.NO
-        resend = charged and (item.state is not State.RECEIVED or self._desk.on_unknown == "resend")
+        again = self._context.on_unknown == "resend"
+        resend = charged and (item.state is not State.RECEIVED or again)
         return ItemRecorder(
-            desk=self._desk,
+            context=self._context,
             item=item,
-            request=request,
-            name=seen.row.id,
             known=known is not None,
             resend=resend,
             recount=resend or item.state is State.FAILED,

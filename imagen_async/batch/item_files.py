@@ -7,23 +7,24 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import attrs
-
+from imagen_async.batch.records import KeptImage
+from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
 from imagen_async.storage.file_names import file_name, slug
 from imagen_async.storage.stores import FolderStore, Stored
 from imagen_async.wire.finding import CUT, look
 from imagen_async.wire.image_header import SUFFIXES
+from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from imagen_async.batch.records import Item
     from imagen_async.storage.stores import StoreFailure
     from imagen_async.wire.decoder import Sink
     from imagen_async.wire.generation import Image
-    from imagen_async.wire.request import GenerationRequest
 
 IMAGES = "images"
 _PART = re.compile(r"\.([0-9a-f]{12})-[0-9a-f]{16}\.part")
@@ -70,49 +71,39 @@ class ItemFiles:
 
 
 def described(
-    image: Image, kept: Mapping[Path, Stored], before: Mapping[str | None, Any]
-) -> dict[str, Any]:
+    image: Image, kept: Mapping[Path, Stored], before: Mapping[str, KeptImage]
+) -> KeptImage:
     """Return what the journal keeps of an image: its file, or the link it waits behind.
 
     Args:
         image: With a path in the run's folder, or a link, or bytes that the disk did not take.
-        kept: By path: what the shelf kept in this run.
-        before: By file name: what the journal said of the item's images before.
+        kept: By path: what was stored in this run.
+        before: By file name: the images that the journal had before.
     """
     path = image.path
-    name = None if path is None else f"{IMAGES}/{path.parent.name}/{path.name}"
+    name = None if path is None else _name_of(path)
     here = None if path is None else kept.get(path)
-    earlier = before.get(name, {})
-    if name is None or (here is None and not earlier):  # a file that may not last is none
-        return {"url": image.url, "revised_prompt": image.revised_prompt}
-    return {
-        "file_name": name,
-        "width": image.width,
-        "height": image.height,
-        "media_type": image.media_type,
-        "bytes": earlier.get("bytes") if here is None else here.size,
-        "sha256": earlier.get("sha256") if here is None else here.sha256,
-        "url": image.url,
-        "revised_prompt": image.revised_prompt,
-    }
+    earlier = None if name is None else before.get(name)
+    if here is not None:
+        size: int | None = here.size
+        sha256 = here.sha256
+    elif earlier is not None:
+        size, sha256 = earlier.bytes, earlier.sha256
+    else:  # no file, or one that may not last
+        return KeptImage(url=image.url, revised_prompt=image.revised_prompt)
+    return KeptImage(
+        file_name=name,
+        width=image.width,
+        height=image.height,
+        media_type=image.media_type,
+        bytes=size,
+        sha256=sha256,
+        url=image.url,
+        revised_prompt=image.revised_prompt,
+    )
 
 
-@attrs.frozen
-class Leftovers:
-    """What lies in a run's folder beside what its journal says.
-
-    Args:
-        parts: Hidden files of writes that did not end.
-        foreign: A finished image of no item of the journal, if there is one.
-        misplaced: A file or a link where a folder of images should be, if there is one.
-    """
-
-    parts: tuple[Path, ...] = ()
-    foreign: Path | None = None
-    misplaced: Path | None = None
-
-
-def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
+def survey(folder: Path, owned: Callable[[str], bool]) -> list[Path]:
     """Look through the images of a run: 200,000 of them in under a second.
 
     An image is on the disk only after its item was in the journal, so one that no item owns
@@ -121,22 +112,38 @@ def survey(folder: Path, owned: Callable[[str], bool]) -> Leftovers:
     Args:
         folder: The run's folder.
         owned: Tells whether an item's files are named by 12 hexadecimal digits.
+
+    Returns:
+        The hidden files of writes that did not end.
+
+    Raises:
+        ConfigurationError: If an image belongs to no item, or a folder of images is none.
     """
     parts: list[Path] = []
     root = folder / IMAGES
     if root.is_symlink() or (root.exists() and not root.is_dir()):
-        return Leftovers(misplaced=root)
+        raise _misplaced(root)
     for home in _entries(root):
         if not home.is_dir(follow_symlinks=False):
             if _HOME.fullmatch(home.name):
-                return Leftovers(misplaced=Path(home.path))
+                raise _misplaced(home.path)
             continue
         for entry in _entries(Path(home.path)):
             if _PART.fullmatch(entry.name):
                 parts.append(Path(entry.path))
             elif (found := _NAMED.fullmatch(entry.name)) and not owned(found[1]):
-                return Leftovers(tuple(parts), Path(entry.path))
-    return Leftovers(tuple(parts))
+                raise ConfigurationError(
+                    f"{printable(entry.path, 300)} belongs to no item of the journal: the journal "
+                    "is older than its images, or the file is not ours; restore or move it."
+                )
+    return parts
+
+
+def _misplaced(path: Path | str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{printable(str(path), 300)} is not the folder that the batch made: a file or a link is "
+        "in its place; put the folder back."
+    )
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -147,35 +154,32 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def rescue(
-    folder: Path, identity: bytes, request: GenerationRequest, names: Collection[str] = ()
-) -> tuple[list[Any], bool]:
+def rescue(folder: Path, item: Item) -> tuple[list[KeptImage], bool]:
     """Find the images of an item whose call was cut off by the end of its process.
 
     Hidden files that are whole images get names, and so do those whose end cannot be told, as
-    cut ones; the others are removed.
+    cut ones; the others are removed. Files that the journal has say nothing of this call.
 
     Args:
         folder: The run's folder.
-        identity: The item's id.
-        request: What was asked.
-        names: Of the item's files from earlier orders, which say nothing of this one.
+        item: As the journal has it.
 
     Returns:
-        Descriptions of the images, and whether they are all that the answer held, one of them
-        whole: the first is named last, so its name vouches for the others.
+        The images, and whether they are all that the answer held, one of them whole: the first
+        is named last, so its name vouches for the others.
 
     Raises:
         OSError: If the disk fails.
     """
-    home, digest = _home(folder, identity), identity.hex()[:12]
+    request, names = item.row.request, item.files
+    home, digest = _home(folder, item.id), item.id.hex()[:12]
     entries = sorted(_entries(home), key=lambda entry: entry.name)
     named = {
         Path(entry.path): int(found[2] or 0)
         for entry in entries
         if (found := _NAMED.fullmatch(entry.name))
         and found[1] == digest
-        and f"{IMAGES}/{home.name}/{entry.name}" not in names
+        and _name_of(Path(entry.path)) not in names
     }
     numbers, first = sorted(set(named.values())), highest(names) + 1
     whole = 0 in numbers or (bool(numbers) and numbers == list(range(first, first + len(numbers))))
@@ -194,12 +198,6 @@ def rescue(
 def is_cut(name: str) -> bool:
     """Return whether a file's name says that it holds what came of an image, not all of it."""
     return Path(name).stem.endswith(CUT)
-
-
-def sweep(parts: Sequence[Path]) -> None:
-    """Remove the hidden files of writes that did not end."""
-    for part in parts:
-        disk.remove(part)
 
 
 def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str, first: int) -> None:
@@ -226,17 +224,22 @@ def highest(names: Iterable[str]) -> int:
     return max((int(each[2] or 0) for each in found if each), default=0)
 
 
-def _found(path: Path) -> dict[str, Any]:
+def _found(path: Path) -> KeptImage:
     data = path.read_bytes()
     media = look(data, linked=False).media
-    return {
-        "file_name": f"{IMAGES}/{path.parent.name}/{path.name}",
-        "width": media.width,
-        "height": media.height,
-        "media_type": media.media_type,
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
+    return KeptImage(
+        file_name=_name_of(path),
+        width=media.width,
+        height=media.height,
+        media_type=media.media_type,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _name_of(path: Path) -> str:
+    """Return an image's name relative to the run's folder."""
+    return f"{IMAGES}/{path.parent.name}/{path.name}"
 
 
 def _home(folder: Path, identity: bytes) -> Path:

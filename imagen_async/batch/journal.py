@@ -1,30 +1,34 @@
-"""The journal: what was sent, what was paid and what is here, on disk before it is acted on.
+"""The journal in SQLite: what was sent, what was paid and what is here, on disk before it is used.
 
-One SQLite file, one connection and one thread: whatever waits is committed together, so that
-an fsync is shared by all that are in flight. The file's exclusive lock is held from the
-opening to the close, which is how a second process is kept out.
-
-States::
-
-    new -> sending -> new | received | done | failed | unknown
-                            received -> done
-                                        unknown -> sending | dropped
+One file, one connection and one thread: whatever waits is committed together, so that an fsync
+is shared by all that are in flight. The file's exclusive lock is held from the opening to the
+close, which is how a second process is kept out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import queue
 import sqlite3
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 import attrs
 
 from imagen_async.batch import schema
+from imagen_async.batch.records import (
+    Count,
+    Item,
+    KeptAnswer,
+    KeptError,
+    RefusedRow,
+    RequestRow,
+    decode,
+    encode,
+)
+from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.storage.offload import in_thread
 from imagen_async.wire.text import printable
@@ -33,86 +37,111 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from imagen_async.batch.ports import JournalView
+
 _T = TypeVar("_T")
 _unclosed: list[sqlite3.Connection] = []
 
 
-class State(enum.StrEnum):
-    """Where an item stands."""
-
-    NEW = "new"
-    SENDING = "sending"
-    RECEIVED = "received"
-    DONE = "done"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-    DROPPED = "dropped"
+_Statement: TypeAlias = "tuple[str, tuple[Any, ...]]"
 
 
-@attrs.frozen
-class Item:
-    """One row of the journal.
-
-    Args:
-        id: 16 bytes: what the row asks for and its number among equal rows.
-        position: Where it stood in the input when it was last sent, from 0.
-        row: JSON of the user's id and the request: a row that can be an input again.
-        state: Where it stands.
-        charge: The worst over all its attempts in all runs.
-        attempts: How many HTTP exchanges were begun for it.
-        sends: How often its body went out and was answered by neither a 429 nor the API's own
-            refusal, since its count began.
-        spent: How many images may have been charged for it.
-        presumed: How many images those sends asked for that were taken as free.
-        resends: How often it was sent again although it may have been charged.
-        images: How many files of it are here.
-        idempotency_key: What its last attempts carried.
-        error: JSON of the last error.
-        answer: JSON of what came: request id, time, links or files.
-    """
-
-    id: bytes
-    position: int
-    row: str
-    state: State = attrs.field(default=State.NEW, converter=State)
-    charge: Charge = attrs.field(default=Charge.NO, converter=Charge)
-    attempts: int = 0
-    sends: int = 0
-    spent: int = 0
-    presumed: int = 0
-    resends: int = 0
-    images: int = 0
-    idempotency_key: str | None = None
-    error: str | None = None
-    answer: str | None = None
-
-
-@attrs.frozen
-class Count:
-    """How many items are in one state with one charge, and sums over them."""
-
-    state: State = attrs.field(converter=State)
-    charge: Charge = attrs.field(converter=Charge)
-    items: int
-    attempts: int
-    spent: int
-    presumed: int
-    resends: int
-    images: int
-
-
+@attrs.frozen(eq=False)
 class _Job:
     """A statement for the next commit, or a function that has the connection to itself."""
 
-    __slots__ = ("future", "parameters", "work")
-
-    def __init__(self, work: str | Callable[[sqlite3.Connection], Any], *parameters: Any) -> None:
-        self.work = work
-        self.parameters = parameters
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    work: _Statement | Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
 
 
-class Journal:
+@attrs.frozen
+class SqliteView:
+    """A ``JournalView`` of an open journal, to be used in its thread alone."""
+
+    connection: sqlite3.Connection
+
+    def runs(self) -> int:
+        """Return how many runs the journal has seen."""
+        runs: int = self.connection.execute(schema.RUNS).fetchone()[0]
+        return runs
+
+    def count_run(self) -> None:
+        """Count one more run."""
+        self.connection.execute(schema.COUNT_RUN)
+
+    def find(self, identity: bytes) -> Item | None:
+        """Return an item, or None."""
+        row = self.connection.execute(schema.FIND, (identity,)).fetchone()
+        return None if row is None else _item(row)
+
+    def items(self, states: Iterable[State] = State) -> Iterator[Item]:
+        """Yield the items in these states in the order in which they were first sent."""
+        values = tuple(str(state) for state in states)
+        statement = schema.ITEMS.format(", ".join("?" * len(values)))
+        yield from map(_item, self.connection.execute(statement, values))
+
+    def ids(self, state: State) -> Iterator[bytes]:
+        """Yield the ids of the items in a state."""
+        for (identity,) in self.connection.execute(schema.IDS, (str(state),)):
+            yield identity
+
+    def known(self) -> Iterator[tuple[bytes, str, int]]:
+        """Yield the id, state and charge of every item; at the end they are checked."""
+        total = 0
+        for row in self.connection.execute(schema.KNOWN):
+            total += int.from_bytes(row[0])
+            yield row
+        # Two copies of each id, and no look at the rows: a hundredth of a full check's price.
+        if total != sum(int.from_bytes(row[0]) for row in self.connection.execute(schema.INDEXED)):
+            raise schema.damaged()
+
+    def refused(self) -> Iterator[RefusedRow]:
+        """Yield the rows that this run did not send."""
+        for (text,) in self.connection.execute(schema.ALL_INVALID):
+            yield decode(text, RefusedRow)
+
+    def counts(self) -> list[Count]:
+        """Return how many items are in which state."""
+        return [
+            Count(State(state), Charge(charge), *sums)
+            for state, charge, *sums in self.connection.execute(schema.COUNTS)
+        ]
+
+    def settled(self, item: Item) -> None:
+        """Keep an item's end."""
+        self.connection.execute(*_settled(item))
+
+    def forget_refused(self) -> None:
+        """Forget the rows that earlier runs did not send."""
+        self.connection.execute(schema.FORGET_INVALID)
+
+    def drop_unknown(self) -> None:
+        """Give up every item that may have been charged and is not done."""
+        self.connection.execute(schema.DROP)
+
+
+@contextlib.contextmanager
+def look(folder: Path) -> Iterator[JournalView]:
+    """Open a folder's journal to read it here and now.
+
+    Raises:
+        HeldJournalError: If a batch runs there.
+        ConfigurationError: If there is none, or it cannot be trusted.
+    """
+    if not (folder / schema.NAME).is_file():
+        shown = printable(str(folder), 300)
+        raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
+    try:
+        connection = schema.connect(folder)
+    except sqlite3.Error as error:
+        raise schema.explain(error, folder) from None
+    try:
+        yield SqliteView(connection)
+    finally:
+        schema.close(connection)
+
+
+class SqliteJournal:
     """The open journal of one folder; every method but the constructor runs on one loop.
 
     Args:
@@ -144,7 +173,7 @@ class Journal:
             raise ConfigurationError("The journal needs a thread, and none can be had.") from None
         self._thread = thread
         try:
-            await self.call(schema.begin if begin else _look)
+            await self._ask(schema.begin if begin else _look)
         except BaseException:
             await self._end()
             raise
@@ -160,40 +189,35 @@ class Journal:
             with anyio.CancelScope(shield=True):
                 await in_thread(thread.join)
 
-    async def write(self, statement: str, *parameters: Any) -> None:
-        """Commit one statement together with whatever else waits.
+    async def sending(self, item: Item, *, images: int, resends: int) -> None:
+        """Keep that an attempt is about to be sent; see ``ports`` for every step."""
+        await self._ask(_sending(item, images, resends))
 
-        Raises:
-            ConfigurationError: If the journal cannot be written; nothing more will be.
-        """
-        await self._ask(statement, *parameters)
+    async def returned(self, item: Item, *, images: int, presumed: int) -> None:
+        """Keep that the attempt under way was free."""
+        await self._ask(_returned(item, images, presumed))
 
-    async def call(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def received(self, item: Item, *, excess: int) -> None:
+        """Keep a paid answer whose links are not downloaded yet."""
+        await self._ask(_received(item, excess))
+
+    async def settled(self, item: Item, *, excess: int = 0, presumed: int = 0) -> None:
+        """Keep how an item stands as its call ends."""
+        await self._ask(_settled(item, excess, presumed))
+
+    async def refused(self, row: RefusedRow) -> None:
+        """Keep a row that is not sent."""
+        await self._ask((schema.INVALID, (encode(row),)))
+
+    async def call(self, work: Callable[[JournalView], _T]) -> _T:
         """Run a function in the journal's thread, after everything that was asked before it."""
-        result: _T = await self._ask(work)
+        result: _T = await self._ask(lambda connection: work(SqliteView(connection)))
         return result
 
-    async def find(self, identity: bytes) -> Item | None:
-        """Return an item, or None."""
-
-        def read(connection: sqlite3.Connection) -> Item | None:
-            row = connection.execute(schema.FIND, (identity,)).fetchone()
-            return None if row is None else Item(*row)
-
-        return await self.call(read)
-
-    async def counts(self) -> list[Count]:
-        """Return how many items are in which state."""
-        return await self.call(
-            lambda connection: [Count(*row) for row in connection.execute(schema.COUNTS)]
-        )
-
-    def _ask(
-        self, work: str | Callable[[sqlite3.Connection], Any], *parameters: Any
-    ) -> asyncio.Future[Any]:
+    def _ask(self, work: _Statement | Callable[[sqlite3.Connection], Any]) -> asyncio.Future[Any]:
         if self.broken is not None:
             raise self.broken
-        job = _Job(work, *parameters)
+        job = _Job(work, self._loop.create_future())
         self._queue.put(job)
         return job.future
 
@@ -280,10 +304,10 @@ def _run(connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
     """Run a group: its statements in one transaction, each function with no transaction open."""
     results: list[Any] = []
     for job in group:
-        if isinstance(job.work, str):
+        if isinstance(job.work, tuple):
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
-            connection.execute(job.work, job.parameters)
+            connection.execute(*job.work)
             results.append(None)
             continue
         if connection.in_transaction:
@@ -297,15 +321,42 @@ def _run(connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
     return results
 
 
-def items(connection: sqlite3.Connection, states: Iterable[State]) -> Iterator[Item]:
-    """Yield the items in these states in the order in which they were first sent, one at a time."""
-    values = tuple(str(state) for state in states)
-    places = ", ".join("?" * len(values))
-    for row in connection.execute(schema.ITEMS.format(places), values):
-        yield Item(*row)
+def _sending(item: Item, images: int, resends: int) -> _Statement:
+    row, charge = item.row.json, int(item.charge)
+    key = item.idempotency_key
+    values = (item.id, item.position, row, charge, item.sends, images, resends, key)
+    return schema.SENDING, values
 
 
-def ids(connection: sqlite3.Connection, state: State) -> Iterator[bytes]:
-    """Yield the ids of the items in a state."""
-    for row in connection.execute(schema.IDS, (str(state),)):
-        yield row[0]
+def _returned(item: Item, images: int, presumed: int) -> _Statement:
+    charge = int(item.charge)
+    return schema.RETURNED, (charge, charge, item.sends, images, presumed, item.id)
+
+
+def _received(item: Item, excess: int) -> _Statement:
+    return schema.RECEIVED, (excess, encode(item.answer), item.id)
+
+
+def _settled(item: Item, excess: int = 0, presumed: int = 0) -> _Statement:
+    values = (
+        item.id,
+        item.position,
+        item.row.json,
+        str(item.state),
+        int(item.charge),
+        item.sends,
+        excess,
+        presumed,
+        item.images,
+        None if item.error is None else encode(item.error),
+        None if item.answer is None else encode(item.answer),
+    )
+    return schema.SETTLED, values
+
+
+def _item(columns: tuple[Any, ...]) -> Item:
+    values: list[Any] = [*columns]
+    values[2:5] = decode(columns[2], RequestRow), State(columns[3]), Charge(columns[4])
+    last = zip(columns[12:], (KeptError, KeptAnswer), strict=True)
+    values[12:] = [None if text is None else decode(text, kind) for text, kind in last]
+    return Item(*values)

@@ -8,22 +8,25 @@ they are for their owner alone: prompts are in them. Images are what is shared, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from imagen_async.batch import schema
 from imagen_async.batch.item_files import is_cut
-from imagen_async.batch.journal import Item, State, items
+from imagen_async.batch.records import KeptError, unstructured
+from imagen_async.batch.states import State
 from imagen_async.errors import Charge
 from imagen_async.storage import disk
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from imagen_async.batch.ports import JournalView
+    from imagen_async.batch.records import Item, KeptImage, RefusedRow
 
 METADATA = "metadata.jsonl"
 FAILED = "failed.jsonl"
@@ -31,22 +34,21 @@ UNKNOWN = "unknown.jsonl"
 REPORT = "report.json"
 _PRETTY = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "))
 _ASCII = json.JSONEncoder(separators=(", ", ": "))
-_NO_ANSWER = {"status": None, "code": None, "request_id": None}
-_LOST = {
-    "type": "OutcomeUnknownError",
-    "message": "The process ended while the request was under way, or an attempt may have cost.",
-    **_NO_ANSWER,
-}
-_WAITING = {
-    "type": "DownloadError",
-    "message": "The images are paid for and not downloaded yet; the next run fetches them.",
-    **_NO_ANSWER,
-}
-
+_LOST = KeptError(
+    type="OutcomeUnknownError",
+    message="The process ended while the request was under way, or an attempt may have cost.",
+)
+_WAITING = KeptError(
+    type="DownloadError",
+    message="The images are paid for and not downloaded yet; the next run fetches them.",
+)
 _DOUBTFUL = (State.UNKNOWN, State.RECEIVED, State.DROPPED)
 
+Line: TypeAlias = tuple[str, bytes]
+"""A view's name and a line for it."""
 
-def line(row: dict[str, Any]) -> bytes:
+
+def line(row: Mapping[str, Any]) -> bytes:
     """Return a row as a line of UTF-8 JSON; a lone surrogate is escaped."""
     try:
         return _PRETTY.encode(row).encode() + b"\n"
@@ -54,117 +56,72 @@ def line(row: dict[str, Any]) -> bytes:
         return _ASCII.encode(row).encode() + b"\n"
 
 
-@attrs.frozen
-class Listed:
-    """An item as the lists show it.
-
-    Args:
-        asked: The row: the user's id and the request.
-        state: Where it stands.
-        charge: The worst over all its attempts.
-        idempotency_key: What its last attempts carried.
-        error: What its last error told.
-        answer: What came.
-    """
-
-    asked: dict[str, Any]
-    state: State
-    charge: Charge
-    idempotency_key: str | None
-    error: dict[str, Any] | None
-    answer: dict[str, Any]
-
-
-def listed(item: Item) -> Listed:
-    """Return an item of the journal as the lists show it."""
-    return Listed(
-        json.loads(item.row),
-        item.state,
-        item.charge,
-        item.idempotency_key,
-        json.loads(item.error) if item.error else None,
-        json.loads(item.answer) if item.answer else {},
-    )
-
-
-def rows(item: Listed) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of an item, each with the name of its view."""
-    asked, answer = item.asked, item.answer
-    images = [each for each in answer.get("images", ()) if each.get("file_name") is not None]
-    for image in images:
-        if not is_cut(image["file_name"]):
-            yield METADATA, _image_row(asked, answer, image)
+def lines(item: Item) -> Iterator[Line]:
+    """Yield the lines that show an item: its images that are whole, and how it failed."""
+    for image in item.files.values():
+        if not is_cut(image.file_name or ""):
+            yield METADATA, line(_image_row(item, image))
+    if item.state is not State.FAILED and item.state not in _DOUBTFUL:
+        return
+    told = item.error or (_WAITING if item.state is State.RECEIVED else _LOST)
+    key = told.idempotency_key or item.idempotency_key
+    told = attrs.evolve(told, charge=item.charge, idempotency_key=key)
+    row = {**unstructured(item.row), "error": unstructured(told)}
     if item.state is State.FAILED:
-        yield FAILED, {**asked, "error": _error(item)}
-    elif item.state in _DOUBTFUL:
-        row = {**asked, "error": _error(item)}
-        if images:
-            row["files"] = [image["file_name"] for image in images]
-        if item.state is State.DROPPED:
-            row["dropped"] = True
-        yield UNKNOWN, row
+        yield FAILED, line(row)
+        return
+    if files := list(item.files):
+        row["files"] = files
+    if item.state is State.DROPPED:
+        row["dropped"] = True
+    yield UNKNOWN, line(row)
 
 
-def _image_row(
-    asked: dict[str, Any], answer: dict[str, Any], image: dict[str, Any]
-) -> dict[str, Any]:
+def _image_row(item: Item, image: KeptImage) -> Mapping[str, Any]:
     """Return one row of a Hugging Face imagefolder: every row has every column."""
+    request, answer = item.row.request, item.answer
     return {
-        "file_name": image["file_name"],
-        "id": asked.get("id"),
-        "prompt": asked["prompt"],
-        "model": asked.get("model"),
-        "aspect_ratio": asked.get("aspect_ratio"),
-        "width": image.get("width"),
-        "height": image.get("height"),
-        "media_type": image.get("media_type"),
-        "bytes": image.get("bytes"),
-        "sha256": image.get("sha256"),
-        "request_id": answer.get("request_id"),
-        "created": answer.get("created"),
+        "file_name": image.file_name,
+        "id": item.row.id,
+        "prompt": request.prompt,
+        "model": request.model,
+        "aspect_ratio": request.aspect_ratio,
+        "width": image.width,
+        "height": image.height,
+        "media_type": image.media_type,
+        "bytes": image.bytes,
+        "sha256": image.sha256,
+        "request_id": answer and answer.request_id,
+        "created": answer and answer.created,
     }
 
 
-def _error(item: Listed) -> dict[str, Any]:
-    told = item.error or (_WAITING if item.state is State.RECEIVED else _LOST)
-    key = told.get("idempotency_key") or item.idempotency_key
-    return {**told, "charge": str(item.charge), "idempotency_key": key}
+def refused_line(row: RefusedRow) -> Line:
+    """Return the line of an input row that was not sent; it may have cost before."""
+    return FAILED if row.error.charge is Charge.NO else UNKNOWN, line(unstructured(row))
 
 
-def invalid(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the view and the row of an input row that was not sent; it may have cost before."""
-    row: dict[str, Any] = json.loads(text)
-    return FAILED if row["error"]["charge"] == str(Charge.NO) else UNKNOWN, row
-
-
-def rewrite(connection: sqlite3.Connection, folder: Path) -> None:
+def rewrite(journal: JournalView, folder: Path) -> None:
     """Make the views anew from the journal, each replaced in one step.
 
     Raises:
         OSError: If the disk does not take them; the old ones stay.
     """
-    names = (METADATA, FAILED, UNKNOWN)
-    states = (State.DONE, State.FAILED, *_DOUBTFUL)
-    parts = {name: folder / f".{name}{disk.PART}" for name in names}
+    parts = {name: _part_of(folder / name) for name in (METADATA, FAILED, UNKNOWN)}
     files: dict[str, IO[bytes]] = {}
-    try:
+    with contextlib.ExitStack() as stack:
         for name, part in parts.items():
-            files[name] = disk.open_private(part, "wb")
-        for item in items(connection, states):
-            for name, row in rows(listed(item)):
-                files[name].write(line(row))
-        for (text,) in connection.execute(schema.ALL_INVALID):
-            name, row = invalid(text)
-            files[name].write(line(row))
+            stack.callback(disk.remove, part)
+            files[name] = stack.enter_context(disk.open_private(part, "wb"))
+        for item in journal.items((State.DONE, State.FAILED, *_DOUBTFUL)):
+            for name, text in lines(item):
+                files[name].write(text)
+        for name, text in map(refused_line, journal.refused()):
+            files[name].write(text)
         for file in files.values():
             file.close()
         for name, part in parts.items():
             part.replace(folder / name)
-    finally:
-        for file in files.values():
-            file.close()
-        for part in parts.values():
-            disk.remove(part)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -173,7 +130,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: If the disk does not take it; the old one stays.
     """
-    part = path.with_name(f".{path.name}{disk.PART}")
+    part = _part_of(path)
     try:
         with disk.open_private(part, "wb") as file:
             file.write(text.encode())
@@ -183,6 +140,10 @@ def write_whole(path: Path, text: str) -> None:
         disk.sync_folder(path.parent)
     finally:
         disk.remove(part)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}{disk.PART}")
 
 
 class Appender:
@@ -200,12 +161,12 @@ class Appender:
         self._waiting: dict[str, list[bytes]] = {}
         self.problem: str | None = None
 
-    def add(self, found: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Add rows."""
+    def add(self, found: Iterable[Line]) -> None:
+        """Add lines."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self.flush)
-        for name, row in found:
-            self._waiting.setdefault(name, []).append(line(row))
+        for name, text in found:
+            self._waiting.setdefault(name, []).append(text)
 
     def flush(self) -> None:
         """Write what waits; a disk that does not take it is noted: the journal has it all."""

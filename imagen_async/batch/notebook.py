@@ -32,8 +32,8 @@ class Panel:
         """Return the MIME bundle of what there is now.
 
         Args:
-            report: Of the run.
-            folder: Where its images are.
+            report: How far the run is.
+            folder: Where its images are, as text.
         """
         newest = tuple(self._newest)
         known = self._small

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from imagen_async.batch.journal import State
 from imagen_async.batch.records import images_requested
+from imagen_async.batch.states import State
 
 if TYPE_CHECKING:
     from imagen_async.batch.intake import RowClassifier, RunOptions
@@ -52,7 +52,7 @@ class Plan:
 
 
 async def make_plan(
-    sorter: RowClassifier,
+    classifier: RowClassifier,
     requests: Requests,
     options: RunOptions,
     requests_per_minute: float | None,
@@ -60,32 +60,32 @@ async def make_plan(
     """Count what a run would do with an input.
 
     Args:
-        sorter: Of the run.
-        requests: The input.
-        options: Of the run.
-        requests_per_minute: The client's rate.
+        classifier: Tells which rows would be worked on.
+        requests: The input, which is read to its end.
+        options: What the run is told to do.
+        requests_per_minute: The client's rate; None for no limit.
     """
     to_send = resend = images = downloads = invalid = cut = 0
-    async for seen in sorter.rows(requests):
-        if seen.request is None or seen.row.error is not None:
+    async for row in classifier.rows(requests):
+        if (request := row.to_send) is None:
             invalid += 1
-        elif seen.state is State.RECEIVED:
+        elif row.state is State.RECEIVED:
             downloads += 1
-        elif seen.state is State.SENDING and options.leaves(State.UNKNOWN):
+        elif row.state is State.SENDING and options.leaves(State.UNKNOWN):
             cut += 1  # what a dead run left under way becomes unknown before anything else
         else:
             to_send += 1
-            resend += seen.state in (State.UNKNOWN, State.SENDING) or seen.charged
-            images += images_requested(seen.request)
+            resend += row.state in (State.UNKNOWN, State.SENDING) or row.charged
+            images += images_requested(request)
     left = Counter[State]()
-    for (state, _), number in sorter.settled.items():
+    for (state, _), number in classifier.settled.items():
         left[state] += number
     price, rate = options.price_per_image, requests_per_minute
     return Plan(
         rows=to_send + downloads + invalid + cut + left.total(),
         to_send=to_send,
         resend=resend,
-        bought_before=sorter.bought_before,
+        bought_before=classifier.bought_before,
         downloads=downloads,
         done=left[State.DONE],
         failed=left[State.FAILED],

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import hashlib
 import json
 import sys
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import attrs
 
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
-from imagen_async.wire.request import GenerationRequest
+from imagen_async.wire.request import REQUEST_FIELDS, GenerationRequest
 from imagen_async.wire.text import printable
 
-if TYPE_CHECKING:
-    import io
-
-FIELDS = ("prompt", "model", "response_format", "aspect_ratio", "n", "extra")
-"""The fields of a request, as rows name them."""
 CARRIED = frozenset(
     {"error", "line", "dropped", "file_name", "files", "width", "height", "media_type", "bytes"}
     | {"sha256", "request_id", "created"}
 )
 """What our own lists write beside a request; in a row of the input it asks for nothing."""
-_KNOWN = CARRIED | {"id", *FIELDS}
+_KNOWN = CARRIED | {"id", *REQUEST_FIELDS}
 BOM = b"\xef\xbb\xbf"
+_NOT_UTF8 = "it is not UTF-8; save the file as UTF-8."
 _BROKEN = (OSError, EOFError, zlib.error)
 _UNREADABLE = "cannot be read; give a .txt, .jsonl, .csv or .tsv file, each also as .gz, or -"
 
@@ -159,74 +157,103 @@ def _wrong(line: int, message: str, what: str = "line") -> Row:
     return Row(line, error=InvalidRequestError(f"{what} {line}: {message}"))
 
 
+def count_rows(path: str, limit: int | None = None) -> int | None:
+    """Return about how many rows an input has: cheaper than reading them, for progress alone.
+
+    Args:
+        path: As for ``read_source``.
+        limit: The most that are taken.
+
+    Returns:
+        The number; None if it cannot be told beforehand.
+    """
+    if path == "-" or not Path(path).is_file():
+        return None
+    kind = _kind_of(path)
+    try:
+        with _open(path) as stream:
+            lines = _lines(stream)
+            if kind is _comma_separated:
+                rows = sum(map(bool, csv.reader(line.decode(errors="replace") for line in lines)))
+            else:
+                rows = sum(bool(line.strip()) for line in lines)
+    except (OSError, _CutError, csv.Error):
+        return None
+    rows -= kind in (_comma_separated, _tab_separated) and rows > 0
+    return rows if limit is None else min(rows, limit)
+
+
 def _read(path: str, names: _Names) -> Iterator[Row]:
-    if path == "-":
-        yield from _texts(_lines(sys.stdin.buffer), names, path)
-        return
-    kind = _KINDS.get(Path(path.removesuffix(".gz")).suffix.lower())
+    kind = _texts if path == "-" else _kind_of(path)
     if kind is None:
         raise ConfigurationError(f"{printable(path)} {_UNREADABLE} for lines on standard input.")
     try:
-        stream = _open(path)
+        source = contextlib.nullcontext(sys.stdin.buffer) if path == "-" else _open(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigurationError(f"{printable(path)} cannot be opened: {reason}.") from None
-    with stream:
-        yield from kind(_lines(stream), names, path)
+    with source as stream:
+        try:
+            yield from kind(_lines(stream), names, path)
+        except _CutError as error:
+            yield _wrong(error.line, str(error))
 
 
-def _open(path: str) -> gzip.GzipFile | io.BufferedReader:
-    if path.endswith(".gz"):
-        return gzip.GzipFile(path, "rb")
-    return Path(path).open("rb")
+def _kind_of(path: str) -> _Kind | None:
+    return _KINDS.get(Path(path.removesuffix(".gz")).suffix.lower())
+
+
+def _open(path: str) -> gzip.GzipFile | IO[bytes]:
+    return gzip.GzipFile(path, "rb") if path.endswith(".gz") else Path(path).open("rb")
 
 
 class _CutError(Exception):
-    """The input broke off: a bad disk, or a .gz file that is not all there."""
+    """The input broke off: a bad disk, or a .gz file that is not all there.
+
+    Args:
+        line: The one that did not come, counted from 1.
+        problem: Why.
+    """
+
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(problem)
+        self.line = line
 
 
 def _lines(stream: gzip.GzipFile | IO[bytes]) -> Iterator[bytes]:
+    come = 0
     try:
-        first = stream.readline().removeprefix(BOM)
-        if first:
-            yield first
-        yield from stream
+        for line in stream:
+            come += 1
+            yield line.removeprefix(BOM) if come == 1 else line
     except _BROKEN as error:
-        raise _CutError(f"the input breaks off here ({type(error).__name__}).") from None
+        problem = f"the input breaks off here ({type(error).__name__})."
+        raise _CutError(come + 1, problem) from None
 
 
 def _texts(lines: Iterator[bytes], _: _Names, __: str) -> Iterator[Row]:
-    yield Row(0)
-    number = 0
-    try:
-        for number, line in enumerate(lines, 1):
-            try:
-                prompt = line.decode().strip()
-            except UnicodeDecodeError:
-                yield _wrong(number, "it is not UTF-8; save the file as UTF-8.")
-                continue
-            if prompt:
-                yield _row(number, {"prompt": prompt})
-    except _CutError as error:
-        yield _wrong(number + 1, str(error))
+    return _by_line(lines, lambda number, prompt: _row(number, {"prompt": prompt}))
 
 
 def _objects(lines: Iterator[bytes], names: _Names, _: str) -> Iterator[Row]:
+    return _by_line(lines, partial(_object, names=names))
+
+
+def _by_line(lines: Iterator[bytes], parse: Callable[[int, str], Row]) -> Iterator[Row]:
     yield Row(0)
-    number = 0
-    try:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _object(number, line, names)
-    except _CutError as error:
-        yield _wrong(number + 1, str(error))
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError:
+            yield _wrong(number, _NOT_UTF8)
+            continue
+        if text:
+            yield parse(number, text)
 
 
-def _object(number: int, line: bytes, names: _Names) -> Row:
+def _object(number: int, text: str, names: _Names) -> Row:
     try:
-        value = _DECODER.decode(line.decode())
-    except UnicodeDecodeError:
-        return _wrong(number, "it is not UTF-8; save the file as UTF-8.")
+        value = _DECODER.decode(text)
     except RecursionError:
         return _wrong(number, "it is nested too deeply.")
     except ValueError as error:
@@ -236,7 +263,8 @@ def _object(number: int, line: bytes, names: _Names) -> Row:
         value = {"prompt": value}
     if not isinstance(value, dict):
         return _wrong(number, "it is neither a JSON object nor a string.")
-    fields = {_alias(key, names): field for key, field in value.items()}
+    alias = {names.prompt: "prompt", names.id: "id"}
+    fields = {str(alias.get(key, key)): field for key, field in value.items()}
     unknown = fields.keys() - _KNOWN
     if unknown:
         shown = printable(repr(min(unknown)), 80)
@@ -252,10 +280,6 @@ def _no_constant(name: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
-
-
-def _alias(key: str, names: _Names) -> str:
-    return "prompt" if key == names.prompt else "id" if key == names.id else key
 
 
 def _comma_separated(lines: Iterator[bytes], names: _Names, path: str) -> Iterator[Row]:
@@ -285,17 +309,14 @@ def _table(
     records: Iterator[tuple[int, list[str] | str]], names: _Names, path: str
 ) -> Iterator[Row]:
     try:
-        line, header = next(records, (1, []))
+        _, header = next(records, (1, []))
     except _CutError as error:
         raise ConfigurationError(f"{printable(path)}: {error}") from None
     columns = _columns(header, names, path)
     yield Row(0)
-    try:
-        for line, cells in records:
-            if cells:
-                yield _record(line, cells, len(header), columns)
-    except _CutError as error:
-        yield _wrong(line + 1, str(error))
+    for line, cells in records:
+        if cells:
+            yield _record(line, cells, len(header), columns)
 
 
 def _columns(header: list[str] | str, names: _Names, path: str) -> dict[str, int]:
@@ -314,7 +335,7 @@ def _columns(header: list[str] | str, names: _Names, path: str) -> dict[str, int
         )
     if names.id != "id" and names.id not in titles:
         raise ConfigurationError(f"{printable(path)} has no column {printable(names.id)!r}.")
-    columns = {name: titles.index(name) for name in FIELDS[1:] if name in titles}
+    columns = {name: titles.index(name) for name in REQUEST_FIELDS[1:] if name in titles}
     if names.id in titles:
         columns["id"] = titles.index(names.id)
     return {"prompt": place, **columns}
@@ -330,7 +351,7 @@ def _record(line: int, cells: list[str] | str, width: int, columns: Mapping[str,
         return _wrong(line, text)
     fields: dict[str, Any] = {name: cells[at] for name, at in columns.items() if cells[at].strip()}
     if any("\udc80" <= character <= "\udcff" for text in fields.values() for character in text):
-        return _wrong(line, "it is not UTF-8; save the file as UTF-8.")
+        return _wrong(line, _NOT_UTF8)
     try:
         if "n" in fields:
             fields["n"] = int(fields["n"])
@@ -343,7 +364,7 @@ def _record(line: int, cells: list[str] | str, width: int, columns: Mapping[str,
 
 def _row(line: int, fields: Mapping[str, Any]) -> Row:
     """Return the row of named values; those that are None count as not given."""
-    given = {name: value for name in FIELDS if (value := fields.get(name)) is not None}
+    given = {name: value for name in REQUEST_FIELDS if (value := fields.get(name)) is not None}
     name = fields.get("id")
     if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
         return _wrong(line, "id must be a string or a whole number.")
@@ -367,7 +388,8 @@ def _prior(error: object) -> EarlierOutcome | None:
     return EarlierOutcome(charge, key if isinstance(key, str) and key.isascii() else None)
 
 
-_KINDS = {
+_Kind: TypeAlias = Callable[[Iterator[bytes], _Names, str], Iterator[Row]]
+_KINDS: Mapping[str, _Kind] = {
     ".txt": _texts,
     ".jsonl": _objects,
     ".csv": _comma_separated,

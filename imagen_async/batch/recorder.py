@@ -1,25 +1,35 @@
-"""One item under way: the Record that its call tells each step, on disk before the step."""
+"""One item under way: the Record that its call tells each step, on disk before the step is taken.
+
+The strategy: what cannot be taken back comes first. An attempt is counted and committed as sent
+before a byte of it leaves, so a crash leaves it in doubt and never forgotten; what the answer then
+proves takes it back. A paid answer is committed before its first download. The worst charge over
+all attempts is kept, and decides what an end without an image is called::
+
+    step         from                            to, if nothing was charged    to, if it may be
+    sending      new, sending, failed, unknown   sending                       sending
+    returned     sending                         new                           unknown
+    received     sending                                                       received
+    settled:
+      images     sending, received                                             done
+      error      new, sending, failed, unknown   failed                        unknown
+      error      received                                                      received, dropped
+    cut          sending                                                       done, unknown
+    reorder      received                                                      unknown
+
+``states`` has this table as data. A run that stops gives back what was not charged: it is new.
+"""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
-from imagen_async.batch import lists, schema
+from imagen_async.batch.accounting import ItemAccount
 from imagen_async.batch.item_files import ItemFiles, described, highest, rescue
-from imagen_async.batch.journal import Item, State
-from imagen_async.batch.records import (
-    count_files,
-    error_to_row,
-    file_names,
-    image_of,
-    images_requested,
-    request_to_row,
-    to_json,
-)
-from imagen_async.batch.run_context import RunContext, StoppedError, stop_reason
+from imagen_async.batch.records import Item, KeptAnswer, KeptError, KeptImage
+from imagen_async.batch.states import Event, State, after
+from imagen_async.batch.stopping import StoppedError
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
@@ -31,14 +41,15 @@ from imagen_async.errors import (
 )
 from imagen_async.storage import disk
 from imagen_async.storage.offload import in_thread
-from imagen_async.wire.generation import Generation, Image
+from imagen_async.wire.generation import Generation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
     import anyio
 
-    from imagen_async.wire.request import GenerationRequest
+    from imagen_async.batch.run_context import RunContext
+    from imagen_async.wire.generation import Image
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -46,147 +57,128 @@ class ItemRecorder:
     """One item under way.
 
     Args:
-        desk: Of the run.
-        item: As the journal has it, or as it would be new.
-        request: What is asked, with the client's model.
-        name: The user's id.
+        context: What it shares with the run's other items.
+        item: As the journal has it, or as it would be new; then as it stands.
         known: Whether the journal has it.
         resend: Whether it is sent although it may have been charged.
         recount: Whether it is sent on the user's word, whatever was sent in earlier runs.
         listed: Whether a row of the input asks for it.
+        scope: What cancels its call.
+
+    Attributes:
+        ended: Whether its end was told.
+        account: What it costs.
+        store: Where its images go.
     """
 
-    desk: RunContext
+    context: RunContext
     item: Item
-    request: GenerationRequest
-    name: str | None
     known: bool = False
     resend: bool = False
     recount: bool = False
     listed: bool = True
     scope: anyio.CancelScope | None = None
-    busy: bool = attrs.field(init=False, default=False)
     ended: bool = attrs.field(init=False, default=False)
-    error: ImagenError | None = attrs.field(init=False, default=None)
-    answer: dict[str, Any] | None = attrs.field(init=False, default=None)
-    ordered: int = attrs.field(init=False)
-    sends: int = attrs.field(init=False)
-    shelf: ItemFiles = attrs.field(init=False)
-    state: State = attrs.field(init=False)
-    charge: Charge = attrs.field(init=False)
-    counted: int = attrs.field(init=False)
-    _files: int = attrs.field(init=False)
-    _counted_at: tuple[State, Charge] = attrs.field(init=False)
+    account: ItemAccount = attrs.field(init=False)
+    store: ItemFiles = attrs.field(init=False)
+    _busy: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
-        self.state, self.charge = self.item.state, self.item.charge
-        self.shelf = self._shelf()
-        self.ordered = images_requested(self.request)
-        self.sends = 0 if self.recount else self.item.sends
-        self.counted = max(self.ordered, self.item.spent if self.known else 0)
-        self._files = self.item.images
-        self._counted_at = (self.state, self.charge) if self.known else (State.NEW, Charge.NO)
-        self.desk.tally.enter(self._counted_at, known=self.known, listed=self.listed)
+        self.account = ItemAccount(
+            self.context.tally,
+            self.item,
+            known=self.known,
+            listed=self.listed,
+            recount=self.recount,
+        )
+        self.store = self._make_store()
 
     async def sending(self, idempotency_key: str) -> None:
         """Commit that an attempt is about to be sent.
 
         Raises:
-            StoppedError: If the intake has stopped, the budget is used up, or the journal cannot
-                be written.
+            StoppedError: If the run has stopped, the budget is used up, or the journal cannot be
+                written.
         """
-        desk, item = self.desk, self.item
-        if desk.stopped:
+        context, account = self.context, self.account
+        if context.stopped:
             raise StoppedError
-        if desk.allowance is not None and desk.tally.at_risk + self.ordered > desk.allowance:
-            desk.stop("budget", _no_room(self.ordered, desk.tally.presumed))
+        if stop := context.policy.before(account.images, context.tally):
+            context.stop(*stop)
             raise StoppedError
-        self.busy, resends = True, int(self.resend)
-        # Counted now, so that a crash does not forget it; an answer may take it back.
-        self.sends += 1
-        self._spend(self.ordered)
+        self._busy, resends = True, int(self.resend)
+        # Counted before it is known to have left, so that neither a crash nor another item's look
+        # at the budget misses it; an answer may take it back.
+        account.sent()
+        item, counted_before = self.item, self.item.sends
+        state = after(item.state, Event.SENDING, item.charge)
+        item.sends, item.idempotency_key = account.sends, idempotency_key
         try:
-            await desk.journal.write(
-                schema.SENDING,
-                item.id,
-                item.position,
-                item.row,
-                int(self.charge),
-                self.sends,
-                self.ordered,
-                resends,
-                idempotency_key,
-            )
+            await context.journal.sending(item, images=account.images, resends=resends)
         except ConfigurationError as error:
-            self._spend(-self.ordered)
-            self.sends -= 1
-            self.busy = False
-            desk.stop("journal", str(error))
+            account.freed(account.sends - 1)
+            item.sends, self._busy = account.sends, False
+            context.stop("journal", str(error))
             raise StoppedError from None
-        desk.tally.resent += resends
-        desk.tally.attempts += 1
-        desk.tally.recounted += self.recount and item.sends > 0
-        self.state, self.resend, self.recount = State.SENDING, False, False
+        context.tally.resent += resends
+        context.tally.attempts += 1
+        context.tally.recounted += self.recount and counted_before > 0
+        # Only now: as long as the commit is awaited no byte may leave, and ``cut`` tells by it.
+        item.state, item.error = state, None
+        self.resend = self.recount = False
 
     # From here on the state is changed first and the commit awaited last: it is in the journal's
     # queue by then, so that a cancellation of the wait cannot undo what was told.
 
     async def returned(self, charge: Charge, sends: int) -> None:
         """Commit that the attempt counts as free."""
-        presumed = self._freed(sends)
-        self.charge, self.busy = max(self.charge, charge), False
-        self._moved(State.NEW if self.charge is Charge.NO else State.UNKNOWN)
-        await self._write(
-            schema.RETURNED,
-            int(self.charge),
-            int(self.charge),
-            self.sends,
-            self.ordered,
-            presumed,
-            self.item.id,
-        )
+        presumed = self.account.freed(sends)
+        self._busy = False
+        self._move(Event.RETURNED, charge)
+        self.account.moved(self.item)
+        images = self.account.images
+        await self._kept(self.context.journal.returned(self.item, images=images, presumed=presumed))
 
     async def received(self, generation: Generation) -> None:
         """Commit the links of a paid answer before the first download."""
-        excess = self._excess(len(generation.images))
-        answer = self._answer(generation, generation.images)
-        self.item = attrs.evolve(self.item, answer=to_json(answer))
-        self.state, self.charge, self.busy = State.RECEIVED, Charge.YES, False
-        await self._write(schema.RECEIVED, excess, self.item.answer, self.item.id)
+        excess = self.account.came(len(generation.images))
+        self._busy = False
+        self.item.answer = self._answer_of(generation)
+        self._move(Event.RECEIVED, Charge.YES)
+        await self._kept(self.context.journal.received(self.item, excess=excess))
 
     async def settled(self, result: Generation | ImagenError) -> None:
-        """Commit the end; what the intake must stop for goes back to be sent another day."""
+        """Commit the end; what the run must stop for goes back to be sent another day."""
         if isinstance(result, Generation):
-            excess = self._excess(len(result.images))
-            answer = self._answer(result, result.images)
-            await self._end(State.DONE, Charge.YES, excess, None, answer)
+            excess = self.account.came(len(result.images))
+            answer = self._answer_of(result)
+            await self._end(Event.DELIVERED, Charge.YES, answer=answer, excess=excess)
             return
-        self.error = result
-        self.charge = max(self.charge, result.charge)
-        reason = stop_reason(result)
-        if reason is None and result.verdict in (Verdict.NOT_SENT, Verdict.REFUSED):
-            reason = self.desk.patience.ended
-        if reason is not None:
-            self.desk.stop(reason, str(result))
-        if self.state is State.RECEIVED:
+        if stop := self.context.policy.at(result):
+            self.context.stop(*stop)
+        item = self.item
+        item.charge, item.error = max(item.charge, result.charge), KeptError.of(result)
+        if item.state is State.RECEIVED:
             await self._undelivered(result)
-        elif reason is not None and self.charge is Charge.NO:
+        elif stop and item.charge is Charge.NO:
             self.ended = True
-            if self.busy:
+            if self._busy:
                 await self.returned(Charge.NO, result.sends)
         else:
-            await self._settle_error(result)
+            await self._failed(result)
 
     async def cut(self) -> None:
         """Commit that the call was cancelled; whether it was charged is not known."""
-        if self.state is State.RECEIVED and not self.ended:
-            self._moved(State.RECEIVED)
-        if self.ended or not self.busy:
+        if self.item.state is State.RECEIVED and not self.ended:
+            self.account.moved(self.item)
+        if self.ended or not self._busy:
             return
-        if self.state is not State.SENDING:  # its commit was not awaited, so nothing was sent
-            await self.returned(self.charge, self.sends - 1)
+        if self.item.state is not State.SENDING:
+            # Its commit was not awaited, so nothing was sent; but it is in the journal's queue.
+            self.item.state = State.SENDING
+            await self.returned(self.item.charge, self.account.sends - 1)
             return
-        self.error = OutcomeUnknownError(
+        error = OutcomeUnknownError(
             "The call was cancelled while it was under way.",
             verdict=Verdict.UNKNOWN,
             charge=Charge.MAYBE,
@@ -194,174 +186,126 @@ class ItemRecorder:
         )
         # The images may have been here already, and only the word of it on its way.
         found, complete = await in_thread(self._rescued)
-        answer = self._answer(None, [image_of(self.desk.folder, each) for each in found], found)
+        answer = self.item.answer_with(found) if found else None
         if complete:
-            self.error = None
-            await self._end(State.DONE, Charge.YES, 0, None, answer)
+            await self._end(Event.DELIVERED, Charge.YES, answer=answer)
         else:
-            charge = Charge.YES if found else max(self.charge, Charge.MAYBE)
-            await self._end(State.UNKNOWN, charge, 0, self.error, answer if found else None)
+            charge = Charge.YES if found else Charge.MAYBE
+            self.item.error = KeptError.of(error)
+            await self._end(Event.FAILED, charge, answer=answer)
 
     @property
     def idle(self) -> bool:
         """Whether nothing is lost if the call is given up now: it waits, or was never begun."""
-        return not (self.busy or self.ended or self.state is State.RECEIVED)
-
-    def shown(self) -> lists.Listed:
-        """Return the item as the lists show it now."""
-        answer = self.answer
-        if answer is None:
-            answer = json.loads(self.item.answer) if self.item.answer else {}
-        return lists.Listed(
-            request_to_row(self.request, self.name),
-            self.state,
-            self.charge,
-            self.item.idempotency_key,
-            None if self.error is None else error_to_row(self.error),
-            answer,
-        )
+        return not (self._busy or self.ended or self.item.state is State.RECEIVED)
 
     def generation(self) -> Generation:
         """Return the answer that the journal kept of a received item."""
-        answer = json.loads(self.item.answer or "{}")
-        images = tuple(image_of(self.desk.folder, each) for each in answer.get("images", ()))
+        item, answer = self.item, self.item.answer or KeptAnswer()
         return Generation(
-            self.request,
-            images,
-            answer.get("created"),
-            self.item.attempts,
-            answer.get("request_id"),
-            self.item.idempotency_key,
-            tuple(answer.get("problems", ())),
+            item.row.request,
+            tuple(each.image(self.context.folder) for each in answer.images),
+            answer.created,
+            item.attempts,
+            answer.request_id,
+            item.idempotency_key,
+            answer.problems,
         )
 
     def reorder(self) -> None:
         """Take up again an answer whose links are dead, to be ordered once more."""
-        if self.answer is not None:
-            self.item = attrs.evolve(self.item, answer=to_json(self.answer))
-        self.ended, self.error, self.answer = False, None, None
-        self._moved(State.UNKNOWN)
-        self.shelf = self._shelf()
+        self.ended = False
+        self.item.error = None
+        self._move(Event.REORDERED, Charge.YES)
+        self.account.moved(self.item)
+        self.store = self._make_store()
 
-    def _shelf(self) -> ItemFiles:
-        answer = json.loads(self.item.answer) if self.item.answer else {}
-        # A file keeps its number as long as the same answer is fetched.
-        waits = self.state is State.RECEIVED
-        after = answer.get("after", 0) if waits else highest(file_names(self.item.answer))
-        return ItemFiles(self.desk.folder, self.item.id, self.request.prompt, after)
+    def _make_store(self) -> ItemFiles:
+        item, past = self.item, highest(self.item.files)
+        if item.state is State.RECEIVED and item.answer is not None:
+            past = item.answer.after  # a file keeps its number while the same answer is fetched
+        return ItemFiles(self.context.folder, item.id, item.row.request.prompt, past)
 
     async def _undelivered(self, error: ImagenError) -> None:
         """Commit that not all images of a paid answer could be downloaded."""
         dead = isinstance(error, ExpiredUrlError) and self.known
-        state = State.DROPPED if dead and self.desk.on_unknown == "drop" else State.RECEIVED
-        answer = self._answer(None, error.images) if error.images else None
-        await self._end(state, Charge.YES, 0, error, answer)
+        given_up = dead and self.context.on_unknown == "drop"
+        answer = self.item.answer_with(self._described(error.images)) if error.images else None
+        event = Event.DROPPED if given_up else Event.UNDELIVERED
+        await self._end(event, Charge.YES, answer=answer)
 
-    async def _settle_error(self, error: ImagenError) -> None:
-        state = State.FAILED if self.charge is Charge.NO else State.UNKNOWN
-        found: list[dict[str, Any]] = []
-        here: list[Image] = []
+    async def _failed(self, error: ImagenError) -> None:
+        """Commit an end without all images; those that are here all the same are kept."""
+        free = self.item.charge is Charge.NO
+        here: list[KeptImage] = []
         if isinstance(error, SaveError):
-            found, _ = await in_thread(self._rescued)
-        elif state is not State.FAILED:
-            here = [image for image in error.images if image.path is not None]
-        presumed = self._freed(error.sends) if state is State.FAILED and self.busy else 0
-        answer = self._answer(None, here, found) if here or found else None
-        await self._end(state, self.charge, 0, error, answer, presumed)
+            here, _ = await in_thread(self._rescued)
+        elif not free:
+            here = self._described(image for image in error.images if image.path is not None)
+        presumed = self.account.freed(error.sends) if free and self._busy else 0
+        answer = self.item.answer_with(here) if here else None
+        await self._end(Event.FAILED, self.item.charge, answer=answer, presumed=presumed)
 
-    def _freed(self, sends: int) -> int:
-        """Take back the attempt under way; return how many images are only presumed free."""
-        presumed = self.ordered if sends >= self.sends else 0
-        self.sends = sends
-        self._spend(-self.ordered)
-        self.desk.tally.presumed += presumed
-        return presumed
-
-    def _rescued(self) -> tuple[list[dict[str, Any]], bool]:
+    def _rescued(self) -> tuple[list[KeptImage], bool]:
         """Return the item's images that are here all the same, and whether they are all."""
         try:
-            names = file_names(self.item.answer)
-            return rescue(self.desk.folder, self.item.id, self.request, names)
+            return rescue(self.context.folder, self.item)
         except disk.TROUBLE:
             return [], False
 
     async def _end(
         self,
-        state: State,
+        event: Event,
         charge: Charge,
-        excess: int,
-        error: ImagenError | None,
-        answer: dict[str, Any] | None,
+        *,
+        answer: KeptAnswer | None,
+        excess: int = 0,
         presumed: int = 0,
     ) -> None:
-        images = self._files if answer is None else count_files(answer)
-        self.answer, self.charge = answer, charge
-        self.busy, self.ended = False, True
-        self.desk.tally.images += images - self._files
-        self._files = images
-        self._moved(state)
-        await self._write(
-            schema.SETTLED,
-            self.item.id,
-            self.item.position,
-            self.item.row,
-            str(state),
-            int(charge),
-            self.sends,
-            excess,
-            presumed,
-            images,
-            None if error is None else to_json(error_to_row(error)),
-            None if answer is None else to_json(answer),
+        """Commit the end that an event is.
+
+        Args:
+            event: DELIVERED forgets the last error.
+            charge: What the call has shown.
+            answer: What came; None if nothing new did.
+            excess: Images that came beyond those that were counted.
+            presumed: Images that are only taken as free.
+        """
+        self._busy, self.ended = False, True
+        item = self.item
+        if answer is not None:
+            images = len(answer.files)
+            self.context.tally.images += images - item.images
+            item.images, item.answer = images, answer
+        if event is Event.DELIVERED:
+            item.error = None
+        self._move(event, charge)
+        self.account.moved(item)
+        step = self.context.journal.settled(item, excess=excess, presumed=presumed)
+        await self._kept(step)
+
+    def _move(self, event: Event, charge: Charge) -> None:
+        item = self.item
+        item.charge = max(item.charge, charge)
+        item.state = after(item.state, event, item.charge)
+        item.sends = self.account.sends
+
+    def _described(self, images: Iterable[Image]) -> list[KeptImage]:
+        known = self.item.files
+        return [described(image, self.store.kept, known) for image in images]
+
+    def _answer_of(self, generation: Generation) -> KeptAnswer:
+        return KeptAnswer(
+            request_id=generation.request_id,
+            created=generation.created,
+            problems=generation.problems,
+            after=self.store.after,
+            images=self.item.with_older(self._described(generation.images)),
         )
 
-    def _moved(self, state: State) -> None:
-        self.state = state
-        after = (state, self.charge)
-        self.desk.tally.move(self._counted_at, after, listed=self.listed)
-        self._counted_at = after
-
-    def _spend(self, images: int) -> None:
-        self.desk.tally.spent += images
-
-    def _excess(self, came: int) -> int:
-        """Count images beyond those that were counted when the request was sent."""
-        excess = max(0, came - self.counted)
-        self.counted += excess
-        self._spend(excess)
-        return excess
-
-    def _answer(
-        self,
-        generation: Generation | None,
-        images: Iterable[Image],
-        found: Iterable[dict[str, Any]] = (),
-    ) -> dict[str, Any]:
-        """Return what the journal keeps of an answer, with the files of earlier ones."""
-        before: dict[str, Any] = json.loads(self.item.answer) if self.item.answer else {}
-        old = {each.get("file_name"): each for each in (*before.get("images", ()), *found)}
-        kept = self.shelf.kept
-        now = [described(image, kept, old) for image in images]
-        named = {each.get("file_name") for each in now}
-        now.extend(each for name, each in old.items() if name is not None and name not in named)
-        if generation is None:
-            return {**before, "images": now}
-        return {
-            "request_id": generation.request_id,
-            "created": generation.created,
-            "problems": generation.problems,
-            "after": self.shelf.after,
-            "images": now,
-        }
-
-    async def _write(self, statement: str, *parameters: Any) -> None:
-        """Commit; a journal that fails stops the intake, and what came is still told."""
+    async def _kept(self, step: Awaitable[None]) -> None:
+        """Wait for a step; a journal that fails stops the run, and what came is still told."""
         try:
-            await self.desk.journal.write(statement, *parameters)
+            await step
         except ConfigurationError as error:
-            self.desk.stop("journal", str(error))
-
-
-def _no_room(images: int, presumed: int) -> str:
-    kept = f": {presumed} that count as not charged are kept back" if presumed else ""
-    return f"The budget has no room for {images} more image(s){kept}."
+            self.context.stop("journal", str(error))

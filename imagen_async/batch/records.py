@@ -1,50 +1,225 @@
-"""What the journal keeps of requests, errors and images, as JSON values, and back."""
+"""What the journal keeps, as values; one converter turns them into its JSON and back.
+
+The JSON is that of the journal's version (``schema.VERSION``), which rises when it changes. A
+field that this package does not know is refused: to pass over it might lose what it says of money.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
+import cattrs
+from cattrs.fns import identity
+from cattrs.gen import make_dict_unstructure_fn
+
+from imagen_async.batch.states import State
+from imagen_async.errors import Charge, ConfigurationError, ImagenError
 from imagen_async.wire.generation import Image
+from imagen_async.wire.request import REQUEST_FIELDS, GenerationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from imagen_async.errors import ImagenError
-    from imagen_async.wire.request import GenerationRequest
-
-to_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), default=str).encode
-REQUEST_FIELDS = ("prompt", "model", "aspect_ratio", "response_format", "n")
+_T = TypeVar("_T")
 
 
-def request_to_row(request: GenerationRequest, name: str | None) -> dict[str, Any]:
-    """Return a row that can be an input again: the user's id and what was asked."""
-    row: dict[str, Any] = {} if name is None else {"id": name}
-    for field in REQUEST_FIELDS:
-        if (value := getattr(request, field)) is not None:
-            row[field] = value
-    if request.extra:
-        row["extra"] = dict(request.extra)
-    return row
+@attrs.frozen
+class RequestRow:
+    """A row that can be an input again.
+
+    Args:
+        request: What was asked, the run's defaults filled in.
+        id: The user's own name of the row.
+    """
+
+    request: GenerationRequest
+    id: str | None = None
+
+    @cached_property
+    def json(self) -> str:
+        """As the journal keeps it, which is told it at two steps of an item or more."""
+        return encode(self)
 
 
-def row_json(request: GenerationRequest, name: str | None) -> str:
-    """Return a row as the journal keeps it, ASCII JSON."""
-    return to_json(request_to_row(request, name))
+@attrs.frozen(kw_only=True)
+class KeptError:
+    """What is kept of an error: nothing that could hold a secret. See ImagenError."""
+
+    type: str
+    message: str = ""
+    status: int | None = None
+    code: str | None = None
+    charge: Charge = Charge.MAYBE
+    idempotency_key: str | None = None
+    request_id: str | None = None
+
+    @classmethod
+    def of(cls, error: ImagenError) -> KeptError:
+        """Return what is kept of an error."""
+        return cls(
+            type=type(error).__name__,
+            message=error.message,
+            status=error.status,
+            code=error.code,
+            charge=error.charge,
+            idempotency_key=error.idempotency_key,
+            request_id=error.request_id,
+        )
 
 
-def error_to_row(error: ImagenError) -> dict[str, Any]:
-    """Return what is kept of an error: nothing that could hold a secret."""
-    return {
-        "type": type(error).__name__,
-        "message": error.message,
-        "status": error.status,
-        "code": error.code,
-        "charge": str(error.charge),
-        "idempotency_key": error.idempotency_key,
-        "request_id": error.request_id,
-    }
+@attrs.frozen(kw_only=True)
+class KeptImage:
+    """An image: its file, or the link that it waits behind.
+
+    Args:
+        file_name: Relative to the run's folder; None if it is no file here.
+        width: Pixels.
+        height: Pixels.
+        media_type: Such as ``image/png``.
+        bytes: The file's size.
+        sha256: Of the file's bytes, in hexadecimal.
+        url: The gateway's link.
+        revised_prompt: The prompt as the gateway changed it.
+    """
+
+    file_name: str | None = None
+    width: int | None = None
+    height: int | None = None
+    media_type: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    url: str | None = None
+    revised_prompt: str | None = None
+
+    def image(self, folder: Path) -> Image:
+        """Return the image of a run in this folder."""
+        return Image(
+            url=self.url,
+            path=None if self.file_name is None else folder / self.file_name,
+            media_type=self.media_type,
+            width=self.width,
+            height=self.height,
+            revised_prompt=self.revised_prompt,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class KeptAnswer:
+    """What came of an item.
+
+    Args:
+        request_id: The gateway's id of its last answer.
+        created: The gateway's time of creation, Unix seconds.
+        problems: Notes on what is odd.
+        after: What the numbers of the last answer's files come after.
+        images: Those of the last answer in its order, then the files of earlier ones.
+    """
+
+    request_id: str | None = None
+    created: int | None = None
+    problems: tuple[str, ...] = ()
+    after: int = 0
+    images: tuple[KeptImage, ...] = ()
+
+    @property
+    def files(self) -> dict[str, KeptImage]:
+        """The images that are files here, by name."""
+        return {each.file_name: each for each in self.images if each.file_name is not None}
+
+
+@attrs.frozen(kw_only=True)
+class RefusedRow:
+    """A row of the input that is no request, or that may not be sent.
+
+    Args:
+        line: Where it stands, counted from 1.
+        id: The user's own name of it.
+        request: What it asks; None if it is no request.
+        error: What is wrong.
+    """
+
+    line: int
+    id: str | None
+    request: GenerationRequest | None
+    error: KeptError
+
+
+@attrs.define
+class Item:
+    """One item as it stands: not frozen, for its recorder moves it at every step.
+
+    Args:
+        id: 16 bytes: what the row asks for and its number among equal rows.
+        position: Where it stood in the input when it was last sent, from 0.
+        row: What is asked.
+        state: Where it stands.
+        charge: The worst over all its attempts in all runs.
+        attempts: How many HTTP exchanges were begun for it.
+        sends: How often its body went out and was answered by neither a 429 nor the API's own
+            refusal, since its count began.
+        spent: How many images may have been charged for it.
+        presumed: How many images those sends asked for that were taken as free.
+        resends: How often it was sent again although it may have been charged.
+        images: How many files of it are here.
+        idempotency_key: What its last attempts carried.
+        error: The last error.
+        answer: What came.
+    """
+
+    id: bytes
+    position: int
+    row: RequestRow
+    state: State = State.NEW
+    charge: Charge = Charge.NO
+    attempts: int = 0
+    sends: int = 0
+    spent: int = 0
+    presumed: int = 0
+    resends: int = 0
+    images: int = 0
+    idempotency_key: str | None = None
+    error: KeptError | None = None
+    answer: KeptAnswer | None = None
+
+    @property
+    def files(self) -> dict[str, KeptImage]:
+        """The images that are files here, by name."""
+        return {} if self.answer is None else self.answer.files
+
+    def answer_with(self, images: Iterable[KeptImage]) -> KeptAnswer:
+        """Return the answer with these images and, behind them, its other files."""
+        images = self.with_older(images)
+        return (
+            KeptAnswer(images=images)
+            if self.answer is None
+            else attrs.evolve(self.answer, images=images)
+        )
+
+    def with_older(self, images: Iterable[KeptImage]) -> tuple[KeptImage, ...]:
+        """Return images and, behind them, the item's files that are not among them."""
+        now = tuple(images)
+        if self.answer is None:
+            return now
+        names = {each.file_name for each in now}
+        return (*now, *(each for name, each in self.files.items() if name not in names))
+
+
+@attrs.frozen
+class Count:
+    """How many items are in one state with one charge, and sums over them."""
+
+    state: State
+    charge: Charge
+    items: int
+    attempts: int
+    spent: int
+    presumed: int
+    resends: int
+    images: int
 
 
 def images_requested(request: GenerationRequest) -> int:
@@ -53,25 +228,90 @@ def images_requested(request: GenerationRequest) -> int:
     return n if isinstance(n, int) and n > 0 else 1
 
 
-def count_files(answer: dict[str, Any]) -> int:
-    """Return how many images of an answer are files here."""
-    return sum(each.get("file_name") is not None for each in answer["images"])
+def request_fields(request: GenerationRequest | None) -> Mapping[str, Any]:
+    """Return the fields that a request sets, as JSON values."""
+    return {
+        name: value
+        for name in REQUEST_FIELDS
+        if (value := getattr(request, name, None)) is not None and (value or name != "extra")
+    }
 
 
-def file_names(answer: str | None) -> set[str]:
-    """Return the names of the files that the journal keeps with an answer."""
-    images = json.loads(answer).get("images", ()) if answer else ()
-    return {each["file_name"] for each in images if each.get("file_name") is not None}
+def unstructured(record: object) -> Mapping[str, Any]:
+    """Return a record as JSON values, in the order of its JSON."""
+    fields: Mapping[str, Any] = _converter.unstructure(record)
+    return fields
 
 
-def image_of(folder: Path, kept: dict[str, Any]) -> Image:
-    """Return an image as the journal describes it."""
-    name = kept.get("file_name")
-    return Image(
-        url=kept.get("url"),
-        path=None if name is None else folder / name,
-        media_type=kept.get("media_type"),
-        width=kept.get("width"),
-        height=kept.get("height"),
-        revised_prompt=kept.get("revised_prompt"),
+def encode(record: object) -> str:
+    """Return a record as ASCII JSON."""
+    return _JSON.encode(_converter.unstructure(record))
+
+
+def decode(text: str, kind: type[_T]) -> _T:
+    """Return the record that a JSON text holds.
+
+    Raises:
+        ConfigurationError: If it holds another one, or fields that this package does not know.
+    """
+    try:
+        return _converter.structure(json.loads(text), kind)
+    except Exception as error:  # noqa: BLE001 - damage may show as anything; it is not repeated
+        raise ConfigurationError(
+            f"The journal holds a {kind.__name__} that this package cannot read "
+            f"({type(error).__name__}); upgrade imagen-async, or restore it from a backup."
+        ) from None
+
+
+def _row_out(row: RequestRow) -> Mapping[str, Any]:
+    fields = request_fields(row.request)
+    return fields if row.id is None else {"id": row.id, **fields}
+
+
+def _row_in(fields: Mapping[str, Any], _: object) -> RequestRow:
+    asked = dict(fields)
+    name = asked.pop("id", None)
+    return RequestRow(GenerationRequest(**asked), name)
+
+
+def _refused_out(row: RefusedRow) -> Mapping[str, Any]:
+    error = _converter.unstructure(row.error)
+    return {"line": row.line, "id": row.id, **request_fields(row.request), "error": error}
+
+
+def _refused_in(fields: Mapping[str, Any], _: object) -> RefusedRow:
+    asked = dict(fields)
+    line, name = asked.pop("line"), asked.pop("id")
+    error = _converter.structure(asked.pop("error"), KeptError)
+    request = GenerationRequest(**asked) if asked else None
+    return RefusedRow(line=line, id=name, request=request, error=error)
+
+
+_PLAIN = (int, str, int | None, str | None)
+
+
+def _make_converter() -> cattrs.Converter:
+    made = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
+    # JSON has these itself: a call for each field would only cost time.
+    made.register_structure_hook_func(_PLAIN.__contains__, lambda value, _: value)
+    made.register_unstructure_hook_func((*_PLAIN, tuple[str, ...]).__contains__, identity)
+    made.register_unstructure_hook(Charge, str)
+    made.register_structure_hook(Charge, lambda name, _: Charge[name.upper()])
+    made.register_unstructure_hook(RequestRow, _row_out)
+    made.register_structure_hook(RequestRow, _row_in)
+    made.register_unstructure_hook(RefusedRow, _refused_out)
+    made.register_structure_hook(RefusedRow, _refused_in)
+    as_file = make_dict_unstructure_fn(KeptImage, made)
+    made.register_unstructure_hook(
+        KeptImage,
+        lambda image: (
+            {"url": image.url, "revised_prompt": image.revised_prompt}
+            if image.file_name is None
+            else as_file(image)
+        ),
     )
+    return made
+
+
+_JSON = json.JSONEncoder(separators=(",", ":"), default=str)
+_converter = _make_converter()

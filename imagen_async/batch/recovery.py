@@ -6,23 +6,26 @@ import json
 import struct
 from array import array
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
 from imagen_async.batch import item_files, lists, schema
 from imagen_async.batch.defaults import asked_anew, changes
 from imagen_async.batch.identity import DuplicateCounter, IdSet, body_digest, prompt_of, short
-from imagen_async.batch.journal import Item, State, items
-from imagen_async.errors import Charge, ConfigurationError
+from imagen_async.batch.records import request_fields
+from imagen_async.batch.states import Event, State, after
+from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 from imagen_async.storage import disk
 from imagen_async.wire.request import GenerationRequest
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from imagen_async.batch.ports import JournalView
+    from imagen_async.batch.records import Count, Item
 
 RUN = "run.json"
 _HALVES = struct.Struct(">QQ")
@@ -63,24 +66,24 @@ class Terms:
 
     Args:
         endpoint: The base URL, or the word ``emulator``.
-        defaults: Of the requests, as JSON values.
+        defaults: A request that carries the fields which rows leave out.
         renewed: Whether the user says yes to other defaults than before.
         runs: How many runs there were.
     """
 
     endpoint: str
-    defaults: Mapping[str, Any] = attrs.field(factory=dict)
+    defaults: GenerationRequest = attrs.field(factory=lambda: GenerationRequest("-"))
     renewed: bool = False
     runs: int = 0
 
 
-def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> int:
+def check(journal: JournalView, folder: Path, terms: Terms) -> int:
     """Compare what a run was begun with and what it is to go on with.
 
     Args:
-        connection: Of its journal.
-        folder: Of the run.
-        terms: What it is to go on with.
+        journal: What the batch has done so far.
+        folder: Where ``run.json`` is.
+        terms: What the run is to go on with.
 
     Returns:
         How many runs the journal has seen.
@@ -91,9 +94,9 @@ def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> int:
             runs that the journal has not seen.
     """
     begun = _begun(folder / RUN)
-    runs: int = connection.execute(schema.RUNS).fetchone()[0]
+    runs = journal.runs()
     if begun is None:
-        if not terms.renewed and connection.execute("SELECT 1 FROM item").fetchone():
+        if not terms.renewed and any(True for _ in journal.known()):
             raise ConfigurationError(
                 f"{printable(str(folder / RUN), 300)} is missing, so what this batch was begun "
                 f"with is not known; restore it, or {_SAY_YES} to go on with what is given now."
@@ -111,7 +114,7 @@ def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> int:
         )
     changed = changes(begun.defaults, terms.defaults)
     if changed and not terms.renewed:
-        again = _bought_again(connection, begun.defaults, terms.defaults)
+        again = _bought_again(journal, begun.defaults, terms.defaults)
         if again.total():
             raise ConfigurationError(
                 f"This batch was begun with other options: {'; '.join(changed)} now. Up to "
@@ -121,51 +124,49 @@ def check(connection: sqlite3.Connection, folder: Path, terms: Terms) -> int:
     return runs
 
 
-def check_endpoint(connection: sqlite3.Connection, folder: Path, terms: Terms) -> None:
+def begin(journal: JournalView, folder: Path, terms: Terms) -> None:
     """Note what a run is begun with, if it may go on with it.
 
     Raises:
         ConfigurationError: If it may not.
         OSError: If the disk fails.
     """
-    runs = check(connection, folder, terms) + 1
+    runs = check(journal, folder, terms) + 1
     # The journal first: it may be ahead of the other file, if the process ends here, never behind.
-    connection.execute(schema.COUNT_RUN)
-    kept = {"version": 2, "base_url": terms.endpoint, "options": terms.defaults, "runs": runs}
+    journal.count_run()
+    options = {**request_fields(terms.defaults)}
+    del options["prompt"]
+    kept = {"version": 2, "base_url": terms.endpoint, "options": options, "runs": runs}
     lists.write_whole(folder / RUN, json.dumps(kept) + "\n")
 
 
 def _begun(path: Path) -> Terms | None:
     try:
         kept = json.loads(path.read_text("utf-8"))
-        return Terms(
-            endpoint=str(kept["base_url"]), defaults=dict(kept["options"]), runs=int(kept["runs"])
-        )
+        defaults = GenerationRequest("-", **kept["options"])
+        return Terms(endpoint=str(kept["base_url"]), defaults=defaults, runs=int(kept["runs"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, InvalidRequestError):
         raise ConfigurationError(
             f"{printable(str(path), 300)} cannot be read; restore it."
         ) from None
 
 
 def _bought_again(
-    connection: sqlite3.Connection, old: Mapping[str, Any], new: Mapping[str, Any]
+    journal: JournalView, old: GenerationRequest, new: GenerationRequest
 ) -> Counter[bool]:
     """Count the items that cost or may have, and that other defaults would order anew.
 
     Returns:
         The done ones under True, the others under False.
     """
-    book, census, counts = read_known_items(connection), DuplicateCounter(), Counter[bool]()
-    for item in items(connection, State):
+    known, duplicates, counts = KnownItems(journal.known()), DuplicateCounter(), Counter[bool]()
+    for item in journal.items():
         if item.charge is Charge.NO:
             continue
-        row = asked_anew(json.loads(item.row), old, new)
-        if row is None:
-            continue
-        identity = census.enter(body_digest(GenerationRequest(**row)))
-        if book.find(identity) is None:
+        anew = asked_anew(item.row.request, old, new)
+        if anew is not None and known.find(duplicates.enter(body_digest(anew))) is None:
             counts[item.state is State.DONE] += 1
     return counts
 
@@ -189,7 +190,6 @@ class KnownItems:
         groups = sorted(found.items(), key=lambda group: len(group[1]), reverse=True)
         self._sets = [((State(at[0]), Charge(at[1])), IdSet(halves)) for at, halves in groups]
         self._prompts = IdSet(prompts)
-        self.sum: int = sum(map(sum, found.values()))
 
     def find(self, identity: bytes) -> tuple[State, Charge] | None:
         """Return the state and charge of an item, or None if the journal did not have it."""
@@ -212,79 +212,55 @@ class KnownItems:
         return any(found.has_name(digits) for _, found in self._sets)
 
 
-def read_known_items(connection: sqlite3.Connection) -> KnownItems:
-    """Return what the journal says of its items.
+@attrs.frozen
+class Recovered:
+    """What a run takes up.
 
-    Raises:
-        ConfigurationError: If an id is not what its index says: the journal is damaged.
+    Args:
+        known: What the journal says of its items.
+        counts: What it counts.
+        cut: The items that a dead run left under way, settled.
     """
-    book = KnownItems(connection.execute(schema.KNOWN))
-    # Two copies of each id, and no look at the rows: a hundredth of a full check's price.
-    if book.sum != sum(_HALVES.unpack(row[0])[0] for row in connection.execute(schema.INDEXED)):
-        raise schema.damaged(schema.NAME)
-    return book
+
+    known: KnownItems
+    counts: list[Count]
+    cut: list[Item]
 
 
-def recover(connection: sqlite3.Connection, folder: Path) -> tuple[KnownItems, list[Item]]:
+def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recovered:
     """Settle what a dead run left under way: adopted if its images are all here, else unknown.
 
-    Returns:
-        What the journal then says of its items, and those that were settled here.
+    Args:
+        journal: What the batch has done so far.
+        folder: Where its images are.
+        drop: Whether to give up what may have been charged and is not done.
 
     Raises:
         ConfigurationError: If an image belongs to no item: the journal has lost commits.
         OSError: If the disk fails.
     """
-    book = read_known_items(connection)
-    found = item_files.survey(folder, book.has_name)
-    if found.misplaced is not None:
-        raise ConfigurationError(
-            f"{printable(str(found.misplaced), 300)} is not the folder that the batch made: "
-            "a file or a link is in its place; put the folder back."
-        )
-    if found.foreign is not None:
-        raise ConfigurationError(
-            f"{printable(str(found.foreign), 300)} belongs to no item of {schema.NAME}: the "
-            "journal is older than its images, or the file is not ours; restore or move it."
-        )
-    cut = list(items(connection, (State.SENDING,))) if book.has_any(State.SENDING) else []
-    for item in cut:
-        _settle(connection, folder, item)
-    item_files.sweep(found.parts)
-    if not cut:
-        return book, []
-    settled = [Item(*connection.execute(schema.FIND, (item.id,)).fetchone()) for item in cut]
-    return read_known_items(connection), settled
+    known = KnownItems(journal.known())
+    parts = item_files.survey(folder, known.has_name)
+    cut = list(journal.items([State.SENDING])) if known.has_any(State.SENDING) else []
+    settled = [_settled(folder, item) for item in cut]
+    for item in settled:
+        journal.settled(item)
+    for part in parts:  # those that held an image have a name by now
+        disk.remove(part)
+    journal.forget_refused()
+    if drop:
+        journal.drop_unknown()
+    known = KnownItems(journal.known()) if cut or drop else known
+    return Recovered(known, journal.counts(), settled)
 
 
-def _settle(connection: sqlite3.Connection, folder: Path, item: Item) -> None:
-    before = json.loads(item.answer) if item.answer else {}
-    older = [each for each in before.get("images", ()) if each.get("file_name") is not None]
-    names = {image["file_name"] for image in older}
-    images, complete = item_files.rescue(folder, item.id, row_to_request(item.row)[1], names)
-    answer = json.dumps({**before, "images": [*images, *older]}) if images else None
-    state = State.DONE if complete else State.UNKNOWN
+def _settled(folder: Path, item: Item) -> Item:
+    """Return an item as what lies on the disk settles it."""
+    images, complete = item_files.rescue(folder, item)
     charge = Charge.YES if images else max(item.charge, Charge.MAYBE)
-    connection.execute(
-        schema.SETTLED,
-        (
-            item.id,
-            item.position,
-            item.row,
-            str(state),
-            int(charge),
-            item.sends,
-            0,
-            0,
-            len(images) + len(older) if images else item.images,
-            None,
-            answer,
-        ),
-    )
-
-
-def row_to_request(text: str) -> tuple[str | None, GenerationRequest]:
-    """Return the user's id and the request of a row that the journal keeps."""
-    fields = json.loads(text)
-    name = fields.pop("id", None)
-    return name, GenerationRequest(**fields)
+    state = after(item.state, Event.DELIVERED if complete else Event.FAILED, charge)
+    settled = attrs.evolve(item, state=state, charge=charge, error=None)
+    if not images:
+        return settled
+    answer = item.answer_with(images)
+    return attrs.evolve(settled, answer=answer, images=len(answer.files))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,23 +13,20 @@ import anyio
 import attrs
 
 from imagen_async.batch import lists, recovery, schema
-from imagen_async.batch.brakes import Brakes
+from imagen_async.batch.accounting import Tally
 from imagen_async.batch.defaults import make_defaults
 from imagen_async.batch.gallery import write_gallery
 from imagen_async.batch.intake import InputRow, Intake, RowClassifier, RunOptions
-from imagen_async.batch.journal import Journal, State
+from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.notebook import Panel
 from imagen_async.batch.plan import make_plan
-from imagen_async.batch.records import error_to_row, request_to_row
+from imagen_async.batch.records import KeptError, RefusedRow
 from imagen_async.batch.recovery import KnownItems
-from imagen_async.batch.report import Tally
-from imagen_async.batch.run_context import RunContext, StoppedError
-from imagen_async.errors import (
-    ConfigurationError,
-    ExpiredUrlError,
-    ImagenError,
-)
-from imagen_async.session.loop import running_loop
+from imagen_async.batch.run_context import RunContext
+from imagen_async.batch.states import State
+from imagen_async.batch.stopping import StoppedError, StopPolicy
+from imagen_async.errors import ConfigurationError, ExpiredUrlError, ImagenError
+from imagen_async.session.loop import running_task
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.shield import to_the_end
 from imagen_async.session.stream import Outcome, Stream
@@ -44,6 +40,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from imagen_async.batch.plan import Plan
+    from imagen_async.batch.ports import Journal
     from imagen_async.batch.prompts import Requests
     from imagen_async.batch.recorder import ItemRecorder
     from imagen_async.batch.report import Report
@@ -59,9 +56,7 @@ GRACE = 5.0
 class _Parts:
     """What exists only inside the block."""
 
-    journal: Journal
-    desk: RunContext
-    intake: Intake
+    context: RunContext
     stream: Stream[ItemRecorder | InputRow]
 
 
@@ -72,7 +67,7 @@ class Run:
     cancellation does not wait, and what was sent is then listed as unknown.
 
     Args:
-        core: Of the client.
+        core: The client's, which sends.
         requests: The input: prompts, requests or rows.
         out: The folder; one that holds a batch is gone on with.
         options: How to go about it.
@@ -91,22 +86,27 @@ class Run:
         self._defaults = make_defaults(core.config.model, self._options.defaults)
         self._folder = Path(out).absolute()
         self._active: set[ItemRecorder] = set()
-        self._brakes = Brakes(self._options.max_failures)
+        self._policy = StopPolicy(
+            max_failures=self._options.max_failures,
+            allowance=self._options.allowance,
+            patience=SharedPatience(self._options.give_up_after),
+        )
         self._problem: str | None = None
         self._stopped: str | None = None
         self._began = time.monotonic()
         self._seconds: float | None = None
         self._tally = Tally()
+        self._rows = RowClassifier(KnownItems(), self._options, self._defaults)
         self._views = lists.Appender(self._folder)
         self._panel = Panel()
         self._parts: _Parts | None = None
         self._read_out = False
 
     async def __aenter__(self) -> Self:
-        running_loop()
+        running_task()
         self._began = time.monotonic()
         await in_thread(partial(recovery.claim_folder, self._folder))
-        journal = Journal(self._folder)
+        journal = SqliteJournal(self._folder)
         await journal.open()
         try:
             await self._resume(journal)
@@ -183,14 +183,13 @@ class Run:
     @property
     def report(self) -> Report:
         """What the batch came to so far; final after the block."""
-        seconds = self._seconds
-        sorter = None if self._parts is None else self._parts.intake.sorter
+        seconds, rows = self._seconds, self._rows
         return self._tally.report(
-            Counter() if sorter is None else sorter.settled,
+            rows.settled,
             self._options.price_per_image,
-            bought_before=0 if sorter is None else sorter.bought_before,
+            bought_before=rows.bought_before,
             seconds=round(time.monotonic() - self._began if seconds is None else seconds, 3),
-            partial=sorter is None or not sorter.exhausted,
+            partial=not rows.exhausted,
             stopped_by=self._stopped,
             problem=self._problem or self._views.problem,
         )
@@ -209,11 +208,11 @@ class Run:
             return
         self._stopped, self._problem = reason, problem
         if self._parts is not None:
-            self._parts.desk.stopped = True
+            self._parts.context.stopped = True
             self._parts.stream.stop()
-        for entry in tuple(self._active):
-            if entry.idle and entry.scope is not None:
-                entry.scope.cancel()
+        for item in tuple(self._active):
+            if item.idle and item.scope is not None:
+                item.scope.cancel()
 
     async def plan(self) -> Plan:
         """Read the whole input and return what a run would do; nothing is sent or made.
@@ -224,60 +223,56 @@ class Run:
             ConfigurationError: If the folder's journal cannot be used, or another process has it,
                 or if the batch may not go on as it is.
         """
-        running_loop()
-        book = KnownItems()
+        running_task()
+        known = KnownItems()
         if await anyio.Path(self._folder / schema.NAME).exists():
-            journal = Journal(self._folder)
+            journal = SqliteJournal(self._folder)
             await journal.open(begin=False)
             try:
                 await journal.call(partial(recovery.check, folder=self._folder, terms=self._terms))
-                book = await journal.call(recovery.read_known_items)
+                known = await journal.call(lambda view: KnownItems(view.known()))
             finally:
                 await journal.aclose()
-        sorter = RowClassifier(book, self._options, self._defaults)
+        classifier = RowClassifier(known, self._options, self._defaults)
         rate = self._core.config.limits.requests_per_minute
-        return await make_plan(sorter, self._requests, self._options, rate)
+        return await make_plan(classifier, self._requests, self._options, rate)
 
     @property
     def _terms(self) -> recovery.Terms:
         options = self._options
         return recovery.Terms(
             endpoint="emulator" if options.emulator else self._core.config.base_url,
-            defaults=self._defaults.kept(),
+            defaults=self._defaults.template,
             renewed=options.new_options,
         )
 
     async def _resume(self, journal: Journal) -> None:
         """Take up what the journal knows and begin to read the input."""
         options, folder = self._options, self._folder
-        await journal.call(partial(recovery.check_endpoint, folder=folder, terms=self._terms))
-        book, cut = await journal.call(partial(recovery.recover, folder=folder))
+        await journal.call(partial(recovery.begin, folder=folder, terms=self._terms))
+        drop = options.on_unknown == "drop"
+        found = await journal.call(partial(recovery.recover, folder=folder, drop=drop))
         # Added, not made anew: that would hold up the first request of a large run for seconds.
-        for item in cut:
-            self._views.add(lists.rows(lists.listed(item)))
-        await journal.write(schema.FORGET_INVALID)
-        if options.on_unknown == "drop":
-            await journal.write(schema.DROP)
-            book = await journal.call(recovery.read_known_items)
-        self._tally = Tally(await journal.counts())
-        desk = RunContext(
+        for item in found.cut:
+            self._views.add(lists.lines(item))
+        self._tally = Tally(found.counts)
+        self._rows = RowClassifier(found.known, options, self._defaults)
+        context = RunContext(
             folder=folder,
             journal=journal,
             tally=self._tally,
+            policy=self._policy,
             stop=self.stop,
-            allowance=options.allowance,
-            patience=SharedPatience(options.give_up_after),
             on_unknown=options.on_unknown,
             stopped=self._stopped is not None,
         )
-        intake = Intake(desk, RowClassifier(book, options, self._defaults))
         stream = Stream(
-            intake.work(self._requests),
+            Intake(context, self._rows).work(self._requests),
             self._work,
             concurrency=self._core.config.limits.concurrency,
             ordered=options.ordered,
         )
-        self._parts = _Parts(journal, desk, intake, stream)
+        self._parts = _Parts(context, stream)
         await stream.__aenter__()
 
     async def _work(self, _: int, task: ItemRecorder | InputRow) -> Outcome | None:
@@ -293,77 +288,80 @@ class Run:
         finally:
             self._active.discard(task)
 
-    async def _carry(self, entry: ItemRecorder) -> Outcome | None:
+    async def _carry(self, recorder: ItemRecorder) -> Outcome | None:
         """Carry one item to its end; None if it goes back to be sent another day."""
         generation: Generation | None = None
         failure: ImagenError | None = None
         try:
-            generation = await self._call(entry)
+            generation = await self._call(recorder)
         except StoppedError:
             return None
         except ImagenError as error:
             failure = error
-            if not entry.ended:
-                await entry.settled(error)
+            if not recorder.ended:
+                await recorder.settled(error)
         except asyncio.CancelledError:
             with anyio.move_on_after(GRACE, shield=True):
-                await entry.cut()
-            if entry.ended:
-                self._views.add(lists.rows(entry.shown()))
+                await recorder.cut()
+            if recorder.ended:
+                self._views.add(lists.lines(recorder.item))
             raise
-        if entry.state is State.NEW:
+        item = recorder.item
+        if item.state is State.NEW:
             return None
-        self._views.add(lists.rows(entry.shown()))
+        self._views.add(lists.lines(item))
         if generation is not None:
             self._panel.add(generation)
-        self._brake(failure)
-        return Outcome(entry.item.position, entry.request, generation, failure, entry.name)
+        self._count_end(failure)
+        return Outcome(item.position, item.row.request, generation, failure, item.row.id)
 
-    async def _call(self, entry: ItemRecorder) -> Generation:
-        key = entry.item.idempotency_key
-        if entry.state is State.RECEIVED:
+    async def _call(self, recorder: ItemRecorder) -> Generation:
+        key = recorder.item.idempotency_key
+        if recorder.item.state is State.RECEIVED:
             try:
                 return await self._core.download(
-                    entry.generation(), shelf=entry.shelf, record=entry, idempotency_key=key or ""
+                    recorder.generation(),
+                    store=recorder.store,
+                    record=recorder,
+                    idempotency_key=key or "",
                 )
             except ExpiredUrlError:
-                if not entry.resend:
+                if not recorder.resend:
                     raise
-                entry.reorder()
-        return await self._core.run(
-            entry.request,
-            shelf=entry.shelf,
-            record=entry,
+                recorder.reorder()
+        return await self._core.generate(
+            recorder.item.row.request,
+            store=recorder.store,
+            record=recorder,
             idempotency_key=key,
             waits=True,
-            fetches=True,
-            charge=entry.charge,
-            sends=entry.sends,
-            patience=self._inside.desk.patience,
+            downloads=True,
+            charge=recorder.item.charge,
+            sends=recorder.account.sends,
+            patience=self._policy.patience,
         )
 
-    async def _refuse(self, seen: InputRow) -> Outcome:
+    async def _refuse(self, row: InputRow) -> Outcome:
         """List a row that is no request, or that may not be sent."""
-        error = seen.row.error or ImagenError("The row is no request.")
-        asked = {} if seen.request is None else request_to_row(seen.request, seen.row.id)
-        row = {"line": seen.row.line, "id": seen.row.id, **asked, "error": error_to_row(error)}
-        text = json.dumps(row)
+        error, name = row.row.error or ImagenError("The row is no request."), row.row.id
+        kept = KeptError.of(error)
+        refused = RefusedRow(line=row.row.line, id=name, request=row.request, error=kept)
         try:
-            await self._inside.journal.write(schema.INVALID, text)
+            await self._inside.context.journal.refused(refused)
         except ConfigurationError as broken:
             self.stop("journal", str(broken))
         self._tally.invalid += 1
-        self._views.add([lists.invalid(text)])
-        self._brake(error)
-        return Outcome(seen.position, seen.request, error=error, id=seen.row.id)
+        self._views.add([lists.refused_line(refused)])
+        self._count_end(error)
+        return Outcome(row.position, row.request, error=error, id=name)
 
-    def _brake(self, error: ImagenError | None) -> None:
-        if stop := self._brakes.ended(error):
+    def _count_end(self, error: ImagenError | None) -> None:
+        if stop := self._policy.after(error):
             self.stop(*stop)
 
     async def _finish(self, *, whole: bool) -> None:
         """Write the lists, the report and the gallery, then let go of the journal."""
-        journal = self._inside.journal
+        journal = self._inside.context.journal
         self._views.close()
         written = False
         if whole and journal.broken is None:

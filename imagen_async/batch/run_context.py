@@ -1,4 +1,4 @@
-"""What the items of one run share, and what ends the run for all of them."""
+"""What the items of one run share."""
 
 from __future__ import annotations
 
@@ -6,60 +6,33 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from imagen_async.errors import (
-    ConfigurationError,
-    ImagenError,
-    QuotaError,
-    RejectedError,
-    SaveError,
-)
-from imagen_async.session.patience import SharedPatience
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imagen_async.batch.journal import Journal
-    from imagen_async.batch.report import Tally
-
-
-class StoppedError(Exception):
-    """The intake has stopped: the item stays as it was and nothing is sent."""
-
-
-def stop_reason(error: ImagenError) -> str | None:
-    """Return why an error of one item ends the intake for all, or None."""
-    if isinstance(error, QuotaError):
-        return "quota"
-    if isinstance(error, SaveError):
-        return "disk"
-    if isinstance(error, ConfigurationError):
-        return "client"
-    if isinstance(error, RejectedError) and error.authentication:
-        return "authentication"
-    return None
+    from imagen_async.batch.accounting import Tally
+    from imagen_async.batch.ports import Journal
+    from imagen_async.batch.stopping import StopPolicy
 
 
 @attrs.define(eq=False, kw_only=True)
 class RunContext:
-    """What the entries of one run share.
+    """What the items of one run share.
 
     Args:
-        folder: The run's folder.
-        journal: Where steps are kept.
+        folder: Where images, journal and lists are.
+        journal: Where each step is kept before it is acted on.
         tally: What is counted.
-        stop: Ends the intake, with a word and a sentence.
-        allowance: How many images may be charged in all; None for no bound.
-        patience: How long nothing may come of the run.
+        policy: When the run stops.
+        stop: Stops it: nothing more is sent. Takes a word and a sentence for the report.
         on_unknown: What becomes of paid answers of earlier runs whose links are dead.
-        stopped: Whether it has ended.
+        stopped: Whether it has stopped.
     """
 
     folder: Path
     journal: Journal
     tally: Tally
+    policy: StopPolicy
     stop: Callable[[str, str], None]
-    allowance: float | None = None
-    patience: SharedPatience = attrs.field(factory=SharedPatience)
-    on_unknown: str = "hold"
-    stopped: bool = False
+    on_unknown: str
+    stopped: bool

@@ -120,6 +120,10 @@ _DAMAGED = (
 )
 
 
+class HeldJournalError(ConfigurationError):
+    """Another process runs the batch."""
+
+
 def connect(folder: Path) -> sqlite3.Connection:
     """Open the journal of a folder, made if there is none, and hold its lock.
 
@@ -166,16 +170,17 @@ def place(folder: Path) -> tuple[tuple[int, int] | None, ...]:
     return _file(folder / NAME), _file(folder / LOG)
 
 
-def damaged(name: str = NAME) -> ConfigurationError:
+def damaged() -> ConfigurationError:
     """Return the error for a journal that does not know what was paid for."""
-    return ConfigurationError(f"{name} cannot be used: {_DAMAGED}")
+    return ConfigurationError(f"{NAME} cannot be used: {_DAMAGED}")
 
 
 def explain(error: sqlite3.Error, folder: Path) -> ConfigurationError:
     """Return our error for one of SQLite's: what to do, without its parameters."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest is detail
+    held = code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
     advice = _ADVICE.get(code, _DAMAGED)
-    return ConfigurationError(
+    return (HeldJournalError if held else ConfigurationError)(
         f"The journal {printable(str(folder / NAME))} cannot be used: {advice}"
     )
 

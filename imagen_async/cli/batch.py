@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from imagen_async.batch.prompts import read_source
+from imagen_async.batch.prompts import count_rows, read_source
 from imagen_async.cli.client import (
     RequestFlags,
     interruptible,
@@ -21,7 +21,6 @@ from imagen_async.cli.client import (
     run_loop,
 )
 from imagen_async.cli.console import note, result
-from imagen_async.cli.count import count_rows
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL, error_line
 from imagen_async.cli.progress import Rate, Snapshot, open_progress
 from imagen_async.cli.summary import plan_lines, summary_lines

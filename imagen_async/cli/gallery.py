@@ -15,5 +15,5 @@ def gallery(folder: str) -> int:
     Raises:
         ConfigurationError: If the folder holds no batch.
     """
-    result(str(write_gallery(Path(folder))))
+    result(str(write_gallery(Path(folder), ended=False)))
     return DONE

@@ -18,8 +18,8 @@ def summary_lines(report: Report, folder: Path, gallery: Path | None) -> list[st
     """Return the end of a batch in lines.
 
     Args:
-        report: What the run came to.
-        folder: The folder that it wrote to.
+        report: What it came to.
+        folder: Where its images and lists are.
         gallery: Its page, if it was written.
     """
     shown = printable(str(folder), 300)

@@ -22,7 +22,8 @@ from imagen_async.emulator.answers import (
     spoiled,
     timed_out,
 )
-from imagen_async.emulator.drawing import OTHERS, Recipe, with_comment
+from imagen_async.emulator.drawing.png import with_comment
+from imagen_async.emulator.drawing.recipe import OTHERS, Recipe, media_type
 from imagen_async.emulator.faults import FAULT_HEADER, Fault, FaultPlan, Stage, chance
 from imagen_async.emulator.file_store import Gallery
 from imagen_async.emulator.ledger import Account, Exchange, Ledger, RequestLog
@@ -345,7 +346,7 @@ class Gateway:
 
     async def _inline(self, order: Order, fault: str, recipe: Recipe) -> dict[str, Any]:
         data = await self.gallery.studio.draw(recipe)
-        if fault == "b64_unpadded" and len(data) % 3 == 0:
+        if fault == "b64_unpadded" and len(data) % 3 == 0 and media_type(data) == "image/png":
             data = with_comment(data, "")
         return self.dialect.item(url=None, b64_json=base64_of(data), prompt=order.prompt)
 

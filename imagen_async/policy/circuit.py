@@ -1,4 +1,4 @@
-"""The valve of a client's gate: shut by a refusal, tried by one probe, opened again gently."""
+"""A gate's circuit breaker: shut by a refusal, tried by one probe, opened again gently."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Permit:
     """Leave to send one request; each is itself and equals no other.
 
     Args:
-        epoch: How often the valve had closed when this was given.
-        probe: Whether it tries out a closed valve.
+        epoch: How often the breaker had closed when this was given.
+        probe: Whether it tries out a closed breaker.
     """
 
     epoch: int
@@ -29,7 +29,7 @@ class Permit:
 
 @attrs.frozen
 class Wait:
-    """No leave yet: ask again after ``seconds``, or when told that the valve changed."""
+    """No leave yet: ask again after ``seconds``, or when told that the breaker changed."""
 
     seconds: float
 
@@ -45,35 +45,28 @@ class CircuitBreaker:
          │                                   └──────────── the probe is refused ───────────┘ │
          └───────────────── the probe has any other answer; the rest are spread ─────────────┘
 
-    Every grant is ended by exactly one of ``refuse``, ``succeed`` and ``abandon``. An empty retry
-    budget closes the valve by ``refuse`` with a wait of ``PROBE_EVERY``.
+    Every permit is ended by exactly one of ``refuse``, ``succeed`` and ``abandon``. An empty retry
+    budget closes it by ``refuse`` with a wait of ``PROBE_EVERY``.
 
     It holds plain values of one monotonic clock and belongs to no event loop. Callers that
-    ask in turn are granted in turn. Ask last, right before sending: a grant does not keep.
+    ask in turn are granted in turn. Ask last, right before sending: a permit does not keep.
 
     Args:
         spread_over: Calls that are let through in ``SPREAD`` seconds after a reopening.
+
+    Attributes:
+        closed: Whether only probes may pass.
     """
 
     spread_over: int
+    closed: bool = attrs.field(default=False, init=False)
     _refusals: int = attrs.field(default=0, init=False)
     _epoch: int = attrs.field(default=0, init=False)
-    _closed: bool = attrs.field(default=False, init=False)
     _until: float = attrs.field(default=-math.inf, init=False)
     _probe: Permit | None = attrs.field(default=None, init=False)
     _next_probe: float = attrs.field(default=-math.inf, init=False)
     _next_grant: float = attrs.field(default=-math.inf, init=False)
     _spread_end: float = attrs.field(default=-math.inf, init=False)
-
-    @property
-    def closed(self) -> bool:
-        """Whether only probes may pass."""
-        return self._closed
-
-    @property
-    def refusals(self) -> int:
-        """Consecutive closings; 0 while open."""
-        return self._refusals
 
     def ask(self, now: float) -> Permit | Wait:
         """Return leave to send, or how long to wait before asking again.
@@ -81,71 +74,71 @@ class CircuitBreaker:
         Args:
             now: Seconds of the monotonic clock.
         """
-        earliest = max(self._until, self._next_probe) if self._closed else self._next_grant
+        earliest = max(self._until, self._next_probe) if self.closed else self._next_grant
         if now < earliest:
             return Wait(earliest - now)
-        grant = Permit(self._epoch, probe=self._closed)
-        if self._closed:
-            self._probe, self._next_probe = grant, now + PROBE_EVERY
+        permit = Permit(self._epoch, probe=self.closed)
+        if self.closed:
+            self._probe, self._next_probe = permit, now + PROBE_EVERY
         elif now < self._spread_end:
             self._next_grant = now + SPREAD / self.spread_over
-        return grant
+        return permit
 
-    def closings(self, grant: Permit) -> int:
-        """Return how many consecutive closings a refusal of ``grant`` makes, 1 or more.
+    def closings(self, permit: Permit) -> int:
+        """Return how many consecutive closings a refusal of ``permit`` makes, 1 or more.
 
         It is what the backoff of that refusal grows with.
         """
-        return self._refusals + 1 if self._would_close(grant) else self._refusals
+        return self._refusals + 1 if self._would_close(permit) else self._refusals
 
-    def refuse(self, grant: Permit, now: float, wait: float) -> bool:
+    def refuse(self, permit: Permit, now: float, wait: float) -> bool:
         """Close because a granted request was refused.
 
         One overload refuses many requests at once. Those granted before the latest closing put
         off its end and are no closing of their own, so a storm is one step of the backoff.
 
         Args:
-            grant: The leave under which the refused request was sent.
+            permit: The permit under which the refused request was sent.
             now: Seconds of the monotonic clock.
             wait: Seconds to stay closed, finite.
 
         Returns:
-            Whether this was a closing: the valve was open, or a current probe was refused.
+            Whether this was a closing: it was open, or a current probe was refused.
         """
         self._until = max(self._until, now + wait)
-        if not self._would_close(grant):
+        if not self._would_close(permit):
             return False
-        self._closed = True
+        self.closed = True
         self._epoch += 1
         self._refusals += 1
         self._free_probe()
         return True
 
-    def succeed(self, grant: Permit, now: float) -> None:
+    def succeed(self, permit: Permit, now: float) -> None:
         """Open if a current probe was answered, with anything but a refusal.
 
         Args:
-            grant: The leave under which the request was sent.
+            permit: The permit under which the request was sent.
             now: Seconds of the monotonic clock.
         """
         # A probe older than the latest closing proves nothing about what the server said since.
-        if self._closed and grant.epoch == self._epoch:
-            self._closed = False
+        if self.closed and permit.epoch == self._epoch:
+            self.closed = False
             self._refusals = 0
             self._until = -math.inf
             self._next_grant, self._spread_end = now, now + SPREAD
 
-    def abandon(self, grant: Permit) -> None:
-        """Let the next asker probe at once if ``grant`` is the probe that is out.
+    def abandon(self, permit: Permit) -> None:
+        """Let the next asker probe at once if ``permit`` is the probe that is out.
 
         For a request that ended without an answer: cancelled, or never sent.
         """
-        if grant is self._probe:
+        if permit is self._probe:
             self._free_probe()
 
-    def _would_close(self, grant: Permit) -> bool:
+    def _would_close(self, permit: Permit) -> bool:
         # While closed, only probes carry the current epoch.
-        return not self._closed or grant.epoch == self._epoch
+        return not self.closed or permit.epoch == self._epoch
 
     def _free_probe(self) -> None:
         self._probe, self._next_probe = None, -math.inf

@@ -38,7 +38,7 @@ class Rate:
         return max(0.0, self._arrival - self._slack - now)
 
     def reserve(self, now: float) -> float:
-        """KnownItems the next place and return how long to wait for it.
+        """Book the next place and return how long to wait for it.
 
         Args:
             now: Seconds of the monotonic clock.

@@ -168,7 +168,7 @@ class RetryBudget:
         return True
 
     def succeeded(self, *, retried: bool) -> None:
-        """KnownItems an attempt that ended well.
+        """Note an attempt that ended well.
 
         Args:
             retried: Whether this attempt was paid for by ``take``; it is refunded.

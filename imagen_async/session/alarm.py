@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from imagen_async.policy import grace
 
 if TYPE_CHECKING:
-    from imagen_async.session.transport import SentFlagPayload
+    from imagen_async.session.connection import SentFlagPayload
 
 
 class Alarm:

@@ -12,7 +12,7 @@ import attrs
 
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.retry_after import retry_after
-from imagen_async.session.transport import ExchangeError, Head, Receiver, timeouts
+from imagen_async.session.transport import ExchangeError, Receiver, timeouts
 from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 from imagen_async.wire.error_body import request_id
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from imagen_async.policy.config import Timeouts
-    from imagen_async.session.transport import SentFlagPayload, Timer, Transport
+    from imagen_async.session.connection import SentFlagPayload
+    from imagen_async.session.transport import Head, Timer, Transport
     from imagen_async.wire.decoder import Sink
 
 ERROR_LIMIT = 64 * 1024
@@ -67,12 +68,14 @@ class Reply:
 
     Args:
         answer: Its items; the bytes of embedded images lie in their sinks.
-        head: Its status and headers.
+        status: Its HTTP status.
+        headers: Its headers, masked.
         request_id: The gateway's id of it.
     """
 
     answer: Answer
-    head: Head
+    status: int
+    headers: MaskedHeaders
     request_id: str | None
 
 
@@ -189,12 +192,12 @@ class Attempt:
             left: Seconds until the call's deadline.
             key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
         """
-        receiver: _ErrorText | _AnswerText = _ErrorText()
+        receiver: _ErrorText | _AnswerText | None = None
 
         def on_head(head: Head) -> Receiver:
             nonlocal receiver
-            if 200 <= head.status < 300:
-                receiver = _AnswerText(open_sink, self.limits)
+            good = 200 <= head.status < 300
+            receiver = _AnswerText(open_sink, self.limits) if good else _ErrorText()
             return receiver
 
         limit = min(self.times.answer, left)
@@ -209,45 +212,45 @@ class Attempt:
             if isinstance(receiver, _AnswerText):
                 receiver.discard()
             raise
-        head = self._veiled(head)
+        masked = MaskedHeaders(head.headers, self.mask)
         if isinstance(receiver, _AnswerText):
-            return self._read(head, receiver)
-        return self._refused(head, receiver, key_used_before)
-
-    def _veiled(self, head: Head) -> Head:
-        return Head(head.status, MaskedHeaders(head.headers, self.mask))
+            return self._read(head.status, masked, receiver)
+        assert receiver is not None
+        return self._refused(head.status, masked, receiver, key_used_before)
 
     def _broken(
         self,
         broken: ExchangeError,
-        receiver: _ErrorText | _AnswerText,
+        receiver: _ErrorText | _AnswerText | None,
         limit: float,
         key_used_before: bool,
     ) -> Reply | FailedAttempt:
         """Judge by what came before the break: a refusal, part of an answer, or nothing."""
-        head = None if broken.head is None else self._veiled(broken.head)
-        if head is not None and isinstance(receiver, _ErrorText):
-            return self._refused(head, receiver, key_used_before)
         phase = self._phase(broken, limit)
-        if head is not None and isinstance(receiver, _AnswerText) and not receiver.silent(broken):
-            return _salvaged(head, receiver, f"{phase}, in its body")
         judgement = judge_failure(broken.kind, sent=broken.sent, detail=phase)
-        if head is None:
+        if broken.head is None or receiver is None:
             return FailedAttempt(judgement)
+        status, headers = broken.head.status, MaskedHeaders(broken.head.headers, self.mask)
+        if isinstance(receiver, _ErrorText):
+            return self._refused(status, headers, receiver, key_used_before)
+        if not receiver.silent(broken):
+            return _salvaged(status, headers, receiver, f"{phase}, in its body")
         # A head came, and nothing but blanks after it: support can tell what became of it.
-        found = request_id(head.headers, None)
-        return FailedAttempt(attrs.evolve(judgement, status=head.status, request_id=found))
+        found = request_id(headers, None)
+        return FailedAttempt(attrs.evolve(judgement, status=status, request_id=found))
 
-    def _refused(self, head: Head, receiver: _ErrorText, key_used_before: bool) -> FailedAttempt:
+    def _refused(
+        self, status: int, headers: MaskedHeaders, receiver: _ErrorText, key_used_before: bool
+    ) -> FailedAttempt:
         judgement = judge_status(
-            head.status,
-            head.headers,
+            status,
+            headers,
             bytes(receiver.text),
             key_used_before=key_used_before,
             server_errors_charged=self.server_errors_charged,
             mask=self.mask,
         )
-        return _setback(judgement, head)
+        return _failed(judgement, headers)
 
     def _phase(self, broken: ExchangeError, limit: float) -> str:
         if broken.kind is FailureKind.CONNECT_TIMEOUT:
@@ -257,32 +260,35 @@ class Attempt:
             return f"no whole answer within {limit:.3g} s ({whose})"
         return broken.detail
 
-    def _read(self, head: Head, receiver: _AnswerText) -> Reply | FailedAttempt:
+    def _read(
+        self, status: int, headers: MaskedHeaders, receiver: _AnswerText
+    ) -> Reply | FailedAttempt:
         try:
             document = receiver.document()
             answer = structure_answer(document)
         except AnswerError as error:
             if not receiver.began and receiver.error is None:
-                return FailedAttempt(judge_empty(head.headers, head.status))
-            return _salvaged(head, receiver, error.reason, error.text)
+                return FailedAttempt(judge_empty(headers, status))
+            return _salvaged(status, headers, receiver, error.reason, error.text)
         except TROUBLE as error:
-            return _salvaged(head, receiver, f"this machine failed ({type(error).__name__})")
+            reason = f"this machine failed ({type(error).__name__})"
+            return _salvaged(status, headers, receiver, reason)
         if receiver.decoder.strays:
             note = "images came that no item names"
             answer = _with(answer, receiver.decoder.strays, note)
         if not answer.items:
             judgement = judge_error_document(
                 document,
-                head.headers,
-                head.status,
+                headers,
+                status,
                 server_errors_charged=self.server_errors_charged,
                 mask=self.mask,
             )
             if judgement is not None:
-                return _setback(judgement, head)
+                return _failed(judgement, headers)
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
-            return FailedAttempt(judge_spoiled(reason, b"", head.headers, head.status))
-        return Reply(_masked(answer, self.mask), head, request_id(head.headers, None))
+            return FailedAttempt(judge_spoiled(reason, b"", headers, status))
+        return Reply(_masked(answer, self.mask), status, headers, request_id(headers, None))
 
 
 def _masked(answer: Answer, mask: Mask) -> Answer:
@@ -298,13 +304,13 @@ def _masked(answer: Answer, mask: Mask) -> Answer:
     return answer
 
 
-def _setback(judgement: Judgement, head: Head) -> FailedAttempt:
-    asked = retry_after(head.headers, time.time())
+def _failed(judgement: Judgement, headers: MaskedHeaders) -> FailedAttempt:
+    asked = retry_after(headers, time.time())
     return FailedAttempt(judgement, judgement.asked if asked is None else asked)
 
 
 def _salvaged(
-    head: Head, receiver: _AnswerText, reason: str, text: bytes = b""
+    status: int, headers: MaskedHeaders, receiver: _AnswerText, reason: str, text: bytes = b""
 ) -> Reply | FailedAttempt:
     """Keep the whole images and links of an answer that is not whole itself: they are paid for."""
     try:
@@ -312,9 +318,9 @@ def _salvaged(
     except TROUBLE:
         found = []
     if not found:
-        return FailedAttempt(judge_spoiled(reason, text, head.headers, head.status))
+        return FailedAttempt(judge_spoiled(reason, text, headers, status))
     answer = _with(Answer(), found, f"the answer was not whole: {reason}")
-    return Reply(answer, head, request_id(head.headers, None))
+    return Reply(answer, status, headers, request_id(headers, None))
 
 
 def _with(answer: Answer, found: list[Embedded | str], problem: str) -> Answer:

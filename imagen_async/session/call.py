@@ -19,6 +19,8 @@ from imagen_async.session import events
 from imagen_async.wire.verdict import error_for
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from multidict import CIMultiDict
 
     from imagen_async.policy.deadline import Deadline
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     from imagen_async.storage.stores import ImageStore
     from imagen_async.wire.generation import Image
     from imagen_async.wire.request import GenerationRequest
-    from imagen_async.wire.verdict import Judgement
+
+
+NEW = History()
+"""Of a call that nothing came of yet."""
 
 
 @attrs.define(eq=False)
@@ -40,35 +45,43 @@ class Call:
         body: The bytes that every attempt sends.
         headers: The headers that every attempt sends.
         idempotency_key: The key among them, or the one that would be.
-        shelf: Where images go.
+        store: Where images go.
         record: Who follows the call.
-        total: Seconds.
+        total: Seconds for all of it: attempts, waits and downloads.
         waits: Whether it waits for the gate without end, as in generate_many and batch.
-        fetches: Whether links are downloaded to the shelf.
+        downloads: Whether links are downloaded to the store.
         heard: Whether anybody listens to what goes well.
         charge: The worst so far, in this run and earlier ones.
         history: What its attempts came to; of earlier runs only ``sends``.
         patience: Of the run that it belongs to, if that may end for all its calls.
+
+    Attributes:
+        id: Unlike that of any other call of this process.
+        deadline: When ``total`` is over; infinite for a call that waits, until it is let in.
+        attempts: HTTP exchanges that it began.
+        retried: Whether its latest attempt was paid for from the retry budget.
+        failure: Its latest attempt, if that brought nothing.
+        images: What came.
     """
 
     request: GenerationRequest
     body: bytes
     headers: CIMultiDict[str]
     idempotency_key: str
-    shelf: ImageStore
+    store: ImageStore
     record: Record
     total: float
     waits: bool
-    fetches: bool
+    downloads: bool
     heard: bool = False
     charge: Charge = Charge.NO
     id: int = attrs.field(init=False, factory=events.new_id)
-    history: History = attrs.field(default=History())
+    history: History = NEW
     patience: SharedPatience | None = None
     deadline: Deadline = attrs.field(init=False)
     attempts: int = attrs.field(init=False, default=0)
     retried: bool = attrs.field(init=False, default=False)
-    setback: FailedAttempt | None = attrs.field(init=False, default=None)
+    failure: FailedAttempt | None = attrs.field(init=False, default=None)
     images: tuple[Image, ...] = attrs.field(init=False, default=())
 
     @property
@@ -81,8 +94,9 @@ class Call:
         """Why its whole run sends nothing more; empty while it does."""
         return "" if self.patience is None else self.patience.problem
 
-    def count(self, judgement: Judgement) -> None:
+    def count(self, failure: FailedAttempt) -> None:
         """Count an attempt that brought nothing."""
+        self.failure, judgement = failure, failure.judgement
         refused = judgement.verdict is Verdict.REFUSED
         self.charge = max(self.charge, judgement.charge)
         self.history = History(
@@ -96,8 +110,8 @@ class Call:
 
     def failed(self, reason: str) -> ImagenError:
         """Return the error of the latest attempt, and why there is no further one."""
-        assert self.setback is not None
-        judgement = self.setback.judgement
+        assert self.failure is not None
+        judgement = self.failure.judgement
         why = f" Not sent again: {reason}." if reason else ""
         return error_for(
             attrs.evolve(judgement, message=judgement.message + why),
@@ -105,42 +119,41 @@ class Call:
             attempts=self.attempts,
             sends=self.history.sends,
             idempotency_key=self.idempotency_key,
-            retry_after=self.setback.retry_after,
+            retry_after=self.failure.retry_after,
         )
 
     def unsent(self, reason: str) -> ImagenError:
         """Return the error of a call that ended before this attempt could be sent."""
-        if self.setback is not None:
+        if self.failure is not None:
             return self.failed(reason)
-        return NotSentError(
-            f"Not sent: {reason}.",
-            verdict=Verdict.NOT_SENT,
-            charge=self.charge,
-            sends=self.history.sends,
-            idempotency_key=self.idempotency_key,
-        )
+        return self._ended(NotSentError, Verdict.NOT_SENT, f"Not sent: {reason}.")
 
     def broken(self, error: Exception) -> ImagenError:
         """Return the error of a call that the machine itself failed."""
-        kinds = {Charge.NO: NotSentError, Charge.YES: SaveError}
-        verdicts = {Charge.NO: Verdict.NOT_SENT, Charge.YES: Verdict.DONE}
-        return kinds.get(self.charge, OutcomeUnknownError)(
-            f"This machine failed during the call ({type(error).__name__}).",
-            verdict=verdicts.get(self.charge, Verdict.UNKNOWN),
-            charge=self.charge,
-            attempts=self.attempts,
-            sends=self.history.sends,
-            idempotency_key=self.idempotency_key,
+        kind, verdict = _ENDS[self.charge]
+        return self._ended(
+            kind, verdict, f"This machine failed during the call ({type(error).__name__})."
         )
 
     def closed(self) -> ImagenError:
         """Return the error of a call whose client was closed under it."""
-        free = self.charge is Charge.NO
-        return (NotSentError if free else OutcomeUnknownError)(
-            "The client was closed while the call was under way.",
-            verdict=Verdict.NOT_SENT if free else Verdict.UNKNOWN,
+        kind, verdict = _ENDS[min(self.charge, Charge.MAYBE)]
+        return self._ended(kind, verdict, "The client was closed while the call was under way.")
+
+    def _ended(self, kind: type[ImagenError], verdict: Verdict, message: str) -> ImagenError:
+        return kind(
+            message,
+            verdict=verdict,
             charge=self.charge,
             attempts=self.attempts,
             sends=self.history.sends,
             idempotency_key=self.idempotency_key,
         )
+
+
+_ENDS: Mapping[Charge, tuple[type[ImagenError], Verdict]] = {
+    Charge.NO: (NotSentError, Verdict.NOT_SENT),
+    Charge.MAYBE: (OutcomeUnknownError, Verdict.UNKNOWN),
+    Charge.YES: (SaveError, Verdict.DONE),
+}
+"""What a call ends as that stops halfway, by what its attempts may have cost."""

@@ -1,4 +1,4 @@
-"""From an answer's items to images: bytes onto the shelf, links kept, oddities noted."""
+"""From an answer's items to images: bytes into the store, links kept, oddities noted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLACK = 0.07
 
 
 @attrs.frozen
-class Harvest:
+class Collected:
     """What an answer's items came to.
 
     Args:
@@ -32,31 +32,24 @@ class Harvest:
     """
 
     images: tuple[Image, ...]
-    problems: tuple[str, ...]
-    unwritten: tuple[str, ...]
-    usable: bool
+    problems: tuple[str, ...] = ()
+    unwritten: tuple[str, ...] = ()
+    usable: bool = True
 
 
-async def harvest(items: Sequence[Item], shelf: ImageStore, request: GenerationRequest) -> Harvest:
-    """Put the images that came as bytes on the shelf and gather the links.
+async def collect(
+    items: Sequence[Item], store: ImageStore, request: GenerationRequest
+) -> Collected:
+    """Put the images that came as bytes into the store and gather the links.
 
     Args:
         items: Of the answer.
-        shelf: Where the sinks of its embedded images came from.
+        store: Where the sinks of its embedded images came from.
         request: What was asked, to compare sizes.
     """
-    several = len(items) > 1
-    places = [
-        (place, item.embedded.sink)
-        for place, item in enumerate(items, 1)
-        if item.embedded is not None and item.embedded.sink is not None
-    ]
-    kept: dict[int, Stored | StoreFailure] = {}
-    if places:
-        results = await shelf.keep(
-            [sink for _, sink in places], [place if several else None for place, _ in places]
-        )
-        kept = dict(zip((place for place, _ in places), results, strict=True))
+    if not [item for item in items if item.embedded]:
+        return Collected(tuple([_link(item) for item in items]))
+    kept = await _kept(items, store)
     images: list[Image] = []
     problems: list[str] = []
     unwritten: list[str] = []
@@ -71,11 +64,31 @@ async def harvest(items: Sequence[Item], shelf: ImageStore, request: GenerationR
             (unwritten if result.disk else problems).append(result.problem)
         elif item.embedded is not None and item.embedded.problem is not None:
             problems.append(f"image {place}: {item.embedded.problem}")
-        if image is None and item.url is not None:
-            image, usable = Image(), True
         if image is not None:
-            images.append(attrs.evolve(image, url=item.url, revised_prompt=item.revised_prompt))
-    return Harvest(tuple(images), tuple(problems), tuple(unwritten), usable)
+            image = attrs.evolve(image, url=item.url, revised_prompt=item.revised_prompt)
+        elif item.url is not None:
+            image, usable = _link(item), True
+        if image is not None:
+            images.append(image)
+    return Collected(tuple(images), tuple(problems), tuple(unwritten), usable)
+
+
+async def _kept(items: Sequence[Item], store: ImageStore) -> dict[int, Stored | StoreFailure]:
+    """Put what came as bytes into the store; return what became of it, by the item's place."""
+    several = len(items) > 1
+    sinks = {
+        place: item.embedded.sink
+        for place, item in enumerate(items, 1)
+        if item.embedded is not None and item.embedded.sink is not None
+    }
+    if not sinks:
+        return {}
+    numbers = [place if several else None for place in sinks]
+    return dict(zip(sinks, await store.keep([*sinks.values()], numbers), strict=True))
+
+
+def _link(item: Item) -> Image:
+    return Image(url=item.url, revised_prompt=item.revised_prompt)
 
 
 def oddities(kept: Stored, place: int, request: GenerationRequest) -> tuple[str, ...]:

@@ -1,23 +1,19 @@
-"""The session core: one client's configuration, gate and sessions, bound to one loop at a time."""
+"""The session core: one client's configuration, and the calls that are made of it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
-import anyio
 import attrs
 from multidict import CIMultiDict
 from yarl import URL
 
 from imagen_async.errors import (
     Charge,
-    ConfigurationError,
     DownloadError,
-    ForkedClientError,
     ImagenError,
     InvalidRequestError,
     Verdict,
@@ -27,12 +23,12 @@ from imagen_async.policy.deadline import Deadline
 from imagen_async.policy.retry import History
 from imagen_async.session import events
 from imagen_async.session.attempt import Attempt, prepare
-from imagen_async.session.call import Call
+from imagen_async.session.call import NEW, Call
 from imagen_async.session.call_runner import CallRunner
 from imagen_async.session.config import checked_key, checked_total, new_key
 from imagen_async.session.download import Downloader
-from imagen_async.session.gate import Gate
-from imagen_async.session.loop import running_loop
+from imagen_async.session.gate import LocalGate
+from imagen_async.session.lifecycle import GRACE, Lifecycle
 from imagen_async.session.record import NO_RECORD
 from imagen_async.session.stats import Ends
 from imagen_async.session.transport import Transport
@@ -40,9 +36,12 @@ from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerLimits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import Callable
 
     from imagen_async.session.config import Config
+    from imagen_async.session.download import Guard
+    from imagen_async.session.gate import Gate
+    from imagen_async.session.network import Network
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
     from imagen_async.session.stats import Stats
@@ -51,27 +50,28 @@ if TYPE_CHECKING:
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import GenerationRequest
 
-T = TypeVar("T")
-
-GRACE = 30.0
-"""Seconds that closing waits for calls in flight: they may be paid for."""
-CLEANUP = 5.0
-"""Seconds that closing waits for the calls it cancelled: they may be saving an image."""
-
 
 class Core:
     """Runs calls; what AsyncImagen and batches are made of.
 
     Args:
         config: All that the client was told.
+        gate: Where calls wait before they may send; a new one of this client alone by default.
+        transport: Makes the transport of a loop, from the API's origin, the network and the guard.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        gate: Gate | None = None,
+        transport: Callable[[URL, Network, Guard | None], Transport] = Transport,
+    ) -> None:
         self.config = config
         self._url = URL(f"{config.base_url}/images/generations")
         self._headers = _headers(config)
         self._listener = events.Listener(config.on_event)
-        self._fetcher = Downloader(
+        self._downloader = Downloader(
             config.base_url,
             config.timeouts,
             config.limits,
@@ -79,8 +79,8 @@ class Core:
             allow_private=config.allow_private,
             mask=config.mask,
         )
-        self._gate = Gate(config.limits)
-        self._sender = CallRunner(
+        self._gate = LocalGate(config.limits) if gate is None else gate
+        self._runner = CallRunner(
             gate=self._gate,
             policy=config.retry,
             attempt=Attempt(
@@ -90,18 +90,14 @@ class Core:
                 server_errors_charged=config.retry.server_errors_charged,
                 mask=config.mask,
             ),
-            fetcher=self._fetcher,
+            downloader=self._downloader,
             draw=random.random,
             listener=self._listener,
         )
-        self._pid = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._transport: Transport | None = None
-        self._keeper: AsyncGenerator[None, None] | None = None
-        self._closed = False
-        self._active: set[asyncio.Task[object]] = set()
-        self._stopped: set[asyncio.Task[object]] = set()
-        self._left: anyio.Event | None = None
+        origin, guard = self._url.origin(), self._downloader.guard
+        # No method of ours: a client that is forgotten goes at once, without a cycle.
+        make = partial(transport, origin, config.network, guard)
+        self._lifecycle = Lifecycle(partial(_connect, self._gate, make))
         self._ends = Ends(self._listener)
 
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
@@ -110,16 +106,16 @@ class Core:
             return attrs.evolve(request, model=self.config.model)
         return request
 
-    async def run(
+    async def generate(
         self,
         request: GenerationRequest,
         *,
-        shelf: ImageStore,
+        store: ImageStore,
         record: Record = NO_RECORD,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         waits: bool = False,
-        fetches: bool = False,
+        downloads: bool = False,
         charge: Charge = Charge.NO,
         sends: int = 0,
         patience: SharedPatience | None = None,
@@ -128,12 +124,12 @@ class Core:
 
         Args:
             request: What is asked; the client's model is filled in.
-            shelf: Where images go.
+            store: Where images go.
             record: Who follows the call.
             idempotency_key: Instead of a new one.
             timeout: Seconds, instead of the client's total.
             waits: Whether it waits for the gate without end, as in generate_many and batch.
-            fetches: Whether links are downloaded to the shelf.
+            downloads: Whether links are downloaded to the store.
             charge: The worst of earlier runs.
             sends: How often its body went out in earlier runs.
             patience: Of the run that it belongs to.
@@ -141,57 +137,56 @@ class Core:
         Raises:
             ImagenError: How it ended without an image.
         """
-        transport, request = self._bound(), self.resolve(request)
+        if request.model is None:
+            request = self.resolve(request)
         key = new_key() if idempotency_key is None else checked_key(idempotency_key)
         call = Call(
             request=request,
             body=request.encode(),
             headers=self._call_headers(key),
             idempotency_key=key,
-            shelf=shelf,
+            store=store,
             record=record,
             total=self.config.timeouts.total if timeout is None else checked_total(timeout),
             waits=waits,
-            fetches=fetches,
+            downloads=downloads,
             heard=self._listener.wants,
             charge=charge,
-            history=History(sends=sends),
+            history=History(sends=sends) if sends else NEW,
             patience=patience,
         )
-        return await self._carried(call, transport)
-
-    async def _carried(self, call: Call, transport: Transport) -> Generation:
+        transport, task = self._lifecycle.begin()
         try:
-            generation = await self._tracked(self._carry(call, transport), call.closed)
+            generation = await self._runner.run(call, transport)
         except ImagenError as error:
             self._ends.failed(call, error)
             raise
-        except BaseException:
-            if os.getpid() == self._pid:  # a forked child collects the parent's calls
+        except TROUBLE as error:
+            raise self._ends.failed(call, call.broken(error)) from error
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._lifecycle.was_cut_off(task):
+                raise self._ends.failed(call, call.closed()) from None
+            if not self._lifecycle.forked:  # a forked child collects the parent's calls
                 self._ends.cancelled(call)
             raise
+        finally:
+            self._lifecycle.end(task)
         self._ends.done(call, generation)
         return generation
-
-    async def _carry(self, call: Call, transport: Transport) -> Generation:
-        try:
-            return await self._sender.send(call, transport)
-        except TROUBLE as error:
-            raise call.broken(error) from error
 
     async def download(
         self,
         generation: Generation,
         *,
-        shelf: ImageStore,
+        store: ImageStore,
         record: Record = NO_RECORD,
         idempotency_key: str = "",
     ) -> Generation:
-        """Fetch the links of an answer that came earlier; nothing is ordered.
+        """Download the links of an answer that came earlier; nothing is ordered.
 
         Args:
             generation: Its images in the answer's order; those with a media type are here.
-            shelf: Where images go.
+            store: Where images go.
             record: Told of the end.
             idempotency_key: Of the call that brought the answer.
 
@@ -199,33 +194,32 @@ class Core:
             DownloadError: If one is not to be had; the others are on its images.
             SaveError: If one cannot be written.
         """
-        transport = self._bound()
-        total = self.config.timeouts.total
-        deadline = Deadline(asyncio.get_running_loop().time() + total, total)
         named = events.new_id(), generation.request, idempotency_key
-        result = await self._tracked(
-            self._sender.fetch_links(generation, shelf, transport, deadline, named),
-            _unfetched_error,
+        result = await self._lifecycle.follow(
+            lambda transport: self._runner.download_links(
+                generation, store, transport, self._deadline(), named
+            ),
+            _closed_meanwhile,
         )
         await record.settled(result)
         if isinstance(result, ImagenError):
             raise result
         return result
 
-    async def fetch(self, image: Image, shelf: ImageStore) -> Stored:
-        """Fetch one image's link to a shelf.
+    async def fetch(self, image: Image, store: ImageStore) -> Stored:
+        """Download one image's link to a store.
 
         Raises:
             DownloadError: If it is not to be had.
             SaveError: If it cannot be written.
             InvalidRequestError: If it has none.
         """
-        if image.url is None:
+        url = image.url
+        if url is None:
             raise InvalidRequestError("This image has neither bytes nor a file nor a link.")
-        total = self.config.timeouts.total
-        deadline = Deadline(running_loop().time() + total, total)
-        return await self._tracked(
-            self._fetcher.fetch(self._bound(), image.url, shelf, None, deadline), _unfetched_error
+        return await self._lifecycle.follow(
+            lambda transport: self._downloader.fetch(transport, url, store, None, self._deadline()),
+            _closed_meanwhile,
         )
 
     def drop(self, outcome: Outcome) -> None:
@@ -245,93 +239,11 @@ class Core:
         Raises:
             ConfigurationError: If the client is in use on another running loop.
         """
-        if os.getpid() != self._pid:
-            return  # nothing here is this process's to close
-        loop = running_loop()
-        self._check_loop()
-        self._closed = True
-        if self._loop is not loop:
-            self._forget()
-            return
-        try:
-            with anyio.move_on_after(grace):
-                await self._idle()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._cut_off()
+        await self._lifecycle.aclose(grace)
 
-    async def _idle(self) -> None:
-        while self._active:
-            self._left = self._left or anyio.Event()
-            await self._left.wait()
-
-    async def _cut_off(self) -> None:
-        for task in self._active - self._stopped:
-            self._stopped.add(task)
-            task.cancel()
-        with anyio.move_on_after(CLEANUP):
-            await self._idle()
-        keeper, self._keeper, self._transport = self._keeper, None, None
-        if keeper is not None:
-            await keeper.aclose()
-
-    async def _tracked(self, work: Coroutine[Any, Any, T], closed: Callable[[], ImagenError]) -> T:
-        """Do work that closing waits for, then cancels: it then raises ``closed``."""
-        task = asyncio.current_task()
-        assert task is not None
-        cancelling = task.cancelling()
-        self._active.add(task)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if task not in self._stopped or task.uncancel() > cancelling:
-                raise
-        finally:
-            self._active.discard(task)
-            self._stopped.discard(task)
-            if self._left is not None:
-                self._left.set()
-                self._left = None
-        raise closed()
-
-    def _bound(self) -> Transport:
-        """Return the sessions of the running loop; make them if the last loop has ended."""
-        if os.getpid() != self._pid:
-            raise ForkedClientError(
-                "This client was made before a fork, in another process; make a new one here."
-            )
-        if self._closed:
-            raise ConfigurationError("This client is closed; make a new one.")
-        loop = running_loop()
-        if loop is self._loop and self._transport is not None:
-            return self._transport
-        self._check_loop()
-        prepare()
-        self._forget()
-        self._gate.bind()
-        self._loop = loop
-        transport = Transport(self._url.origin(), self.config.network, self._fetcher.guard)
-        self._keeper = _keep(transport)
-        with contextlib.suppress(StopIteration):
-            # Its first step, by hand: from here the loop closes it when it shuts down.
-            self._keeper.asend(None).send(None)
-        self._transport = transport
-        return transport
-
-    def _check_loop(self) -> None:
-        theirs = self._loop
-        if theirs is not None and theirs is not asyncio.get_running_loop() and theirs.is_running():
-            raise ConfigurationError(
-                "This client is in use on another running event loop; "
-                "make one client for each loop, or use Imagen from threads."
-            )
-
-    def _forget(self) -> None:
-        """Let go of the sessions of a loop that runs no more."""
-        if self._transport is not None:
-            self._transport.drop()
-        self._transport = self._keeper = self._loop = None
-        self._active.clear()
+    def _deadline(self) -> Deadline:
+        total = self.config.timeouts.total
+        return Deadline(asyncio.get_running_loop().time() + total, total)
 
     def _call_headers(self, key: str) -> CIMultiDict[str]:
         headers = self._headers.copy()
@@ -340,11 +252,11 @@ class Core:
         return headers
 
 
-async def _keep(transport: Transport) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        await transport.aclose()
+def _connect(gate: Gate, make: Callable[[], Transport]) -> Transport:
+    """Make what belongs to the running loop."""
+    prepare()
+    gate.bind()
+    return make()
 
 
 def _headers(config: Config) -> CIMultiDict[str]:
@@ -362,7 +274,7 @@ def _headers(config: Config) -> CIMultiDict[str]:
     return headers
 
 
-def _unfetched_error() -> ImagenError:
+def _closed_meanwhile() -> ImagenError:
     return DownloadError(
         "The client was closed during the download.", verdict=Verdict.DONE, charge=Charge.YES
     )

@@ -118,7 +118,7 @@ class _Job:
     """What stays the same over the tries at one link."""
 
     transport: Transport
-    shelf: ImageStore
+    store: ImageStore
     number: int | None
     deadline: Deadline
 
@@ -210,16 +210,16 @@ class Downloader:
         self,
         transport: Transport,
         url: str,
-        shelf: ImageStore,
+        store: ImageStore,
         number: int | None,
         deadline: Deadline,
     ) -> Stored:
-        """Download one image to a shelf.
+        """Download one image to a store.
 
         Args:
             transport: Of the running loop.
             url: The link as the gateway gave it; its query is sent byte by byte as it is.
-            shelf: Where the image goes.
+            store: Where the image goes.
             number: The image's number for its name; None if the call brought only one.
             deadline: After which no new try begins.
 
@@ -229,7 +229,7 @@ class Downloader:
             SaveError: If the disk does not take it.
         """
         link = self._absolute(url.strip(" "))
-        job = _Job(transport, shelf, number, deadline)
+        job = _Job(transport, store, number, deadline)
         tries = 1
         async with self._semaphore():
             try:
@@ -302,7 +302,7 @@ class Downloader:
         problem = url_problem(link, api_scheme=self._origin.scheme)
         if problem is not None:
             return _Failure(f"the link {problem}")
-        sink = job.shelf.open()
+        sink = job.store.open()
         body = _Body(sink, self._limits.max_image_bytes, self._mask)
         failure: _Failure | _Moved | None = _Failure("it was cancelled")
         try:
@@ -313,7 +313,7 @@ class Downloader:
         if failure is not None:
             return failure
         sink.close()
-        (result,) = await job.shelf.keep([sink], [job.number], linked=True)
+        (result,) = await job.store.keep([sink], [job.number], linked=True)
         if isinstance(result, Stored) or result.disk:
             return result
         return _Failure(result.problem, again=result.cut, status=200)

@@ -1,21 +1,22 @@
-"""Where a call waits before it may send: a slot, the shared valve, the pace; in that order.
+"""Where a call waits before it may send: a slot, the circuit breaker, the pace; in that order.
 
-The pace, the valve and the retry budget are plain values of the monotonic clock and outlive a
-loop; the semaphore and the queue belong to one loop and are made anew for the next.
+``Gate`` is what a client needs of it; ``LocalGate`` bounds one client, and a limiter that a whole
+fleet shares may stand in its place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
 from imagen_async.policy.circuit import CircuitBreaker, Permit
 from imagen_async.policy.rate import Rate
-from imagen_async.policy.retry import RetryBudget
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from imagen_async.policy.config import Limits
 
 
@@ -23,21 +24,70 @@ EARLY = 0.05
 """Seconds before its moment that a place in the pace is booked."""
 
 
-class Gate:
+class Gate(Protocol):
+    """Let calls in, and hear how they fared; each permit is given back by ``leave``.
+
+    The steps of a call that goes well cost no await where none is needed: ``enter_at_once`` may
+    always return None, and ``leave`` may have nothing left to wait for.
+    """
+
+    @property
+    def queued(self) -> int:
+        """Calls of this client that wait here."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of this client that were let in and have not left."""
+
+    def bind(self) -> None:
+        """Belong to the running loop from now on; the loop before has ended."""
+
+    def enter_at_once(self) -> Permit | None:
+        """Return a permit if it is known that nobody has to wait; None otherwise."""
+
+    async def enter(self) -> Permit:
+        """Wait for a permit. It may be cancelled at any await, and then holds nothing.
+
+        Raises:
+            ImagenError: If there will be none: the call ends with it, and was not sent.
+        """
+        ...
+
+    def answered(self, permit: Permit) -> None:
+        """Note that the server took the request; it may be told to others in ``leave``.
+
+        It does not wait: the answer may be paid for, and is not yet kept.
+        """
+
+    async def closings(self, permit: Permit) -> int:
+        """Return how many closings in a row a refusal makes now: its backoff grows with them."""
+        ...
+
+    async def refuse(self, permit: Permit, wait: float) -> bool:
+        """Close for ``wait`` seconds; return whether this call is the one that closed it."""
+        ...
+
+    def leave(self, permit: Permit) -> Coroutine[object, object, None] | None:
+        """Give a permit back, however its call ended; return what is left to wait for, if any.
+
+        Of an attempt that was neither answered nor refused nothing is known. What is returned is
+        run whole even if the call is cancelled; it must not raise, for the call has its result.
+        """
+
+
+class LocalGate:
     """Let at most ``concurrency`` calls in, at the configured pace, first come, first served.
+
+    The pace and the circuit breaker are plain values of the monotonic clock and outlive a loop;
+    the semaphore and the queue belong to one loop and are made anew for the next.
 
     Args:
         limits: Concurrency, rate and burst.
-
-    Attributes:
-        queued: Calls that wait here.
-        in_flight: Calls that were let in and have not left.
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.pacing: Rate = Rate(limits.requests_per_minute, limits.burst)
-        self.valve: CircuitBreaker = CircuitBreaker(spread_over=limits.concurrency)
-        self.budget: RetryBudget = RetryBudget()
+        self._rate = Rate(limits.requests_per_minute, limits.burst)
+        self._breaker = CircuitBreaker(spread_over=limits.concurrency)
         self._concurrency = limits.concurrency
         self._paced = limits.requests_per_minute is not None
         self.bind()
@@ -53,94 +103,100 @@ class Gate:
         self.in_flight: int = 0
 
     def enter_at_once(self) -> Permit | None:
-        """Take a slot and a grant if nobody has to wait for either; None otherwise."""
+        """Take a slot and a permit if nobody has to wait for either; None otherwise."""
         if self.queued or self.in_flight == self._concurrency:
             return None
         now = asyncio.get_running_loop().time()
-        if self._paced and self.pacing.ahead(now) > 0:
+        if self._paced and self._rate.ahead(now) > 0:
             return None
-        answer = self.valve.ask(now)
-        if not isinstance(answer, Permit):
+        permit = self._breaker.ask(now)
+        if not isinstance(permit, Permit):
             return None
         if self._paced:
-            self.pacing.reserve(now)
+            self._rate.reserve(now)
         self._slots.acquire_nowait()
         self.in_flight += 1
-        return answer
+        return permit
 
     async def enter(self) -> Permit:
-        """Wait for a slot and a grant; every grant must be ended by ``leave``."""
-        grant = self.enter_at_once()
-        if grant is not None:
-            return grant
+        """Wait for a slot and a permit."""
+        permit = self.enter_at_once()
+        if permit is not None:
+            return permit
         self.queued += 1
         try:
             await self._slots.acquire()
             try:
-                grant = await self._granted()
+                permit = await self._permitted()
             except BaseException:
                 self._slots.release()
                 raise
             self.in_flight += 1
-            return grant
+            return permit
         finally:
             self.queued -= 1
 
-    def leave(self) -> None:
-        """Give the slot back."""
-        self.in_flight -= 1
-        self._slots.release()
+    def answered(self, permit: Permit) -> None:
+        """Note that the server took the request."""
+        if self._breaker.closed:
+            self._breaker.succeed(permit, asyncio.get_running_loop().time())
+            self._tell()
 
-    def refuse(self, grant: Permit, wait: float) -> bool:
+    async def closings(self, permit: Permit) -> int:
+        """Return how many closings in a row a refusal makes now."""
+        return self._breaker.closings(permit)
+
+    async def refuse(self, permit: Permit, wait: float) -> bool:
         """Close for ``wait`` seconds; return whether this call is the one that closed it."""
-        closed = self.valve.refuse(grant, asyncio.get_running_loop().time(), wait)
+        closed = self._breaker.refuse(permit, asyncio.get_running_loop().time(), wait)
         self._tell()
         return closed
 
-    def succeed(self, grant: Permit) -> None:
-        """Note that the server took the request."""
-        if self.valve.closed:
-            self.valve.succeed(grant, asyncio.get_running_loop().time())
-            self._tell()
+    def leave(self, permit: Permit) -> None:
+        """Give slot and permit back."""
+        if permit.probe:
+            self._abandon(permit)
+        self.in_flight -= 1
+        self._slots.release()
 
-    def abandon(self, grant: Permit) -> None:
-        """Note that the attempt told nothing of the server's load."""
-        self.valve.abandon(grant)
-        if grant.probe:
+    def _abandon(self, permit: Permit) -> None:
+        """Let the next call probe at once, if ``permit`` is a probe that told nothing."""
+        if permit.probe:
+            self._breaker.abandon(permit)
             self._tell()
 
     def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
 
-    async def _granted(self) -> Permit:
+    async def _permitted(self) -> Permit:
         clock = asyncio.get_running_loop().time
         while True:
             # Only the head of the queue asks and books, so that order is kept. It books shortly
             # before its moment, so that a cancelled call wastes little, and waits for the rest
             # outside, or the lateness of each would add up.
             async with self._turn:
-                grant = await self._valve_opens()
-                while (ahead := self.pacing.ahead(clock())) > EARLY:
-                    self.abandon(grant)
+                permit = await self._breaker_opens()
+                while (ahead := self._rate.ahead(clock())) > EARLY:
+                    self._abandon(permit)
                     await anyio.sleep(ahead - EARLY)
-                    grant = await self._valve_opens()
-                pause = self.pacing.reserve(clock())
+                    permit = await self._breaker_opens()
+                pause = self._rate.reserve(clock())
             if pause <= 0:
-                return grant
+                return permit
             try:
                 await anyio.sleep(pause)
             except BaseException:
-                self.abandon(grant)
+                self._abandon(permit)
                 raise
-            if grant.probe or not self.valve.closed:
-                return grant
-            self.abandon(grant)
+            if permit.probe or not self._breaker.closed:
+                return permit
+            self._abandon(permit)
 
-    async def _valve_opens(self) -> Permit:
+    async def _breaker_opens(self) -> Permit:
         clock = asyncio.get_running_loop().time
         while True:
-            answer = self.valve.ask(clock())
+            answer = self._breaker.ask(clock())
             if isinstance(answer, Permit):
                 return answer
             with anyio.move_on_after(answer.seconds):

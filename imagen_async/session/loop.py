@@ -1,17 +1,18 @@
-"""The kind of event loop that the async side runs on."""
+"""The kind of task that the async side runs in."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from imagen_async.errors import ConfigurationError
 
 
-def running_loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of the running task; every way in asks for it before it does anything.
+def running_task() -> asyncio.Task[Any]:
+    """Return the running task; every way in asks for it before it does anything.
 
     Raises:
-        ConfigurationError: If the task is none of asyncio's but, say, trio's.
+        ConfigurationError: If it is none of asyncio's but, say, trio's.
     """
     try:
         task = asyncio.current_task()
@@ -22,4 +23,4 @@ def running_loop() -> asyncio.AbstractEventLoop:
             "AsyncImagen runs on asyncio, not on trio: start the program with asyncio.run(main()) "
             "or anyio.run(main, backend='asyncio')."
         )
-    return asyncio.get_running_loop()
+    return task

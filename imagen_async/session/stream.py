@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import anyio
 import attrs
 
-from imagen_async.session.loop import running_loop
+from imagen_async.session.loop import running_task
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -93,7 +93,7 @@ class Stream(Generic[_Item]):
         self._group: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
-        running_loop()
+        running_task()
         self._tickets = anyio.Semaphore(self._bound, fast_acquire=True)
         self._pulling = anyio.Lock(fast_acquire=True)
         self._pull: anyio.CancelScope | None = None

@@ -8,7 +8,6 @@ carry request headers, and a malformed answer looks like a status 400 in them.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import socket
 import weakref
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import attrs
-from aiohttp.payload import BytesPayload, Payload
 
 from imagen_async.session.alarm import Alarm
 from imagen_async.session.connection import Connection, keep_alive
@@ -25,13 +23,12 @@ from imagen_async.session.transport_errors import classify, only_once
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
-    from aiohttp.abc import AbstractStreamWriter
     from multidict import CIMultiDict
     from yarl import URL
 
-    from imagen_async.session.connection import Ended
+    from imagen_async.session.connection import SentFlagPayload
     from imagen_async.session.network import Network
 
 KEEPALIVE = 4.0
@@ -94,58 +91,6 @@ class ExchangeError(Exception):
         self.head = head
 
 
-class SentFlagPayload(BytesPayload):
-    """A JSON body, sent once, that remembers whether it was handed to the socket.
-
-    aiohttp 3.14 never calls it for a refused connection, a DNS or TLS failure or a wait for the
-    pool, and always for whatever happens later. A TraceConfig tells the same for 8 times the cost.
-    """
-
-    def __init__(self, value: bytes) -> None:
-        # Not BytesPayload's own: it warns of bodies over 1 MiB, and a prompt may be one.
-        Payload.__init__(self, value, content_type="application/json")
-        self._size = len(value)
-        self.sent: bool = False
-        self._written = math.inf
-        self._connection: Connection | None = None
-        self.ended: Ended | None = None
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the body; aiohttp calls this once it has a connection.
-
-        Raises:
-            BrokenPipeError: If the connection has ended meanwhile; nothing was written then.
-        """
-        connection = getattr(writer, "protocol", None)
-        if isinstance(connection, Connection):
-            if connection.transport is None or connection.transport.is_closing():
-                raise BrokenPipeError
-            self._connection = connection
-            connection.outgoing = self
-        self.sent = True
-        await writer.write(self._value)
-        self._written = writer.output_size
-
-    async def write_with_length(
-        self,
-        writer: AbstractStreamWriter,
-        content_length: int | None,  # noqa: ARG002 - aiohttp's signature
-    ) -> None:
-        """Write the body; aiohttp calls this once it has a connection."""
-        await self.write(writer)
-
-    async def unread(self) -> bool:
-        """Return whether it is proven that nobody read it."""
-        return self.ended is not None and await self.ended.unread(self._written)
-
-    def end(self) -> None:
-        """Let connection and socket go."""
-        if self._connection is not None and self._connection.outgoing is self:
-            self._connection.outgoing = None
-        if self.ended is not None:
-            self.ended.close()
-
-
 class Transport:
     """The sessions of one running loop.
 
@@ -194,14 +139,14 @@ class Transport:
                 session.detach()
         return connectors
 
-    async def post(
+    def post(
         self,
         url: URL,
         outgoing: SentFlagPayload,
         headers: CIMultiDict[str],
         timer: Timer,
         on_head: Callable[[Head], Receiver],
-    ) -> Head:
+    ) -> Coroutine[Any, Any, Head]:
         """Send one POST and feed its answer to the receiver that ``on_head`` gives.
 
         Redirects are not followed.
@@ -209,9 +154,37 @@ class Transport:
         Raises:
             ExchangeError: If the exchange broke; it says whether the request was sent.
         """
+        return self._exchange("POST", url, timer, on_head, outgoing, headers)
 
-        def opening() -> Awaitable[aiohttp.ClientResponse]:
-            return self._api.post(
+    def get(
+        self,
+        url: URL,
+        timer: Timer,
+        on_head: Callable[[Head], Receiver],
+    ) -> Coroutine[Any, Any, Head]:
+        """Send one bare GET, without key, cookies or hidden retry; redirects are not followed.
+
+        Raises:
+            ExchangeError: If the exchange broke.
+        """
+        return self._exchange("GET", url, timer, on_head, None, None)
+
+    async def _exchange(
+        self,
+        method: str,
+        url: URL,
+        timer: Timer,
+        on_head: Callable[[Head], Receiver],
+        outgoing: SentFlagPayload | None,
+        headers: CIMultiDict[str] | None,
+    ) -> Head:
+        head: Head | None = None
+        broken: ExchangeError | None = None
+        alarm = Alarm(timer.total, outgoing)
+        try:
+            session = self._session_for(url) if outgoing is None else self._api
+            response = await session.request(
+                method,
                 url,
                 data=outgoing,
                 headers=headers,
@@ -219,42 +192,38 @@ class Transport:
                 allow_redirects=False,
                 proxy=self._network.proxy_for(url),
             )
-
+            head = Head(response.status, response.headers)
+            await _receive(response, on_head(head), alarm)
+        except asyncio.CancelledError:
+            if not alarm.stop():
+                raise
+            broken = _mapped(TimeoutError(), outgoing, head)
+        except Exception as error:  # noqa: BLE001 - raised below, without a reference to it
+            broken = _mapped(error, outgoing, head)
+        else:
+            return head
+        finally:
+            alarm.stop()
+            if outgoing is not None and broken is None:
+                outgoing.end()
         try:
-            result = await _exchanged(opening, timer.total, on_head, outgoing)
-            if isinstance(result, Head):
-                return result
-            unread = result.head is None and await outgoing.unread()
-            if unread and self._network.proxy_for(url) is None:  # a proxy's kernel is not asked
-                result = ExchangeError(FailureKind.DROPPED, sent=False, detail=UNREAD)
-            raise result
+            raise await self._judged(broken, url, outgoing)
+        finally:
+            del broken  # its traceback holds this frame
+
+    async def _judged(
+        self, broken: ExchangeError, url: URL, outgoing: SentFlagPayload | None
+    ) -> ExchangeError:
+        """Return how an exchange broke, after asking whether the request was read, and end it."""
+        if outgoing is None:
+            return broken
+        try:
+            unread = broken.head is None and await outgoing.unread()
         finally:
             outgoing.end()
-
-    async def get(
-        self,
-        url: URL,
-        timer: Timer,
-        on_head: Callable[[Head], Receiver],
-    ) -> Head:
-        """Send one bare GET, without key, cookies or hidden retry; redirects are not followed.
-
-        Raises:
-            ExchangeError: If the exchange broke.
-        """
-
-        def opening() -> Awaitable[aiohttp.ClientResponse]:
-            return self._session_for(url).get(
-                url,
-                timeout=timer.aiohttp,
-                allow_redirects=False,
-                proxy=self._network.proxy_for(url),
-            )
-
-        result = await _exchanged(opening, timer.total, on_head)
-        if isinstance(result, Head):
-            return result
-        raise result
+        if unread and self._network.proxy_for(url) is None:  # a proxy's kernel is not asked
+            return ExchangeError(FailureKind.DROPPED, sent=False, detail=UNREAD)
+        return broken
 
     def _session_for(self, url: URL) -> aiohttp.ClientSession:
         own = (url.scheme, url.host, url.port) == self._origin_parts
@@ -275,35 +244,6 @@ def timeouts(total: float, *, connect: float, stall: float | None = None) -> Tim
         ceil_threshold=float("inf"),
     )
     return Timer(max(total, TICK), kept)
-
-
-async def _exchanged(
-    opening: Callable[[], Awaitable[aiohttp.ClientResponse]],
-    total: float,
-    on_head: Callable[[Head], Receiver],
-    outgoing: SentFlagPayload | None = None,
-) -> Head | ExchangeError:
-    """Return an exchange's head, after its body went to a receiver, or how it broke."""
-    head: Head | None = None
-    failure: BaseException | None = None
-    alarm = Alarm(total, outgoing)
-    try:
-        response = await opening()
-        head = Head(response.status, response.headers)
-        await _receive(response, on_head(head), alarm)
-    except asyncio.CancelledError:
-        if not alarm.stop():
-            raise
-        failure = TimeoutError()
-    except Exception as error:  # noqa: BLE001 - mapped below, outside this block
-        failure = error
-    finally:
-        alarm.stop()
-    if failure is None and head is not None:
-        return head
-    broken = _mapped(failure, sent=outgoing is None or outgoing.sent, head=head)
-    failure = None  # its traceback holds this frame
-    return broken
 
 
 async def _receive(response: aiohttp.ClientResponse, receiver: Receiver, alarm: Alarm) -> None:
@@ -359,8 +299,11 @@ def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp
     return connector
 
 
-def _mapped(error: BaseException | None, *, sent: bool, head: Head | None) -> ExchangeError:
+def _mapped(
+    error: BaseException, outgoing: SentFlagPayload | None, head: Head | None
+) -> ExchangeError:
     """Return our error for any of aiohttp's, without a reference to it."""
+    sent = outgoing is None or outgoing.sent
     kind, detail = classify(error)
     if kind is FailureKind.TIMEOUT and not sent:
         kind = FailureKind.CONNECT_TIMEOUT

@@ -66,10 +66,10 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
 _TLS = frozenset({FailureKind.CERTIFICATE, FailureKind.TLS})
 
 
-def classify(error: BaseException | None) -> tuple[FailureKind, str]:
+def classify(error: BaseException) -> tuple[FailureKind, str]:
     """Return how an exchange broke, and one line about it that holds no foreign text."""
-    if isinstance(cause := getattr(error, "__cause__", None), ContentEncodingError):
-        error = cause
+    if isinstance(error.__cause__, ContentEncodingError):
+        error = error.__cause__
     number = getattr(error, "errno", None)
     if number in (errno.EMFILE, errno.ENFILE):
         return FailureKind.TOO_MANY_FILES, "too many open files; raise `ulimit -n`"

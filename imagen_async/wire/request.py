@@ -106,8 +106,8 @@ class GenerationRequest:
     Args:
         prompt: What the image shows.
         model: The gateway's name of a model.
-        response_format: Whether the answer carries a link or the image itself.
         aspect_ratio: One of the page's five ratios.
+        response_format: Whether the answer carries a link or the image itself.
         n: How many images; gateways have defaults of their own, from 1 to 4.
         extra: Fields merged last into the body, for what a gateway knows and this class does not.
 
@@ -117,10 +117,10 @@ class GenerationRequest:
 
     prompt: str = attrs.field(validator=_check_prompt)
     model: str | None = attrs.field(default=None, kw_only=True, validator=_check_model)
+    aspect_ratio: AspectRatio | None = attrs.field(default=None, kw_only=True, converter=_ratio)
     response_format: ResponseFormat | None = attrs.field(
         default=None, kw_only=True, converter=_format
     )
-    aspect_ratio: AspectRatio | None = attrs.field(default=None, kw_only=True, converter=_ratio)
     n: int | None = attrs.field(default=None, kw_only=True, validator=_check_n)
     extra: Mapping[str, Any] = attrs.field(
         factory=dict, kw_only=True, converter=_mapping, hash=False
@@ -149,4 +149,6 @@ class GenerationRequest:
             raise InvalidRequestError("extra holds a value that JSON cannot carry.") from None
 
 
+REQUEST_FIELDS = tuple(field.name for field in attrs.fields(GenerationRequest))
+"""The names of a request's fields, as rows of an input have them too."""
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))

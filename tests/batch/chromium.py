@@ -95,10 +95,11 @@ class Page:
             "else requestAnimationFrame(look); })(); })"
         )
 
-    async def open(self, file: Path) -> None:
+    async def open(self, file: Path, fragment: str = "") -> None:
         """Open a file as a reader's double click does, until its first tile or empty state."""
         self.complaints.clear()
-        await self.call("Page.navigate", url=file.as_uri())
+        await self.call("Page.navigate", url="about:blank")  # else a fragment alone loads nothing
+        await self.call("Page.navigate", url=file.as_uri() + fragment)
         await self.until(
             "document.querySelector('#grid li, #empty:not([hidden])') && "
             "document.readyState === 'complete'"
@@ -125,7 +126,7 @@ class Page:
             await self.call("Input.dispatchMouseEvent", type=kind, **place)
 
     async def screen(self, width: int, height: int, *, dark: bool = False, scale: int = 1) -> None:
-        """Set the window's size in CSS pixels and the preferred colours."""
+        """Set the window's size in CSS pixels and the preferred colours; nothing moves."""
         await self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -134,7 +135,8 @@ class Page:
             mobile=width < 500,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await self.call("Emulation.setEmulatedMedia", features=[scheme])
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}
+        await self.call("Emulation.setEmulatedMedia", features=[scheme, still])
 
     async def screenshot(self, file: Path) -> None:
         """Save what the window shows as PNG."""

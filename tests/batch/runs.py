@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from imagen_async.batch import schema
 from imagen_async.batch.report import Report
 from imagen_async.batch.run import Run, RunOptions
 from imagen_async.emulator import Emulator
@@ -58,6 +61,12 @@ async def run_all(
 def view(out: Path, name: str) -> list[dict[str, Any]]:
     """Return the rows of one of a run's lists."""
     return [json.loads(line) for line in (out / f"{name}.jsonl").read_bytes().splitlines()]
+
+
+def execute(out: Path, statement: str) -> list[Any]:
+    """Run a statement on a run's journal, which no run has open, and return its rows."""
+    with closing(sqlite3.connect(out / schema.NAME)) as connection, connection:
+        return connection.execute(statement).fetchall()
 
 
 def images(out: Path) -> list[Path]:

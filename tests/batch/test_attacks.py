@@ -23,9 +23,10 @@ from typing import Any
 import attrs
 import pytest
 
-from imagen_async.batch.journal import Journal
+from imagen_async.batch.journal import SqliteJournal
+from imagen_async.batch.records import KeptError, RefusedRow
 from imagen_async.batch.run import Run, RunOptions
-from imagen_async.batch.schema import COUNT_RUN, INVALID, LOG, NAME
+from imagen_async.batch.schema import LOG, NAME
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
@@ -302,16 +303,20 @@ async def test_a_log_that_was_folded_in_on_the_way_is_missed_too(tmp_path: Path,
     """What came after that is in the log alone; the file knows that it was not closed."""
     out, copies = tmp_path / "out", tmp_path / "copies"
     out.mkdir()
-    journal = Journal(out)
+    journal = SqliteJournal(out)
     await journal.open()
-    await journal.call(lambda db: db.execute(COUNT_RUN).fetchall())
-    await journal.call(lambda db: db.execute("PRAGMA wal_checkpoint(FULL)").fetchall())
-    await journal.write(INVALID, "x" * 5000)
+    await journal.call(lambda view: view.count_run())
+    await journal.call(
+        lambda view: view.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+    )
+    await journal.refused(
+        RefusedRow(line=1, id="x" * 5000, request=None, error=KeptError(type="InvalidRequestError"))
+    )
     shutil.copytree(out, copies)
     await journal.aclose()
 
     LOSSES[loss](copies / LOG)
-    journal = Journal(copies)
+    journal = SqliteJournal(copies)
     with pytest.raises(ConfigurationError, match="lost the last commits"):
         await journal.open()
 
@@ -332,7 +337,7 @@ async def test_every_row_is_looked_up_after_a_disorderly_end(tmp_path: Path) -> 
     data[first : first + 16], data[last : last + 16] = ids[-1], ids[0]
     (tmp_path / NAME).write_bytes(data)
     (tmp_path / LOG).write_bytes(b"left by a kill")
-    journal = Journal(tmp_path)
+    journal = SqliteJournal(tmp_path)
     with pytest.raises(ConfigurationError, match="damaged"):
         await journal.open()
 

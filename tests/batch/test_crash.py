@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -25,12 +24,13 @@ import pytest
 from imagen_async.batch import journal as journal_module
 from imagen_async.batch.identity import body_digest, item_id
 from imagen_async.batch.item_files import rescue
+from imagen_async.batch.records import Item, RequestRow
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
 from imagen_async.wire.image_header import inspect
 from imagen_async.wire.request import GenerationRequest
-from tests.batch.runs import CHILD, core_on, images, run_all, view
+from tests.batch.runs import CHILD, core_on, execute, images, run_all, view
 
 CONCURRENCY = 2
 STEPS = ("open_part", "write_all", "sync", "place", "sync_folder")
@@ -200,7 +200,7 @@ def test_the_first_image_vouches_for_the_others(
     """An item is adopted if the first is there and none is missing, or all that were asked are."""
     request = GenerationRequest("a", n=n)
     identity = left_behind(tmp_path, request, numbers)
-    found, whole = rescue(tmp_path, identity, request)
+    found, whole = rescue(tmp_path, Item(identity, 0, RequestRow(request)))
 
     assert len(found) == len(numbers)
     assert whole is complete
@@ -214,9 +214,9 @@ def test_a_whole_hidden_file_is_kept_and_a_torn_one_is_not(tmp_path: Path) -> No
     digest = identity.hex()[:12]
     (home / f".{digest}-{'0' * 16}.part").write_bytes(picture())
     (home / f".{digest}-{'1' * 16}.part").write_bytes(picture()[:-5])
-    found, whole = rescue(tmp_path, identity, request)
+    found, whole = rescue(tmp_path, Item(identity, 0, RequestRow(request)))
 
-    assert [each["file_name"] for each in found] == [f"images/{digest[:2]}/a-{digest}-2.png"]
+    assert [each.file_name for each in found] == [f"images/{digest[:2]}/a-{digest}-2.png"]
     assert not whole
     assert [path.name for path in home.iterdir()] == [f"a-{digest}-2.png"]
 
@@ -228,14 +228,14 @@ def test_files_whose_end_cannot_be_told_are_kept_and_vouch_for_nothing(tmp_path:
     home, digest = tmp_path / "images" / identity.hex()[:2], identity.hex()[:12]
     (home / f".{digest}-{'0' * 16}.part").write_bytes(b"<svg>")
     (home / f"a-{digest}-1.cut.png").write_bytes(picture()[:-5])
-    found, whole = rescue(tmp_path, identity, request)
+    found, whole = rescue(tmp_path, Item(identity, 0, RequestRow(request)))
 
     names = [f"a-{digest}-1.cut.png", f"a-{digest}-2.cut.svg"]
-    assert [Path(each["file_name"]).name for each in found] == names
+    assert [Path(each.file_name).name for each in found] == names
     assert sorted(path.name for path in home.iterdir()) == names
     assert not whole
     (home / f"a-{digest}.svg").write_bytes(b"<svg/>")
-    found, whole = rescue(tmp_path, identity, request)
+    found, whole = rescue(tmp_path, Item(identity, 0, RequestRow(request)))
     assert (len(found), whole) == (3, True)
 
 
@@ -260,10 +260,7 @@ async def test_images_of_an_earlier_purchase_stay_listed(tmp_path: Path) -> None
         emulator.fail_next("drop")
         await run_all(core, [request], out)
         left_behind(out, request, [5])
-        connection = sqlite3.connect(out / "journal.sqlite3")
-        connection.execute("UPDATE item SET state = 'sending'")
-        connection.commit()
-        connection.close()
+        execute(out, "UPDATE item SET state = 'sending'")
         _, report = await run_all(core, [request], out)
         assert (report.unknown, report.charged_yes, report.images) == (1, 1, 1)
         assert len(view(out, "unknown")[0]["files"]) == 1

@@ -8,16 +8,25 @@ import html
 import json
 import os
 import re
+import shlex
+import signal
+import subprocess
+import sys
 import tracemalloc
+from math import log
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagen_async.batch import gallery
-from imagen_async.batch.gallery import card, ratio_of, read_rows, script_json, source_of
+from imagen_async.batch import gallery, lists, schema
+from imagen_async.batch.gallery import columns, views
+from imagen_async.batch.gallery.card import TEXT_LIMIT, Card, ratio_of, source_of
+from imagen_async.batch.gallery.columns import packed, script_json
+from imagen_async.batch.gallery.views import card_of, read_rows
 from imagen_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -61,14 +70,26 @@ def fill(folder: Path, done: Any = (), failed: Any = (), unknown: Any = ()) -> P
     return folder
 
 
+def unpacked(column: Any, rows: int) -> list[Any]:
+    """Read a column back as the page does."""
+    if isinstance(column, list):
+        return column
+    return [column["of"][at] for at in column["at"] or [0] * rows]
+
+
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """Read every row back from the pages that index.html names."""
-    rows = []
+    """Read every card back from the pages that index.html names."""
+    cards: list[dict[str, Any]] = []
     for name in manifest_of(folder)["pages"]:
-        body = re.fullmatch(r"gallery\.page\(\d+,(.*)\);\n", (folder / name).read_text(), re.DOTALL)
+        script = (folder / name).read_text("ascii")
+        body = re.fullmatch(r"gallery\.page\(JSON\.parse\('(.*)'\)\);\n", script)
         assert body
-        rows += json.loads(body[1])
-    return rows
+        assert not re.search(r"[<>&]|(?<!\\)'", body[1])
+        page = json.loads(re.sub(r"\\(.)", r"\1", body[1]))
+        table = {name: unpacked(column, page["rows"]) for name, column in page["columns"].items()}
+        for at in range(page["rows"]):
+            cards.append({n: v[at] for n, v in table.items() if v[at] is not None})
+    return cards
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -118,11 +139,9 @@ def test_source_stays_inside(parts: list[str]) -> None:
         "images/\ud800.png",
         "a\0b",
         "",
-        None,
-        7,
     ],
 )
-def test_unsafe_paths_have_no_source(name: object) -> None:
+def test_unsafe_paths_have_no_source(name: str) -> None:
     """A path that leaves the folder, or could, is never put into the page."""
     assert source_of(name) is None
 
@@ -133,25 +152,39 @@ def test_source_is_encoded_per_part() -> None:
 
 
 @given(
-    st.sampled_from(list(gallery.VIEWS)),
+    st.sampled_from(list(views.VIEWS)),
     st.dictionaries(st.sampled_from(FIELDS), JSON),
     st.dictionaries(st.sampled_from(["type", "message", "status", "charge"]), JSON),
+    st.dictionaries(TEXT, JSON),
 )
-def test_any_row_makes_a_card(status: str, fields: dict[str, Any], error: dict[str, Any]) -> None:
+def test_any_row_makes_a_card(
+    status: Any, fields: dict[str, Any], error: dict[str, Any], own: dict[str, Any]
+) -> None:
     """Fields that are missing or of another kind neither fail nor reach the page."""
-    shown = card(status, {"error": error, **fields})
-    assert json.loads(script_json(shown)) == shown
-    assert isinstance(shown["ratio"], str)
-    assert all(isinstance(shown.get(name, ""), str) for name in ("id", "prompt", "model"))
+    shown = card_of(status, {"error": error, **fields}, own)
+    values = {**attrs.asdict(shown), "ratio": shown.ratio, "source": shown.source}
+    assert json.loads(script_json(values)) == values
+    assert all(isinstance(values[name] or "", str) for name in ("id", "prompt", "model", "ratio"))
+    assert all(isinstance(value, (str, int, float)) for value in shown.columns.values())
 
 
 def test_a_card_holds_known_fields_alone() -> None:
     """What a row holds beyond the known, such as a signed link, does not reach the page."""
-    shown = card(
-        "failed", row(1, url="https://x/?sig=canary", error={"type": "E", "url": "canary"})
-    )
-    assert "canary" not in script_json(shown)
-    assert shown["error"] == {"type": "E"}
+    error = {"type": "E", "url": "canary", "status": 400}
+    shown = card_of("failed", row(1, url="https://x/?sig=canary", error=error))
+    assert "canary" not in str(attrs.asdict(shown))
+    assert (shown.error, shown.http_status) == ("E", 400)
+
+
+@pytest.mark.parametrize("field", ["message", "id", "code", "model", "created"])
+def test_links_lose_what_signs_them(field: str) -> None:
+    """In every text but the prompt, a link is shown without user, query and fragment."""
+    text = "see https://me:canary@x.example/a?X-Amz-Signature=canary#canary, and ftp://y/b?canary"
+    shown = Card(status="failed", columns={"link": text}, **{field: text})
+    expected = "see https://x.example/a?… and ftp://y/b?…"
+    assert getattr(shown, field) == expected
+    assert shown.columns == {"link": expected}
+    assert Card(status="done", prompt=text).prompt == text
 
 
 @pytest.mark.parametrize(
@@ -169,9 +202,9 @@ def test_a_card_holds_known_fields_alone() -> None:
 )
 def test_a_page_names_no_file_that_a_browser_would_run(name: str, shown: bool) -> None:
     """Only raster images are pictures of the page; the others are named and nothing more."""
-    found = card("done", row(1, file_name=f"images/ab/{name}"))
-    assert (found["src"] is not None) is shown
-    assert found["file_name"] == f"images/ab/{name}"
+    found = card_of("done", row(1, file_name=f"images/ab/{name}"))
+    assert (found.source is not None) is shown
+    assert found.file_name == f"images/ab/{name}"
 
 
 @pytest.mark.parametrize(
@@ -180,16 +213,36 @@ def test_a_page_names_no_file_that_a_browser_would_run(name: str, shown: bool) -
         ({"aspect_ratio": "9:16", "width": 10, "height": 10}, "9:16"),
         ({"width": 1408, "height": 768}, "16:9"),
         ({"width": 896, "height": 1280}, "3:4"),
+        ({"width": 1024, "height": 1536}, "2:3"),
+        ({"width": 2100, "height": 900}, "7:3"),
         ({"aspect_ratio": "wide", "width": 1024, "height": 1024}, "1:1"),
-        ({"width": 1000, "height": 100}, "other"),
-        ({"width": 0, "height": 0}, "other"),
-        ({"width": True, "height": True}, "other"),
-        ({}, "other"),
+        ({"width": 1000, "height": 100}, "10:1"),
+        ({"width": 0, "height": 0}, None),
+        ({"width": True, "height": True}, None),
+        ({}, None),
     ],
 )
-def test_ratio(fields: dict[str, Any], expected: str) -> None:
-    """A row is filed under the ratio asked, else under the known one nearest to its pixels."""
-    assert ratio_of(fields) == expected
+def test_ratio(fields: dict[str, Any], expected: str | None) -> None:
+    """A card is filed under the ratio asked for, else under that of its pixels."""
+    assert Card(status="done", **fields).ratio == expected
+
+
+@given(st.floats(1, 1e6), st.floats(1, 1e6))
+def test_every_size_has_a_ratio(width: float, height: float) -> None:
+    """Any size has a ratio that is near it, turned as it is turned."""
+    found = ratio_of(width, height)
+    assert found
+    across, down = map(int, found.split(":"))
+    assert 0.8 < (width / height) / (across / down) < 1.25
+    assert (across - down) * (width - height) >= 0 or abs(log(width / height)) < log(1.25)
+
+
+@given(st.lists(st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["a", "1"])))
+def test_packed_columns_come_back(values: list[Any]) -> None:
+    """A column that is packed is read back with each value of its own kind."""
+    column = json.loads(json.dumps(packed(values)))
+    found = unpacked(column, len(values)) if values else []
+    assert [(type(value), value) for value in found] == [(type(value), value) for value in values]
 
 
 def test_all_rows_are_written_in_pages(tmp_path: Path) -> None:
@@ -200,13 +253,10 @@ def test_all_rows_are_written_in_pages(tmp_path: Path) -> None:
     assert gallery.write_gallery(folder) == folder / "index.html"
     rows = rows_of(folder)
     assert [each["id"] for each in rows] == [*(f"row-{n}" for n in range(1001)), "f"]
-    assert rows[-1]["error"] == error
-    assert manifest_of(folder)["counts"] == {
-        "done": {"16:9": 1001},
-        "unknown": {},
-        "failed": {"other": 1},
-    }
-    assert len(manifest_of(folder)["pages"]) == 4
+    names = ("status", "error", "message", "http_status", "charge")
+    assert [rows[-1][name] for name in names] == ["failed", "RejectedError", "no", 400, "no"]
+    assert manifest_of(folder)["counts"] == {"done": {"16:9": 1001}, "failed": {"": 1}}
+    assert len(manifest_of(folder)["pages"]) == 2
 
 
 def test_junk_lines_are_left_out(tmp_path: Path) -> None:
@@ -234,11 +284,14 @@ def test_what_the_report_says_is_shown(tmp_path: Path) -> None:
     (folder / "report.json").write_text('{"pending": 7, "stopped_by": "quota", "partial": true}')
     gallery.write_gallery(folder)
     assert manifest_of(folder)["report"] == {"pending": 7, "stopped_by": "quota"}
+    (folder / "report.json").write_text('{"pending": NaN, "seconds": 1e999, "cost": [1]}')
+    gallery.write_gallery(folder)
+    assert manifest_of(folder)["report"] == {}
 
 
 def test_long_texts_are_cut_and_pages_bounded(tmp_path: Path) -> None:
     """A prompt of megabytes is shown in part, and pages of long prompts hold fewer rows."""
-    prompts = ["x" * 3_000_000, *("y" * gallery.TEXT_LIMIT for _ in range(400))]
+    prompts = ["x" * 3_000_000, *("y" * TEXT_LIMIT for _ in range(400))]
     folder = fill(tmp_path / "shots", [row(n, prompt=p) for n, p in enumerate(prompts)])
     gallery.write_gallery(folder)
     rows = rows_of(folder)
@@ -246,7 +299,7 @@ def test_long_texts_are_cut_and_pages_bounded(tmp_path: Path) -> None:
     assert rows[1]["prompt"] == prompts[1]
     sizes = [(folder / name).stat().st_size for name in manifest_of(folder)["pages"]]
     assert len(sizes) > 1
-    assert max(sizes) < gallery.PAGE_CHARACTERS * 1.1
+    assert max(sizes) < columns.PAGE_CHARACTERS * 1.1
 
 
 def test_ratios_with_filters_are_few(tmp_path: Path) -> None:
@@ -255,14 +308,14 @@ def test_ratios_with_filters_are_few(tmp_path: Path) -> None:
     folder = fill(tmp_path / "shots", done)
     gallery.write_gallery(folder)
     counts = manifest_of(folder)["counts"]["done"]
-    assert len(counts) == gallery.RATIO_LIMIT + 1
-    assert counts["other"] == 59 - gallery.RATIO_LIMIT
+    assert len(counts) == columns.RATIO_LIMIT + 1
+    assert counts["other"] == 59 - columns.RATIO_LIMIT
 
 
 def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
     """Four times the rows take about the same memory."""
     peaks = []
-    for count in (1000, 4000):
+    for count in (2000, 6000):
         folder = fill(tmp_path / str(count), (row(n) for n in range(count)))
         tracemalloc.start()
         gallery.write_gallery(folder)
@@ -273,7 +326,7 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
 
 def test_stale_pages_are_removed(tmp_path: Path) -> None:
     """A new gallery leaves none of the old one's pages, and files of others stay."""
-    folder = fill(tmp_path / "shots", [row(n) for n in range(600)])
+    folder = fill(tmp_path / "shots", [row(n) for n in range(1200)])
     gallery.write_gallery(folder)
     old = manifest_of(folder)["pages"]
     dead, alive = folder / "gallery/.part-dead", folder / "gallery/.part-alive"
@@ -308,7 +361,7 @@ def test_a_failed_write_keeps_the_old_gallery(tmp_path: Path, monkeypatch: Any) 
     def fail(*_: object) -> str:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(gallery, "_document", fail)
+    monkeypatch.setattr(gallery, "document", fail)
     with pytest.raises(OSError, match="full"):
         gallery.write_gallery(folder)
     assert [each["id"] for each in rows_of(folder)] == ["row-1"]
@@ -345,3 +398,96 @@ def test_the_policy_fits_the_page(tmp_path: Path) -> None:
     assert "unsafe" not in policy
     assert not re.search(r"https?:|innerHTML|\beval\b|\burl\(", page)
     assert "<title>&lt;img src=x onerror=alert(1)&gt; &amp; {{script}} · gallery</title>" in page
+
+
+def test_the_users_columns_travel(tmp_path: Path) -> None:
+    """A user's columns reach the page as texts; those with few values are counted for a filter."""
+    own = [{"style": "ink" if n % 3 else "oil", "sku": f"s-{n}", "new": n < 10} for n in range(60)]
+    cards = [card_of("done", row(n), own[n]) for n in range(60)]
+    gallery.write_page(tmp_path, cards, views.About(title="shots"))
+    assert manifest_of(tmp_path)["columns"] == {
+        "style": {"oil": 20, "ink": 40},
+        "sku": None,
+        "new": {"true": 10, "false": 50},
+    }
+    shown = rows_of(tmp_path)[1]
+    assert (shown["in.style"], shown["in.sku"], shown["in.new"]) == ("ink", "s-1", "true")
+
+
+def test_the_users_columns_are_bounded(tmp_path: Path) -> None:
+    """However many columns the rows bring, the page shows a bounded number of them."""
+    own = {f"column {n}": n for n in range(99)} | {"list": [1], "nothing": None}
+    gallery.write_page(tmp_path, [card_of("done", row(1), own)], views.About(title="shots"))
+    assert len(manifest_of(tmp_path)["columns"]) == columns.COLUMN_LIMIT
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from imagen_async.batch import schema
+connection = schema.connect(Path(sys.argv[1]))
+schema.begin(connection)
+for number, state in enumerate(("sending", "new", "sending", "done", "sending")):
+    identity, asked = number.to_bytes(16, "big"), {"id": f"{state}-{number}", "prompt": "a boat"}
+    connection.execute(schema.SENDING, (identity, 0, json.dumps(asked), 0, 1, 1, 0, "key"))
+    connection.execute("UPDATE item SET state = ? WHERE id = ?", (state, identity))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""A run that is killed while three requests are under way."""
+
+
+def journal_of_killed(folder: Path) -> None:
+    """Leave in a folder the journal of a process that was killed."""
+    folder.mkdir()
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+def test_a_killed_run_says_what_is_in_doubt(tmp_path: Path) -> None:
+    """What was under way when a run was killed is shown as unknown, maybe charged, and counted."""
+    journal_of_killed(tmp_path / "shots")
+    folder = fill(tmp_path / "shots", [row(1)])
+    (folder / "report.json").write_text('{"pending": 7}')
+    for _ in range(2):  # looking changes nothing
+        gallery.write_gallery(folder, ended=False)
+        doubts = [each for each in rows_of(folder) if each["status"] == "unknown"]
+        assert [each["id"] for each in doubts] == ["sending-0", "sending-2", "sending-4"]
+        assert {each["charge"] for each in doubts} == {"maybe"}
+        assert {each["idempotency_key"] for each in doubts} == {"key"}
+        assert manifest_of(folder)["in_doubt"] == 3
+        assert manifest_of(folder)["report"] == {}
+    assert (folder / lists.UNKNOWN).read_text() == ""
+
+
+def test_a_run_that_goes_on_is_said(tmp_path: Path) -> None:
+    """While a run holds the journal the page is written of its lists alone, and says so."""
+    journal_of_killed(tmp_path / "shots")
+    folder = fill(tmp_path / "shots", [row(1)])
+    holder = schema.connect(folder)
+    try:
+        gallery.write_gallery(folder, ended=False)
+    finally:
+        schema.close(holder)
+    manifest = manifest_of(folder)
+    assert (manifest["running"], manifest["in_doubt"]) == (True, 0)
+    assert len(rows_of(folder)) == 1
+
+
+def test_commands_fit_a_shell(tmp_path: Path) -> None:
+    """The commands that try again name folder and options as one word each, or are not there."""
+    options = {"model": "m `x`", "n": 2, "aspect_ratio": "1:1", "extra": {"a": 1}}
+    name = "it's; rm -rf $HOME"
+    for folder in (tmp_path / name, tmp_path / f"{name}\x1b[2J", tmp_path / "a\u202eb"):
+        fill(folder, [row(1)])
+        (folder / "run.json").write_text(json.dumps({"base_url": "emulator", "options": options}))
+        gallery.write_gallery(folder)
+        manifest = manifest_of(folder)
+        if folder.name != name:
+            assert manifest["retry"] == {}
+            continue
+        assert shlex.split(manifest["retry"]["failed"]) == [
+            *("imagen-async", "batch", "retry.jsonl", "--out", name, "--model", "m `x`"),
+            *("--aspect-ratio", "1:1", "-n", "2", "--emulator", "--retry-failed"),
+        ]
+        assert shlex.split(manifest["retry"]["unknown"])[-2:] == ["--on-unknown", "resend"]
+        assert shlex.split(manifest["lists"]["failed"]) == [f"{name}/failed.jsonl"]

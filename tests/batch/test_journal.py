@@ -3,53 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from imagen_async.batch import journal as journal_module
 from imagen_async.batch import schema
 from imagen_async.batch.identity import DuplicateCounter, IdSet, body_digest, item_id, short
-from imagen_async.batch.journal import Journal, State, items
+from imagen_async.batch.journal import SqliteJournal, SqliteView
+from imagen_async.batch.records import Item, KeptAnswer, RequestRow
+from imagen_async.batch.states import TRANSITIONS, Event, State, after
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.wire.request import GenerationRequest
 
 KEYS = st.binary(min_size=16, max_size=16)
 
 
-def sending(number: int, *, charge: int = 0, resends: int = 0) -> tuple[Any, ...]:
+def item(number: int, state: State = State.NEW, charge: int = 0, **fields: Any) -> Item:
     key = bytes([number]) * 16
-    return (schema.SENDING, key, number, "{}", charge, 1, 1, resends, f"key {number}")
+    fields = {"sends": 1, "idempotency_key": f"key {number}", **fields}
+    return Item(key, number, RequestRow(GenerationRequest("a")), state, Charge(charge), **fields)
 
 
-def returned(number: int, charge: int = 0, *, presumed: int = 0) -> tuple[Any, ...]:
-    return (schema.RETURNED, charge, charge, 1, 1, presumed, bytes([number]) * 16)
+async def pragma(journal: SqliteJournal, text: str) -> Any:
+    return await journal.call(lambda view: view.connection.execute(f"PRAGMA {text}").fetchall())
 
 
-def settled(number: int, state: str, charge: int, *, images: int = 0) -> tuple[Any, ...]:
-    return (
-        schema.SETTLED,
-        bytes([number]) * 16,
-        number,
-        "{}",
-        state,
-        charge,
-        1,
-        0,
-        0,
-        images,
-        None,
-        None,
-    )
+async def find(journal: SqliteJournal, identity: bytes) -> Item | None:
+    return await journal.call(lambda view: view.find(identity))
 
 
-async def opened(folder: Path) -> Journal:
-    journal = Journal(folder)
+async def sent(journal: SqliteJournal, number: int, **fields: Any) -> None:
+    await journal.sending(item(number, **fields), images=1, resends=0)
+
+
+async def opened(folder: Path) -> SqliteJournal:
+    journal = SqliteJournal(folder)
     await journal.open()
     return journal
 
@@ -57,43 +54,48 @@ async def opened(folder: Path) -> Journal:
 async def test_steps_are_kept_and_counted(tmp_path: Path) -> None:
     """Attempts, charges and images of an item are those of all its steps."""
     journal = await opened(tmp_path)
-    await journal.write(*sending(1))
-    await journal.write(*returned(1, presumed=1))
-    item = await journal.find(b"\1" * 16)
-    assert item is not None
-    assert (item.state, item.spent, item.attempts) == (State.NEW, 0, 1)
-    assert (item.sends, item.presumed) == (1, 1)
+    await sent(journal, 1)
+    await journal.returned(item(1), images=1, presumed=1)
+    found = await find(journal, b"\1" * 16)
+    assert found is not None
+    assert (found.state, found.spent, found.attempts) == (State.NEW, 0, 1)
+    assert (found.sends, found.presumed) == (1, 1)
 
-    await journal.write(*sending(1))
-    await journal.write(*settled(1, "done", 2, images=1))
-    await journal.write(*sending(2))
-    await journal.write(*settled(2, "failed", 0))
+    await sent(journal, 1)
+    await journal.settled(item(1, State.DONE, 2, images=1))
+    await sent(journal, 2)
+    await journal.settled(item(2, State.FAILED, 0))
     await journal.aclose()
 
     journal = await opened(tmp_path)
-    item = await journal.find(b"\1" * 16)
-    assert item is not None
-    assert (item.state, item.charge, item.attempts, item.spent) == (State.DONE, Charge.YES, 2, 1)
-    assert item.idempotency_key == "key 1"
-    counts = {count.state: count for count in await journal.counts()}
+    found = await find(journal, b"\1" * 16)
+    assert found is not None
+    assert (found.state, found.charge, found.attempts, found.spent) == (
+        State.DONE,
+        Charge.YES,
+        2,
+        1,
+    )
+    assert found.idempotency_key == "key 1"
+    counts = {count.state: count for count in await journal.call(SqliteView.counts)}
     assert (counts[State.DONE].images, counts[State.FAILED].spent) == (1, 0)
-    assert await journal.find(b"\3" * 16) is None
+    assert await find(journal, b"\3" * 16) is None
     await journal.aclose()
 
 
 async def test_a_charge_never_sinks(tmp_path: Path) -> None:
     """An attempt that cost nothing leaves an item that may have cost as unknown."""
     journal = await opened(tmp_path)
-    await journal.write(*sending(1, charge=1))
-    await journal.write(*returned(1))
-    item = await journal.find(b"\1" * 16)
-    assert item is not None
-    assert (item.state, item.charge) == (State.UNKNOWN, Charge.MAYBE)
+    await sent(journal, 1, charge=1)
+    await journal.returned(item(1), images=1, presumed=0)
+    found = await find(journal, b"\1" * 16)
+    assert found is not None
+    assert (found.state, found.charge) == (State.UNKNOWN, Charge.MAYBE)
 
-    await journal.write(*settled(1, "unknown", 0))
-    item = await journal.find(b"\1" * 16)
-    assert item is not None
-    assert item.charge is Charge.MAYBE
+    await journal.settled(item(1, State.UNKNOWN, 0))
+    found = await find(journal, b"\1" * 16)
+    assert found is not None
+    assert found.charge is Charge.MAYBE
     await journal.aclose()
 
 
@@ -117,24 +119,25 @@ def test_any_steps_keep_the_worst_charge_and_count_every_attempt(
     worst, attempts = {1: 0, 2: 0, 3: 0}, {1: 0, 2: 0, 3: 0}
     known = set()
     for step, number, charge in steps:
-        key = bytes([number]) * 16
+        at = item(number, charge=charge, answer=KeptAnswer())
         if step == "sending":
-            statement, *values = sending(number, charge=charge)
+            statement = journal_module._sending(at, 1, 0)
             attempts[number] += 1
             known.add(number)
-        elif step in ("returned", "received"):
-            statement, *values = (
-                returned(number, charge) if step == "returned" else (schema.RECEIVED, 0, "{}", key)
+        elif step == "returned":
+            statement, charge = (
+                journal_module._returned(at, 1, 0),
+                charge if number in known else 0,
             )
-            charge = charge if step == "returned" else 2
-            charge = charge if number in known else 0
+        elif step == "received":
+            statement, charge = journal_module._received(at, 0), 2 if number in known else 0
         else:
-            statement, *values = settled(number, step, charge)
+            statement = journal_module._settled(attrs.evolve(at, state=State(step)))
             known.add(number)
-        connection.execute(statement, values)
+        connection.execute(*statement)
         worst[number] = max(worst[number], charge)
 
-    found = list(items(connection, State))
+    found = list(SqliteView(connection).items())
     connection.close()
     assert {item.position for item in found} == known
     assert all(item.charge == worst[item.position] for item in found)
@@ -143,23 +146,69 @@ def test_any_steps_keep_the_worst_charge_and_count_every_attempt(
     assert not [item for item in found if item.state is State.NEW and item.charge]
 
 
+STEPS = {
+    Event.SENDING: lambda at: journal_module._sending(at, 1, 0),
+    Event.RETURNED: lambda at: journal_module._returned(at, 1, 0),
+    Event.RECEIVED: lambda at: journal_module._received(at, 0),
+    Event.REORDERED: lambda at: ("SELECT 1", ()),  # only the sending that follows is kept
+}
+
+
+@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("charge", Charge)
+def test_the_statements_agree_with_the_table(state: State, event: Event, charge: Charge) -> None:
+    """Driven with every state, event and charge, SQL leaves what the table says."""
+    before = item(1, state, charge, answer=KeptAnswer())
+    if (state, event, charge) not in TRANSITIONS:
+        with pytest.raises(KeyError):
+            after(state, event, charge)
+        return
+    moved = attrs.evolve(before, state=after(state, event, charge))
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.executescript(schema.TABLES)
+        view = SqliteView(connection)
+        view.settled(before)
+        # What an event brings is told to the statement; where it leads is left to SQL, if it can.
+        told = moved if event not in STEPS else before
+        connection.execute(*STEPS.get(event, journal_module._settled)(told))
+        found = view.find(before.id)
+        if event is Event.DROPPED and state is State.UNKNOWN:
+            view.settled(before)
+            connection.execute(schema.DROP)
+            assert view.find(before.id) == found
+    assert found is not None
+    if event is not Event.REORDERED:
+        assert found.state is moved.state
+    assert found.charge >= charge
+    assert found.state is not State.NEW or found.charge is Charge.NO
+
+
+def test_the_end_of_every_item_is_final_or_leads_on() -> None:
+    """What is done or given up is never touched again, and no paid item counts as free."""
+    moves = {(state, to) for (state, _, charge), to in TRANSITIONS.items()}
+    assert not [move for move in moves if move[0] in (State.DONE, State.DROPPED)]
+    charged = {to for (_, _, charge), to in TRANSITIONS.items() if charge is not Charge.NO}
+    assert charged.isdisjoint({State.NEW, State.FAILED})
+
+
 async def test_what_waits_is_committed_together(tmp_path: Path) -> None:
     """A hundred writes at once take far fewer commits, and all of them hold."""
     journal = await opened(tmp_path)
     traced: list[str] = []
-    await journal.call(lambda db: db.set_trace_callback(traced.append))
-    await asyncio.gather(*(journal.write(*sending(number)) for number in range(100)))
-    await journal.call(lambda db: db.set_trace_callback(None))
+    await journal.call(lambda view: view.connection.set_trace_callback(traced.append))
+    await asyncio.gather(*(sent(journal, number) for number in range(100)))
+    await journal.call(lambda view: view.connection.set_trace_callback(None))
 
     assert sum(text == "COMMIT" for text in traced) < 50
-    assert sum(count.items for count in await journal.counts()) == 100
+    assert sum(count.items for count in await journal.call(SqliteView.counts)) == 100
     await journal.aclose()
 
 
 async def test_a_cancelled_writer_does_not_disturb_the_others(tmp_path: Path) -> None:
     """Its write may hold or not; those beside it are told of theirs."""
     journal = await opened(tmp_path)
-    tasks = [asyncio.create_task(journal.write(*sending(number))) for number in range(10)]
+    tasks = [asyncio.create_task(sent(journal, number)) for number in range(10)]
     await asyncio.sleep(0)
     tasks[3].cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -172,18 +221,21 @@ async def test_a_cancelled_writer_does_not_disturb_the_others(tmp_path: Path) ->
 async def test_a_full_disk_fails_every_writer_and_all_after(tmp_path: Path) -> None:
     """The error says what to do, nothing is half committed, and the next open works."""
     journal = await opened(tmp_path)
-    await journal.write(*sending(1))
-    pages = await journal.call(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
-    await journal.call(lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
-    big = (schema.SENDING, b"\2" * 16, 2, "x" * 100_000, 0, 1, 1, 0, "key")
+    await sent(journal, 1)
+    pages = await journal.call(
+        lambda view: view.connection.execute("PRAGMA page_count").fetchone()[0]
+    )
+    await journal.call(
+        lambda view: view.connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+    )
     with pytest.raises(ConfigurationError, match="disk is full"):
-        await journal.write(*big)
+        await sent(journal, 2, idempotency_key="x" * 100_000)
     with pytest.raises(ConfigurationError, match="disk is full"):
-        await journal.write(*sending(3))
+        await sent(journal, 3)
     await journal.aclose()
 
     journal = await opened(tmp_path)
-    assert [count.items for count in await journal.counts()] == [1]
+    assert [count.items for count in await journal.call(SqliteView.counts)] == [1]
     await journal.aclose()
 
 
@@ -192,7 +244,7 @@ async def test_a_second_one_is_refused(tmp_path: Path) -> None:
     journal = await opened(tmp_path)
     with pytest.raises(ConfigurationError, match="another process"):
         await opened(tmp_path)
-    await journal.write(*sending(1))
+    await sent(journal, 1)
     await journal.aclose()
     await (await opened(tmp_path)).aclose()
 
@@ -201,9 +253,9 @@ async def test_looking_changes_nothing(tmp_path: Path) -> None:
     """A journal that was only looked at is the same bytes."""
     path = await filled(tmp_path)
     before = path.read_bytes()
-    journal = Journal(tmp_path)
+    journal = SqliteJournal(tmp_path)
     await journal.open(begin=False)
-    assert sum(count.items for count in await journal.counts()) == 60
+    assert sum(count.items for count in await journal.call(SqliteView.counts)) == 60
     await journal.aclose()
 
     assert path.read_bytes()[100:] == before[100:]
@@ -212,8 +264,8 @@ async def test_looking_changes_nothing(tmp_path: Path) -> None:
 async def filled(folder: Path) -> Path:
     """Return the path of a closed journal of some pages."""
     journal = await opened(folder)
-    await asyncio.gather(*(journal.write(*sending(number)) for number in range(60)))
-    await asyncio.gather(*(journal.write(*settled(number, "done", 2)) for number in range(60)))
+    await asyncio.gather(*(sent(journal, number) for number in range(60)))
+    await asyncio.gather(*(journal.settled(item(number, State.DONE, 2)) for number in range(60)))
     await journal.aclose()
     (folder / "run.json").write_text("{}")
     return folder / schema.NAME
@@ -244,14 +296,16 @@ async def test_a_flipped_page_is_refused_or_harmless(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 0x15
         path.write_bytes(damaged)
+        journal = SqliteJournal(tmp_path)
         try:
-            journal = await opened(tmp_path)
+            await journal.open()
+            counted = {count.state: count.items for count in await journal.call(SqliteView.counts)}
+            ids = {item.id for item in await journal.call(lambda view: list(view.items()))}
         except ConfigurationError:
             refused += 1
             continue
-        counted = {count.state: count.items for count in await journal.counts()}
-        ids = {item.id for item in await journal.call(lambda db: list(items(db, State)))}
-        await journal.aclose()
+        finally:
+            await journal.aclose()
         assert counted == {State.DONE: 60}
         assert len(ids & {bytes([number]) * 16 for number in range(60)}) >= 59
     assert refused > 0
@@ -282,7 +336,7 @@ async def test_files_that_are_no_journal_are_refused(tmp_path: Path) -> None:
 async def test_a_lost_log_is_missed(tmp_path: Path) -> None:
     """A copy without the log of a run that was cut off is refused; with it, nothing is lost."""
     journal = await opened(tmp_path)
-    await journal.write(*sending(1))
+    await sent(journal, 1)
     copy, bare = tmp_path / "copy", tmp_path / "bare"
     for folder in (copy, bare):
         folder.mkdir()
@@ -292,9 +346,9 @@ async def test_a_lost_log_is_missed(tmp_path: Path) -> None:
 
     await assert_refused(bare)
     journal = await opened(copy)
-    item = await journal.find(b"\1" * 16)
-    assert item is not None
-    assert item.state is State.SENDING
+    found = await find(journal, b"\1" * 16)
+    assert found is not None
+    assert found.state is State.SENDING
     await journal.aclose()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,7 @@ from imagen_async.emulator import Emulator
 from imagen_async.errors import DownloadError, ExpiredUrlError
 from imagen_async.session import download
 from imagen_async.wire.request import GenerationRequest
-from tests.batch.runs import core_on, images, run_all, view
-
-
-@pytest.fixture
-async def emulator() -> AsyncIterator[Emulator]:
-    """A gateway that answers at once with small images."""
-    async with Emulator(draw="tiny") as started:
-        yield started
-
-
-@pytest.fixture
-async def core(emulator: Emulator) -> AsyncIterator[Any]:
-    """A client's core on the emulator, closed after the test."""
-    made = core_on(emulator)
-    yield made
-    await made.aclose()
+from tests.batch.runs import core_on, execute, images, run_all, view
 
 
 def pictures(emulator: Emulator) -> list[Any]:
@@ -146,10 +129,7 @@ async def test_a_second_order_that_is_cut_off_is_in_doubt(
     await run_all(core, [request], out)
     pictures(emulator)[0].fault = pictures(emulator)[1].fault = None
     await run_all(core, [request], out)
-    connection = sqlite3.connect(out / "journal.sqlite3")
-    connection.execute("UPDATE item SET state = 'sending'")
-    connection.commit()
-    connection.close()
+    execute(out, "UPDATE item SET state = 'sending'")
 
     outcomes, report = await run_all(core, [request], out)
     assert outcomes == []
@@ -167,9 +147,7 @@ async def test_a_second_order_is_stopped_by_what_stops_any(
     money = {"price_per_image": 1.0, "budget": 1.0}
     _, report = await run_all(core, ["a"], out, on_unknown="resend", **money)
     assert (report.stopped_by, report.spent, emulator.ledger["a"].posts) == ("budget", 1, 1)
-    connection = sqlite3.connect(out / "journal.sqlite3")
-    assert connection.execute("SELECT state FROM item").fetchall() == [("received",)]
-    connection.close()
+    assert execute(out, "SELECT state FROM item") == [("received",)]
     _, report = await run_all(core, ["a"], out, on_unknown="resend")
     assert (report.done, report.spent) == (1, 2)
 

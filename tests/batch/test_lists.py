@@ -13,27 +13,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.batch import lists, schema
-from imagen_async.batch.journal import Count, Item, State
+from imagen_async.batch.accounting import ItemAccount, Tally
+from imagen_async.batch.journal import SqliteView
 from imagen_async.batch.prompts import read_source
-from imagen_async.batch.records import row_json
-from imagen_async.batch.recovery import Terms, check_endpoint, claim_folder, row_to_request
-from imagen_async.batch.report import Tally
+from imagen_async.batch.records import (
+    Count,
+    Item,
+    KeptAnswer,
+    KeptError,
+    KeptImage,
+    RequestRow,
+    decode,
+    encode,
+    unstructured,
+)
+from imagen_async.batch.recovery import Terms, begin, claim_folder
+from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError
 from imagen_async.wire.request import AspectRatio, GenerationRequest
 
 ANY_TEXT = st.text(st.characters(), min_size=1).filter(lambda text: text.strip())
 
 
+ROW = RequestRow(GenerationRequest("a"), "x")
+
+
 def item(state: State, **fields: Any) -> Item:
-    return Item(b"\0" * 16, 0, '{"id":"x","prompt":"a"}', state, **fields)
+    return Item(b"\0" * 16, 0, ROW, state, **fields)
 
 
-def answer(*names: str) -> str:
-    return json.dumps({"request_id": "r", "images": [{"file_name": name} for name in names]})
+def answer(*names: str) -> KeptAnswer:
+    images = tuple(KeptImage(file_name=name) for name in names)
+    return KeptAnswer(request_id="r", images=images)
 
 
 def names(found: Item) -> list[str]:
-    return [name for name, _ in lists.rows(lists.listed(found))]
+    return [name for name, _ in lists.lines(found)]
 
 
 def test_each_state_has_its_list() -> None:
@@ -47,12 +62,13 @@ def test_each_state_has_its_list() -> None:
 
 def test_a_row_of_doubt_says_the_worst_charge_and_the_key() -> None:
     """The item's charge wins over its last error's, and a crash has a reason too."""
-    error = json.dumps({"type": "RejectedError", "charge": "no", "idempotency_key": None})
+    error = KeptError(type="RejectedError", charge=Charge.NO)
     told = item(State.UNKNOWN, charge=Charge.YES, error=error, idempotency_key="k")
     crashed = item(State.UNKNOWN, charge=Charge.MAYBE, idempotency_key="k")
 
     for found, charge in ((told, "yes"), (crashed, "maybe")):
-        ((_, row),) = lists.rows(lists.listed(found))
+        ((_, text),) = lists.lines(found)
+        row = json.loads(text)
         assert row["error"]["charge"] == charge
         assert row["error"]["idempotency_key"] == "k"
         assert row["id"] == "x"
@@ -74,21 +90,23 @@ def test_a_listed_row_is_the_same_request_again(
     request_: GenerationRequest, name: str | None
 ) -> None:
     """Any request survives the journal's text and a line of a list, lone surrogates included."""
-    text = row_json(request_, name)
-    assert row_to_request(text) == (name, request_)
+    row = RequestRow(request_, name)
+    text = encode(row)
+    assert decode(text, RequestRow) == row
 
-    written = lists.line(json.loads(text))
+    written = lists.line(unstructured(row))
     assert written.endswith(b"\n")
     assert written.count(b"\n") == 1
-    assert row_to_request(json.dumps(json.loads(written))) == (name, request_)
+    assert decode(written.decode(), RequestRow) == row
 
 
 async def test_lines_are_added_after_a_half_one(tmp_path: Path) -> None:
     """What a dead run left half is ended, so that the next line is whole."""
     (tmp_path / lists.FAILED).write_bytes(b'{"prompt": "a"}\n{"pro')
     appender = lists.Appender(tmp_path)
-    appender.add([(lists.FAILED, {"prompt": "b"})])
-    appender.add([(lists.FAILED, {"prompt": "c"}), (lists.UNKNOWN, {"prompt": "d"})])
+    b, c, d = (lists.line({"prompt": prompt}) for prompt in "bcd")
+    appender.add([(lists.FAILED, b)])
+    appender.add([(lists.FAILED, c), (lists.UNKNOWN, d)])
     appender.close()
 
     assert [row.request and row.request.prompt for row in read_source(tmp_path / lists.FAILED)] == [
@@ -104,7 +122,7 @@ async def test_a_list_that_cannot_be_written_is_noted(tmp_path: Path) -> None:
     """The run goes on: the journal has every row."""
     appender = lists.Appender(tmp_path / "gone")
     for _ in range(2):
-        appender.add([(lists.FAILED, {})])
+        appender.add([(lists.FAILED, b"{}\n")])
         appender.flush()
 
     assert appender.problem is not None
@@ -117,11 +135,10 @@ def test_a_failed_rewrite_leaves_the_old_lists(
     """Each list is replaced in one step or not at all."""
     connection = sqlite3.connect(":memory:")
     connection.executescript(schema.TABLES)
-    lists.rewrite(connection, tmp_path)
+    journal = SqliteView(connection)
+    lists.rewrite(journal, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    connection.execute(
-        schema.SETTLED, (b"\0" * 16, 0, '{"prompt":"a"}', "failed", 0, 1, 0, 1, 0, None, None)
-    )
+    journal.settled(item(State.FAILED))
 
     def full(row: dict[str, Any]) -> bytes:
         raise OSError(28, "full")
@@ -129,11 +146,11 @@ def test_a_failed_rewrite_leaves_the_old_lists(
     with monkeypatch.context() as patch:
         patch.setattr(lists, "line", full)
         with pytest.raises(OSError, match="full"):
-            lists.rewrite(connection, tmp_path)
+            lists.rewrite(journal, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    lists.rewrite(connection, tmp_path)
+    lists.rewrite(journal, tmp_path)
     connection.close()
-    assert (tmp_path / lists.FAILED).read_bytes().startswith(b'{"prompt": "a", "error"')
+    assert (tmp_path / lists.FAILED).read_bytes().startswith(b'{"id": "x", "prompt": "a", "error"')
 
 
 def test_a_folder_without_its_journal_is_refused(tmp_path: Path) -> None:
@@ -152,7 +169,7 @@ def test_a_run_file_that_cannot_be_read_is_refused(tmp_path: Path, text: str) ->
     connection = sqlite3.connect(":memory:")
     connection.executescript(schema.TABLES)
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        check_endpoint(connection, tmp_path, Terms(endpoint="emulator"))
+        begin(SqliteView(connection), tmp_path, Terms(endpoint="emulator"))
     connection.close()
 
 
@@ -167,14 +184,11 @@ def test_a_report_adds_up() -> None:
             Count(State.FAILED, Charge.NO, 1, 1, 0, 1, 0, 0),
         ]
     )
-    new, unknown, done = (
-        (State.NEW, Charge.NO),
-        (State.UNKNOWN, Charge.MAYBE),
-        (State.DONE, Charge.YES),
-    )
-    tally.enter(new, known=False, listed=True)
-    tally.enter(unknown, known=True, listed=True)
-    tally.move(unknown, done, listed=True)
+    done = (State.DONE, Charge.YES)
+    unknown = item(State.UNKNOWN, charge=Charge.MAYBE)
+    ItemAccount(tally, item(State.NEW), known=False, listed=True, recount=False)
+    account = ItemAccount(tally, unknown, known=True, listed=True, recount=False)
+    account.moved(item(State.DONE, charge=Charge.YES))
     report = tally.report(
         Counter({done: 2, (State.RECEIVED, Charge.YES): 1}),
         0.5,

@@ -7,20 +7,18 @@ import hashlib
 import json
 import math
 import os
-import sqlite3
 import stat
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagen_async.batch import schema
-from imagen_async.batch.journal import Journal
+from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.prompts import Row, read_source
 from imagen_async.batch.run import Run, RunOptions
-from imagen_async.emulator import Emulator, FaultRule, drawing
+from imagen_async.emulator import Emulator, FaultRule
+from imagen_async.emulator.drawing import recipe as drawing
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
@@ -32,22 +30,7 @@ from imagen_async.errors import (
 )
 from imagen_async.storage import disk
 from imagen_async.wire.request import GenerationRequest
-from tests.batch.runs import b64, core_on, images, run_all, view
-
-
-@pytest.fixture
-async def emulator() -> AsyncIterator[Emulator]:
-    """A gateway that answers at once with small images."""
-    async with Emulator(draw="tiny") as started:
-        yield started
-
-
-@pytest.fixture
-async def core(emulator: Emulator) -> AsyncIterator[Any]:
-    """A client's core on the emulator, closed after the test."""
-    made = core_on(emulator)
-    yield made
-    await made.aclose()
+from tests.batch.runs import b64, core_on, execute, images, run_all, view
 
 
 async def test_every_image_is_here_and_listed(
@@ -619,8 +602,8 @@ async def test_a_failed_journal_stops_new_posts(
     run = Run(core, b64(*"012345"), out)
     async with run:
         outcomes = [await run.__anext__()]
-        journal = run._inside.journal
-        await journal.call(lambda db: db.execute("PRAGMA query_only = 1"))
+        journal = run._inside.context.journal
+        await journal.call(lambda view: view.connection.execute("PRAGMA query_only = 1"))
         outcomes += [outcome async for outcome in run]
         await journal.call(lambda _: None) if journal.broken is None else None
     await core.aclose()
@@ -633,9 +616,7 @@ async def test_the_journal_is_one_that_sqlite_reads(core: Any, tmp_path: Path) -
     """Anyone with SQLite can look at a finished run."""
     await run_all(core, b64("a"), tmp_path / "out")
 
-    with sqlite3.connect(tmp_path / "out" / "journal.sqlite3") as connection:
-        rows = connection.execute("SELECT state, charge, images FROM item").fetchall()
-    connection.close()
+    rows = execute(tmp_path / "out", "SELECT state, charge, images FROM item")
     assert rows == [("done", 2, 1)]
 
 
@@ -643,14 +624,11 @@ async def test_nothing_is_sent_without_its_commit(
     emulator: Emulator, core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the very commit before a POST fails, no byte of it leaves, and nothing counts as spent."""
-    real = Journal.write
 
-    async def write(self: Journal, statement: str, *parameters: Any) -> None:
-        if statement == schema.SENDING:
-            raise ConfigurationError("The journal cannot be written.")
-        await real(self, statement, *parameters)
+    async def sending(*_: Any, **__: Any) -> None:
+        raise ConfigurationError("The journal cannot be written.")
 
-    monkeypatch.setattr(Journal, "write", write)
+    monkeypatch.setattr(SqliteJournal, "sending", sending)
     outcomes, report = await run_all(core, b64("a", "b"), tmp_path / "out")
 
     assert (outcomes, report.stopped_by, report.spent) == ([], "journal", 0)
@@ -682,10 +660,7 @@ async def test_a_plan_knows_what_a_dead_run_left(
     out = tmp_path / "out"
     emulator.fail_next("file_expired", prompt="link")
     await run_all(core, ["link", *b64("cut")], out)
-    connection = sqlite3.connect(out / "journal.sqlite3")
-    connection.execute("UPDATE item SET state = 'sending' WHERE state = 'done'")
-    connection.commit()
-    connection.close()
+    execute(out, "UPDATE item SET state = 'sending' WHERE state = 'done'")
 
     plan = await Run(core, ["link", *b64("cut")], out).plan()
     assert (plan.downloads, plan.unknown, plan.to_send, plan.rows) == (1, 1, 0, 2)

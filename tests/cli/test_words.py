@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from imagen_async import errors
 from imagen_async.batch.plan import Plan
-from imagen_async.batch.prompts import read_source
+from imagen_async.batch.prompts import count_rows, read_source
 from imagen_async.batch.report import Report
 from imagen_async.cli.console import note, prepare, result
-from imagen_async.cli.count import count_rows
 from imagen_async.cli.exits import error_line, exit_code
 from imagen_async.cli.progress import Lines, Rate, Snapshot, duration, open_progress
 from imagen_async.cli.summary import plan_lines, summary_lines

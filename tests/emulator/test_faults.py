@@ -306,6 +306,15 @@ async def test_unpadded_base64_really_lacks_padding(raw, prompt):
     assert base64.b64decode(text + "==").startswith(PNG)
 
 
+async def test_jpeg_without_padding_is_still_a_whole_jpeg(run):
+    """The bytes that take the padding away are a PNG's: no other format gets them."""
+    async with run(draw="full", image_format="jpeg") as (_, raw):
+        for number in range(6):
+            reply = await raw.post(f"prompt {number}", fault="b64_unpadded", size="96x64")
+            image = base64.b64decode(item_of(reply)["b64_json"] + "==")
+            assert (image[:2], image[-2:]) == (b"\xff\xd8", b"\xff\xd9")
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "nonsense", "drop:1", "cut:x", "cut:-1", "status:12", "partial:1.5", "retry_after:é"],

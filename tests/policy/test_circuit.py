@@ -1,4 +1,4 @@
-"""The valve: no request while closed, one probe per window, a gentle reopening."""
+"""The breaker: no request while closed, one probe per window, a gentle reopening."""
 
 import heapq
 import itertools
@@ -21,138 +21,138 @@ ROUNDING = 1e-6
 POLICY = RetryPolicy()
 
 
-def granted(valve: CircuitBreaker, now: float) -> Permit:
-    answer = valve.ask(now)
+def granted(breaker: CircuitBreaker, now: float) -> Permit:
+    answer = breaker.ask(now)
     assert isinstance(answer, Permit), answer
     return answer
 
 
-def waited(valve: CircuitBreaker, now: float) -> float:
-    answer = valve.ask(now)
+def waited(breaker: CircuitBreaker, now: float) -> float:
+    answer = breaker.ask(now)
     assert isinstance(answer, Wait), answer
     return answer.seconds
 
 
-def test_an_open_valve_grants_everything() -> None:
+def test_an_open_breaker_grants_everything() -> None:
     """Without refusals every asker may send at once, and nobody is a probe."""
-    valve = CircuitBreaker(SPREAD_OVER)
-    grants = [granted(valve, 0.0) for _ in range(100)]
-    assert not any(grant.probe for grant in grants)
-    assert not valve.closed
+    breaker = CircuitBreaker(SPREAD_OVER)
+    permits = [granted(breaker, 0.0) for _ in range(100)]
+    assert not any(permit.probe for permit in permits)
+    assert not breaker.closed
 
 
 def test_a_refusal_closes_and_one_probe_follows() -> None:
     """Nobody passes before the wait is over; then one probe does and the others wait for it."""
-    valve = CircuitBreaker(SPREAD_OVER)
-    assert valve.refuse(granted(valve, 0.0), 1.0, 10.0)
-    assert waited(valve, 1.0) == 10.0
-    assert waited(valve, 10.75) == 0.25
-    assert granted(valve, 11.0).probe
-    assert waited(valve, 11.0) == PROBE_EVERY
+    breaker = CircuitBreaker(SPREAD_OVER)
+    assert breaker.refuse(granted(breaker, 0.0), 1.0, 10.0)
+    assert waited(breaker, 1.0) == 10.0
+    assert waited(breaker, 10.75) == 0.25
+    assert granted(breaker, 11.0).probe
+    assert waited(breaker, 11.0) == PROBE_EVERY
 
 
 def test_one_storm_is_one_closing() -> None:
     """Fifty refusals of one moment put off the end, and make one step of the backoff."""
-    valve = CircuitBreaker(SPREAD_OVER)
-    grants = [granted(valve, 0.0) for _ in range(50)]
-    assert valve.closings(grants[0]) == 1
-    closings = [valve.refuse(grant, 1.0, k / 10) for k, grant in enumerate(grants)]
+    breaker = CircuitBreaker(SPREAD_OVER)
+    permits = [granted(breaker, 0.0) for _ in range(50)]
+    assert breaker.closings(permits[0]) == 1
+    closings = [breaker.refuse(permit, 1.0, k / 10) for k, permit in enumerate(permits)]
     assert closings == [True] + [False] * 49
-    assert valve.refusals == valve.closings(grants[1]) == 1
-    assert waited(valve, 1.0) == 4.9
+    assert breaker._refusals == breaker.closings(permits[1]) == 1
+    assert waited(breaker, 1.0) == 4.9
 
 
 def test_a_late_refusal_cannot_shorten_the_wait() -> None:
     """A refusal that asks for less than what was asked before changes nothing."""
-    valve = CircuitBreaker(SPREAD_OVER)
-    grants = [granted(valve, 0.0) for _ in range(2)]
-    valve.refuse(grants[0], 0.0, 60.0)
-    valve.refuse(grants[1], 1.0, 2.0)
-    assert waited(valve, 1.0) == 59.0
+    breaker = CircuitBreaker(SPREAD_OVER)
+    permits = [granted(breaker, 0.0) for _ in range(2)]
+    breaker.refuse(permits[0], 0.0, 60.0)
+    breaker.refuse(permits[1], 1.0, 2.0)
+    assert waited(breaker, 1.0) == 59.0
 
 
 def test_refused_probes_count_up_and_an_answer_resets() -> None:
     """Each refused probe is one more closing in a row; a reopening starts anew."""
-    valve, now = CircuitBreaker(SPREAD_OVER), 0.0
+    breaker, now = CircuitBreaker(SPREAD_OVER), 0.0
     for closing in (1, 2, 3, 4):
-        grant = granted(valve, now)
-        assert valve.closings(grant) == closing
-        assert valve.refuse(grant, now, 1.0)
-        assert valve.refusals == closing
+        permit = granted(breaker, now)
+        assert breaker.closings(permit) == closing
+        assert breaker.refuse(permit, now, 1.0)
+        assert breaker._refusals == closing
         now += 1.0
-    valve.succeed(granted(valve, now), now)
-    assert (valve.closed, valve.refusals) == (False, 0)
-    assert valve.closings(granted(valve, now)) == 1
+    breaker.succeed(granted(breaker, now), now)
+    assert (breaker.closed, breaker._refusals) == (False, 0)
+    assert breaker.closings(granted(breaker, now)) == 1
 
 
 def test_after_the_reopening_the_rest_are_spread() -> None:
     """The waiting calls pass one step apart for a second, and freely after it."""
-    valve = CircuitBreaker(SPREAD_OVER)
-    valve.refuse(granted(valve, 0.0), 0.0, 1.0)
-    valve.succeed(granted(valve, 1.0), 3.0)
+    breaker = CircuitBreaker(SPREAD_OVER)
+    breaker.refuse(granted(breaker, 0.0), 0.0, 1.0)
+    breaker.succeed(granted(breaker, 1.0), 3.0)
     for k in range(SPREAD_OVER):
-        assert not granted(valve, 3.0 + k / 8).probe
-        assert waited(valve, 3.0 + k / 8) == 1 / 8
-    assert all(granted(valve, 4.0) for _ in range(100))
+        assert not granted(breaker, 3.0 + k / 8).probe
+        assert waited(breaker, 3.0 + k / 8) == 1 / 8
+    assert all(granted(breaker, 4.0) for _ in range(100))
 
 
 def test_a_slow_probe_does_not_stall_the_client() -> None:
     """While a probe is out the next may go after 5 s, and either of them can reopen."""
     for answers in (0, 1):
-        valve = CircuitBreaker(SPREAD_OVER)
-        valve.refuse(granted(valve, 0.0), 0.0, 1.0)
-        probes = [granted(valve, 1.0)]
-        assert waited(valve, 5.5) == 0.5
-        probes.append(granted(valve, 6.0))
-        assert waited(valve, 6.0) == PROBE_EVERY
-        valve.succeed(probes[answers], 7.0)
-        assert not granted(valve, 7.0).probe
+        breaker = CircuitBreaker(SPREAD_OVER)
+        breaker.refuse(granted(breaker, 0.0), 0.0, 1.0)
+        probes = [granted(breaker, 1.0)]
+        assert waited(breaker, 5.5) == 0.5
+        probes.append(granted(breaker, 6.0))
+        assert waited(breaker, 6.0) == PROBE_EVERY
+        breaker.succeed(probes[answers], 7.0)
+        assert not granted(breaker, 7.0).probe
 
 
 def test_an_abandoned_probe_frees_its_place() -> None:
     """A probe that ended without an answer lets the next asker probe at once, but only once."""
-    valve = CircuitBreaker(SPREAD_OVER)
-    valve.refuse(granted(valve, 0.0), 0.0, 1.0)
-    first = granted(valve, 1.0)
-    valve.abandon(first)
-    second = granted(valve, 1.0)
+    breaker = CircuitBreaker(SPREAD_OVER)
+    breaker.refuse(granted(breaker, 0.0), 0.0, 1.0)
+    first = granted(breaker, 1.0)
+    breaker.abandon(first)
+    second = granted(breaker, 1.0)
     assert second.probe
-    valve.abandon(first)
-    assert waited(valve, 1.0) == PROBE_EVERY
+    breaker.abandon(first)
+    assert waited(breaker, 1.0) == PROBE_EVERY
 
 
 def test_an_abandoned_call_changes_nothing() -> None:
     """Only a probe holds a place; an ordinary call that was given up held none."""
-    valve = CircuitBreaker(SPREAD_OVER)
-    call, refused = granted(valve, 0.0), granted(valve, 0.0)
-    valve.refuse(refused, 0.0, 1.0)
-    granted(valve, 1.0)
-    valve.abandon(call)
-    assert waited(valve, 1.0) == PROBE_EVERY
+    breaker = CircuitBreaker(SPREAD_OVER)
+    call, refused = granted(breaker, 0.0), granted(breaker, 0.0)
+    breaker.refuse(refused, 0.0, 1.0)
+    granted(breaker, 1.0)
+    breaker.abandon(call)
+    assert waited(breaker, 1.0) == PROBE_EVERY
 
 
 def test_an_answer_to_an_older_call_opens_nothing() -> None:
     """What was sent before the latest closing says nothing about the server since."""
-    valve = CircuitBreaker(SPREAD_OVER)
-    older, refused = granted(valve, 0.0), granted(valve, 0.0)
-    valve.refuse(refused, 0.0, 1.0)
-    valve.succeed(older, 0.5)
-    assert valve.closed
-    slow, quick = granted(valve, 1.0), granted(valve, 6.0)
-    valve.refuse(quick, 6.5, 30.0)
-    valve.succeed(slow, 7.0)
-    assert waited(valve, 7.0) == 29.5
+    breaker = CircuitBreaker(SPREAD_OVER)
+    older, refused = granted(breaker, 0.0), granted(breaker, 0.0)
+    breaker.refuse(refused, 0.0, 1.0)
+    breaker.succeed(older, 0.5)
+    assert breaker.closed
+    slow, quick = granted(breaker, 1.0), granted(breaker, 6.0)
+    breaker.refuse(quick, 6.5, 30.0)
+    breaker.succeed(slow, 7.0)
+    assert waited(breaker, 7.0) == 29.5
 
 
-def test_a_late_refusal_closes_an_open_valve_as_a_first() -> None:
+def test_a_late_refusal_closes_an_open_breaker_as_a_first() -> None:
     """A refusal that arrives after the reopening is heeded, and starts the count anew."""
-    valve = CircuitBreaker(SPREAD_OVER)
-    late, refused = granted(valve, 0.0), granted(valve, 0.0)
-    valve.refuse(refused, 0.0, 1.0)
-    valve.succeed(granted(valve, 1.0), 1.5)
-    assert valve.closings(late) == 1
-    assert valve.refuse(late, 2.0, 4.0)
-    assert (waited(valve, 2.0), valve.refusals) == (4.0, 1)
+    breaker = CircuitBreaker(SPREAD_OVER)
+    late, refused = granted(breaker, 0.0), granted(breaker, 0.0)
+    breaker.refuse(refused, 0.0, 1.0)
+    breaker.succeed(granted(breaker, 1.0), 1.5)
+    assert breaker.closings(late) == 1
+    assert breaker.refuse(late, 2.0, 4.0)
+    assert (waited(breaker, 2.0), breaker._refusals) == (4.0, 1)
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -160,7 +160,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.valve = CircuitBreaker(SPREAD_OVER)
+        self.breaker = CircuitBreaker(SPREAD_OVER)
         self.now = 0.0
         self.out: list[Permit] = []
         self.may_go_at = 0.0
@@ -183,8 +183,8 @@ class AnyHistory(RuleBasedStateMachine):
             assert self._asked() is None
 
     def _asked(self) -> Wait | None:
-        closed = self.valve.closed
-        answer = self.valve.ask(self.now)
+        closed = self.breaker.closed
+        answer = self.breaker.ask(self.now)
         if isinstance(answer, Wait):
             assert 0.0 < answer.seconds < 1e9
             return answer
@@ -202,13 +202,13 @@ class AnyHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule(data=st.data(), wait=st.floats(0, 60))
     def refuse(self, data: st.DataObject, wait: float) -> None:
-        grant = self._ended(data)
-        before, stands = self.valve.refusals, self.valve.closings(grant)
-        was_open = not self.valve.closed
-        closing = self.valve.refuse(grant, self.now, wait)
+        permit = self._ended(data)
+        before, stands = self.breaker._refusals, self.breaker.closings(permit)
+        was_open = not self.breaker.closed
+        closing = self.breaker.refuse(permit, self.now, wait)
         self.may_go_at = max(0.0 if was_open else self.may_go_at, self.now + wait)
-        assert self.valve.closed
-        assert self.valve.refusals == stands == before + closing
+        assert self.breaker.closed
+        assert self.breaker._refusals == stands == before + closing
         assert closing or not was_open
         if closing:
             self.last_probe = None
@@ -216,19 +216,19 @@ class AnyHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule(data=st.data())
     def succeed(self, data: st.DataObject) -> None:
-        grant = self._ended(data)
-        was_closed = self.valve.closed
-        self.valve.succeed(grant, self.now)
-        if was_closed and not self.valve.closed:
-            assert grant.probe
+        permit = self._ended(data)
+        was_closed = self.breaker.closed
+        self.breaker.succeed(permit, self.now)
+        if was_closed and not self.breaker.closed:
+            assert permit.probe
             self.opened_at, self.spread, self.last_probe = self.now, [], None
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
     def abandon(self, data: st.DataObject) -> None:
-        grant = self._ended(data)
-        self.valve.abandon(grant)
-        if self.last_probe is not None and self.last_probe[0] is grant:
+        permit = self._ended(data)
+        self.breaker.abandon(permit)
+        if self.last_probe is not None and self.last_probe[0] is permit:
             self.last_probe = None
 
     def _ended(self, data: st.DataObject) -> Permit:
@@ -240,7 +240,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def counts_agree(self) -> None:
-        assert self.valve.closed is (self.valve.refusals > 0)
+        assert self.breaker.closed is (self.breaker._refusals > 0)
 
 
 AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
@@ -249,7 +249,7 @@ TestAnyHistory = AnyHistory.TestCase
 
 @attrs.define
 class Client:
-    """A client on a fake clock: calls queue at the valve in order, ``server`` judges each.
+    """A client on a fake clock: calls queue at the breaker in order, ``server`` judges each.
 
     ``server`` gives the verdict of a request that begins at a time, and how long it takes.
     """
@@ -258,20 +258,20 @@ class Client:
     concurrency: int = 50
     retry_after: float | None = None
     now: float = 0.0
-    valve: CircuitBreaker = attrs.field(init=False)
+    breaker: CircuitBreaker = attrs.field(init=False)
     budget: RetryBudget = attrs.field(init=False, factory=RetryBudget)
     begun: list[tuple[float, int, bool]] = attrs.field(init=False, factory=list)
     ended: dict[int, Verdict] = attrs.field(init=False, factory=dict)
 
     def run(self, calls: int, until: float) -> None:
         """Carry this many calls to their end, or to a time."""
-        self.valve = CircuitBreaker(self.concurrency)
+        self.breaker = CircuitBreaker(self.concurrency)
         queue = [(0.0, call) for call in range(calls)]
         history = dict.fromkeys(range(calls), History())
         out: list[tuple[float, int, Permit, Verdict]] = []
         while (queue or out) and self.now < until:
             ready = queue and queue[0][0] <= self.now and len(out) < self.concurrency
-            answer = self.valve.ask(self.now) if ready else None
+            answer = self.breaker.ask(self.now) if ready else None
             if isinstance(answer, Permit):
                 call = heapq.heappop(queue)[1]
                 verdict, takes = self.server(self.now)
@@ -283,18 +283,18 @@ class Client:
             moments += [queue[0][0]] if queue and queue[0][0] > self.now else []
             self.now = max(min(moments), self.now + 1e-9)
             while out and out[0][0] <= self.now:
-                _, call, grant, verdict = heapq.heappop(out)
-                history[call], again = self._end(history[call], grant, verdict)
+                _, call, permit, verdict = heapq.heappop(out)
+                history[call], again = self._end(history[call], permit, verdict)
                 if again is None:
                     self.ended[call] = verdict
                 else:
                     heapq.heappush(queue, (again, call))
 
     def _end(
-        self, history: History, grant: Permit, verdict: Verdict
+        self, history: History, permit: Permit, verdict: Verdict
     ) -> tuple[History, float | None]:
         if verdict is Verdict.DONE:
-            self.valve.succeed(grant, self.now)
+            self.breaker.succeed(permit, self.now)
             self.budget.succeeded(retried=history.failures > 0)
             return history, None
         refused = verdict is Verdict.REFUSED
@@ -308,12 +308,12 @@ class Client:
             budget=self.budget,
             draw=0.5,
             waits=True,
-            closings=self.valve.closings(grant),
+            closings=self.breaker.closings(permit),
         )
         if step.closes_gate:
-            self.valve.refuse(grant, self.now, step.wait)
+            self.breaker.refuse(permit, self.now, step.wait)
         else:
-            self.valve.succeed(grant, self.now)
+            self.breaker.succeed(permit, self.now)
         if isinstance(step, GiveUp):
             return history, None
         return history, 0.0 if step.closes_gate else self.now + step.wait

@@ -37,7 +37,7 @@ B64 = base64.b64encode(PNG).decode()
 LINKS = Answer(200, json.dumps({"data": [{"url": "https://gateway.test/x.png"}]}).encode())
 
 
-class KnownItems:
+class RecordBook:
     """A Record that writes down what it is told and what the gateway had seen by then."""
 
     def __init__(self, client: Any = None, breaks_at: str = "") -> None:
@@ -70,9 +70,11 @@ class KnownItems:
         return [step[0] for step in self.steps]
 
 
-async def run(imagen: Any, book: KnownItems, **options: Any) -> Generation:
-    options = {"shelf": MemoryStore()} | options
-    generation: Generation = await imagen._core.run(GenerationRequest("p"), record=book, **options)
+async def run(imagen: Any, book: RecordBook, **options: Any) -> Generation:
+    options = {"store": MemoryStore()} | options
+    generation: Generation = await imagen._core.generate(
+        GenerationRequest("p"), record=book, **options
+    )
     return generation
 
 
@@ -81,7 +83,7 @@ async def test_each_step_is_on_record_while_the_slot_is_held() -> None:
     """Attempts and their ends are recorded in their order, before another call may enter."""
     answers = [failed(), FailureKind.CONNECT, Answer(429), None]
     async with scripted(answering(*answers)) as (_, imagen):
-        book = KnownItems(imagen)
+        book = RecordBook(imagen)
         await run(imagen, book, idempotency_key="k")
     assert book.steps == [
         *[("sending", "k"), ("returned", Charge.NO, 1)] * 3,
@@ -102,7 +104,7 @@ async def test_what_may_be_charged_is_not_returned() -> None:
         return failed() if post.number == 2 else Answer(400)
 
     async with scripted(handler, retry=RetryPolicy(max_charges=2)) as (_, imagen):
-        book = KnownItems()
+        book = RecordBook()
         with pytest.raises(RejectedError) as caught:
             await run(imagen, book)
     assert book.names == ["sending", "sending", "returned", "sending", "settled"]
@@ -117,7 +119,7 @@ async def test_the_charge_of_an_earlier_run_stays() -> None:
     """A call that was in doubt before is at least in doubt after, whatever happens now."""
     async with scripted(answering(Answer(400))) as (_, imagen):
         with pytest.raises(RejectedError) as caught:
-            await run(imagen, KnownItems(), charge=Charge.MAYBE)
+            await run(imagen, RecordBook(), charge=Charge.MAYBE)
         assert caught.value.charge is Charge.MAYBE
 
 
@@ -127,7 +129,7 @@ async def test_a_journal_that_fails(step: str) -> None:
     """A step that cannot be recorded ends the call; nothing is sent without its record."""
     async with scripted(answering(failed())) as (gateway, imagen):
         with pytest.raises(ImagenError, match=r"machine failed .*OSError") as caught:
-            await run(imagen, KnownItems(breaks_at=step))
+            await run(imagen, RecordBook(breaks_at=step))
         assert "disk is full" in str(caught.value.__cause__)
         assert len(gateway.posts) == {"sending": 0, "returned": 1, "settled": 2}[step]
         assert imagen.stats().in_flight == 0
@@ -139,7 +141,7 @@ async def test_time_that_runs_out_is_recorded() -> None:
     """A call that ends in the queue settles on record too."""
     async with scripted(answering(), limits=Limits(requests_per_minute=1)) as (_, imagen):
         await imagen.generate("before")
-        book = KnownItems()
+        book = RecordBook()
         with pytest.raises(NotSentError):
             await run(imagen, book, timeout=5)
     assert book.steps == [("settled", "NotSentError")]
@@ -183,10 +185,10 @@ async def test_a_key_that_the_gateway_remembers(idempotency: bool) -> None:
 @virtually
 async def test_links_are_received_before_they_are_fetched(tmp_path: Path) -> None:
     """An answer of links is on record, and the slot is free, before the first download."""
-    book = KnownItems()
+    book = RecordBook()
     async with scripted(answering(LINKS)) as (_, imagen):
         with pytest.raises(DownloadError) as caught:
-            await run(imagen, book, shelf=FolderStore(tmp_path, "p", "0" * 12), fetches=True)
+            await run(imagen, book, store=FolderStore(tmp_path, "p", "0" * 12), downloads=True)
     assert book.names == ["sending", "received", "settled"]
     assert caught.value.charge is Charge.YES
     assert [image.url for image in caught.value.images] == ["https://gateway.test/x.png"]

@@ -30,7 +30,6 @@ from imagen_async import (
     OutcomeUnknownError,
 )
 from imagen_async.policy.retry import RetryBudget
-from imagen_async.session import core
 from tests.chaos.faults import FREE, raw
 from tests.chaos.harness import chaos, client, leakless
 from tests.chaos.server import ChaosServer, Exchange, fine, serving
@@ -348,7 +347,8 @@ async def test_cancelled_at_every_await() -> None:
         await imagen.generate("warm")
         for count in range(200):
             server.script[f"p{count}"] = deque([FREE["500"], fine])
-            imagen._core._gate.budget = RetryBudget()  # cancelled retries are not paid back
+            # Cancelled retries are not paid back.
+            imagen._core._runner._budget._tokens = RetryBudget.CAPACITY
             before = imagen.stats()
             reached, result = await awaits(count, lambda n=count: imagen.generate(f"p{n}"))
             stats = imagen.stats()
@@ -534,15 +534,11 @@ async def test_a_client_is_made_outside_of_a_loop() -> None:
 async def test_the_pace_outlives_a_loop() -> None:
     """The next loop goes on at the pace of the last: a new loop is no new allowance."""
     gateway = Gateway(answering())
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(core, "Transport", gateway.connect)
-        imagen = AsyncImagen(
-            base_url="https://gateway.test/v1", limits=Limits(requests_per_minute=1)
-        )
-        await imagen.generate("p")
-        imagen._core._gate.bind()
-        await imagen.generate("q")
-        await imagen.aclose()
+    imagen = gateway.client(limits=Limits(requests_per_minute=1))
+    await imagen.generate("p")
+    imagen._core._gate.bind()
+    await imagen.generate("q")
+    await imagen.aclose()
     assert gateway.times[1] - gateway.times[0] == pytest.approx(60)
 
 

@@ -146,7 +146,7 @@ async def test_what_an_earlier_run_sent_is_no_loss_of_this_one(
     async with stuck("queue", watch) as (imagen, _):
         request = GenerationRequest(PROMPT)
         with anyio.move_on_after(2):
-            await imagen._core.run(request, shelf=MemoryStore(), charge=Charge.MAYBE)
+            await imagen._core.generate(request, store=MemoryStore(), charge=Charge.MAYBE)
         end = watch.ends[-1]
         assert isinstance(end, Cancelled)
         assert end.charge is Charge.MAYBE
@@ -193,7 +193,7 @@ async def test_cancelled_at_every_await() -> None:
         await imagen.generate("warm")
         for count in range(200):
             server.script[f"p{count}"] = deque([FREE["500"], fine])
-            imagen._core._gate.budget = RetryBudget()
+            imagen._core._runner._budget._tokens = RetryBudget.CAPACITY
             task = asyncio.ensure_future(imagen.generate(f"p{count}"))
             for _ in range(count):
                 await asyncio.sleep(0)

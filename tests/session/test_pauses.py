@@ -13,7 +13,7 @@ import pytest
 
 from imagen_async import AsyncImagen, Charge, OutcomeUnknownError, SpoiledAnswerError, Timeouts
 from imagen_async.session.alarm import Alarm
-from imagen_async.session.transport import SentFlagPayload
+from imagen_async.session.connection import SentFlagPayload
 from tests.chaos.harness import chaos
 from tests.chaos.server import PNG, Exchange, head
 from tests.virtual import VirtualLoop, now, virtually

@@ -28,7 +28,7 @@ from imagen_async import (
     RetryPolicy,
 )
 from imagen_async.session import connection
-from imagen_async.session.transport import SentFlagPayload
+from imagen_async.session.connection import SentFlagPayload
 from tests.chaos.harness import client, leakless
 from tests.chaos.server import head
 

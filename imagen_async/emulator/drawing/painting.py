@@ -1,25 +1,18 @@
-"""Pictures with Pillow: one of five seeded scenes in one of ten palettes."""
+"""Pictures with Pillow: a seeded scene in one of ten palettes, with the prompt on it."""
 
 from __future__ import annotations
 
 import io
 import math
 import random
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageOps
 
-from imagen_async.emulator.drawing.lettering import letter
-from imagen_async.emulator.drawing.png import encode, mixed
+from imagen_async.emulator.drawing.caption import write
+from imagen_async.emulator.drawing.png import Colour, encode, mixed
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from imagen_async.emulator.drawing.png import Colour
-
-    Size = tuple[int, int]
-    Palette = tuple[Colour, ...]
-    Edge = Callable[[float], float]
+Size = tuple[int, int]
+Palette = tuple[Colour, ...]
 
 PALETTES: tuple[Palette, ...] = tuple(
     tuple(ImageColor.getrgb(f"#{colour}")[:3] for colour in row.split())
@@ -38,10 +31,9 @@ PALETTES: tuple[Palette, ...] = tuple(
     )
 )
 
-
 # radial_gradient is 0 in the middle and 181 at the edges; squared, light falls off softly.
-_FADE = Image.radial_gradient("L").point(
-    [round(max(0, 1 - value / 180) ** 2 * 165) for value in range(256)]
+_GLOW = Image.radial_gradient("L").point(
+    [round(max(0, 1 - far / 180) ** 2 * 190) for far in range(256)]
 )
 
 
@@ -51,7 +43,7 @@ def paint(prompt: str, size: Size, digest: bytes, image_format: str) -> bytes:
     palette = dice.choice(PALETTES)
     picture = dice.choice(SCENES)(size, palette, dice)
     if min(size) >= 96:
-        letter(picture, prompt, mixed(palette[-2], (0, 0, 0), 0.5))
+        write(picture, prompt, mixed(palette[-2], (0, 0, 0), 0.5))
     return encoded(picture, image_format)
 
 
@@ -62,8 +54,8 @@ def encoded(picture: Image.Image, image_format: str) -> bytes:
         above = Image.new("RGB", picture.size)
         above.paste(picture, (0, 1))
         change, stride = ImageChops.subtract_modulo(picture, above).tobytes(), 3 * picture.width
-        rows = (change[start : start + stride] for start in range(0, len(change), stride))
-        return encode(picture.size, b"".join(b"\x02" + row for row in rows))
+        rows = (b"\x02" + change[row : row + stride] for row in range(0, len(change), stride))
+        return encode(picture.size, b"".join(rows))
     out = io.BytesIO()
     picture.save(out, image_format, quality=86, method=0)
     return out.getvalue()
@@ -77,78 +69,57 @@ def _gradient(size: Size, *stops: Colour) -> Image.Image:
     return ramp.resize((1, size[1]), Image.Resampling.BILINEAR, box).resize(size)
 
 
-def _glow(
-    picture: Image.Image, x: float, y: float, reach: float, tone: Colour, flat: float = 1.0
-) -> None:
-    """Lay soft light, or a flat shadow, on a picture."""
-    size = max(2, round(2 * reach)), max(2, round(2 * reach * flat))
-    light = _FADE.resize(size, Image.Resampling.BILINEAR)
-    picture.paste(tone, (round(x - reach), round(y - reach * flat)), light)
-
-
-def _round(side: int) -> Image.Image:
-    mask = Image.new("L", (2 * side, 2 * side))
-    ImageDraw.Draw(mask).ellipse((0, 0, 2 * side - 1, 2 * side - 1), fill=255)
-    return mask.reduce(2)
-
-
-def _land(picture: Image.Image, edge: Edge, top: Colour, foot: Colour) -> None:
-    """Fill a picture below an edge: its pixels from the top, by the share of the width."""
-    width, height = picture.size
-    points = [(2 * x, 2 * edge(x / width)) for x in range(0, width + 8, 8)]
-    start = min(height - 1, max(0, math.floor(min(y for _, y in points) / 2)))
-    mask = Image.new("L", (2 * width, 2 * (height - start)))
-    outline = [(x, y - 2 * start) for x, y in points]
-    outline += [(points[-1][0], 2 * height), (0, 2 * height)]
-    ImageDraw.Draw(mask).polygon(outline, fill=255)
-    picture.paste(_gradient((width, height - start), top, foot), (0, start), mask.reduce(2))
-
-
-def _rolling(dice: random.Random, height: float, swing: float, rough: float) -> Edge:
-    waves = [(rank, dice.uniform(0.8, 1.25) * rough, dice.random()) for rank in range(1, 5)]
-    return lambda share: (
-        height
-        + swing
-        * sum(
-            math.sin(math.tau * (share * (rank - 0.4) * speed + turn)) / math.pow(rank, 1.35)
-            for rank, speed, turn in waves
-        )
-    )
-
-
 def _sky(size: Size, palette: Palette, dice: random.Random, horizon: float) -> Image.Image:
     """Paint a sky down to the horizon, with a sun, and stars if it is dark."""
     *sky, light, _, _ = palette
     width, height = size
     picture = Image.new("RGB", size, sky[-1])
     picture.paste(_gradient((width, max(2, round(height * horizon))), *sky), (0, 0))
-    if sum(sky[0]) < 300:
-        for _ in range(60):
-            spot = dice.uniform(0, width), dice.uniform(0, height * 0.3)
-            tone = mixed(sky[1], light, dice.random())
-            ImageDraw.Draw(picture).circle(spot, min(size) / 500 * dice.random(), tone)
-    side = max(2, round(min(size) * dice.uniform(0.11, 0.2)))
-    x, y = dice.uniform(0.2, 0.8) * width, dice.uniform(0.16, horizon - 0.12) * height
-    _glow(picture, x, y, side * 3.5, light)
-    _glow(picture, x, y, side * 1.3, light)
-    picture.paste(light, (round(x - side / 2), round(y - side / 2)), _round(side))
+    brush = ImageDraw.Draw(picture)
+    for _ in range(60 if sum(sky[0]) < 300 else 0):
+        spot = dice.uniform(0, width), dice.uniform(0, height * 0.3)
+        brush.circle(spot, min(size) / 500 * dice.random(), mixed(sky[1], light, dice.random()))
+    radius = max(1, round(min(size) * dice.uniform(0.055, 0.1)))
+    x, y = round(dice.uniform(0.2, 0.8) * width), round(dice.uniform(0.16, horizon - 0.12) * height)
+    picture.paste(light, (x - 5 * radius, y - 5 * radius), _GLOW.resize((10 * radius, 10 * radius)))
+    disc = Image.new("L", (4 * radius, 4 * radius))
+    ImageDraw.Draw(disc).ellipse((0, 0, 4 * radius - 1, 4 * radius - 1), fill=255)
+    picture.paste(light, (x - radius, y - radius), disc.reduce(2))
     return picture
+
+
+def _ridge(
+    picture: Image.Image, dice: random.Random, base: float, swing: float, top: Colour, foot: Colour
+) -> None:
+    """Fill a picture below a rolling line, which swings around a height in pixels."""
+    width, height = picture.size
+    # A few random heights, enlarged softly: one for each eighth pixel.
+    turns = math.ceil(4 * width / height) + 2
+    few = Image.frombytes("L", (turns, 1), dice.randbytes(turns))
+    values = few.resize((width // 8 + 2, 1), Image.Resampling.BICUBIC).tobytes()
+    line = [(8 * x, base + swing * (value / 128 - 1)) for x, value in enumerate(values)]
+    start = min(height - 1, int(min(y for _, y in line)))
+    end = min(height, int(max(y for _, y in line)) + 1)
+    # What shows above the line is laid back over the fill, at twice the size for smooth edges.
+    behind = picture.crop((0, start, width, end))
+    picture.paste(_gradient((width, height - start), top, foot), (0, start))
+    mask = Image.new("L", (2 * width, 2 * behind.height))
+    outline = [(2 * x, 2 * (y - start)) for x, y in line]
+    ImageDraw.Draw(mask).polygon([(0, 0), *outline, (outline[-1][0], 0)], fill=255)
+    picture.paste(behind, (0, start), mask.reduce(2))
 
 
 def hills(size: Size, palette: Palette, dice: random.Random) -> Image.Image:
     """Paint hills behind hills, paler the farther they are."""
     *sky, _, near, far = palette
-    width, height = size
-    horizon = dice.uniform(0.52, 0.62)
+    height, horizon = size[1], dice.uniform(0.52, 0.62)
     picture = _sky(size, palette, dice, horizon)
     layers = dice.randint(4, 6)
-    for rank in range(layers):
-        depth = rank / (layers - 1)
-        tone = mixed(far, near, math.pow(depth, 0.8))
-        base = height * (horizon + (0.96 - horizon) * math.pow(depth, 1.25) - 0.04)
-        swing = height * (0.035 + 0.035 * (1 - depth)) * dice.uniform(0.8, 1.3)
-        edge = _rolling(dice, base, swing, (1.6 - 0.8 * depth) * max(0.8, width / height))
-        _land(picture, edge, tone, mixed(tone, sky[-1], 0.42 * (1 - depth)))
+    for depth in (rank / (layers - 1) for rank in range(layers)):
+        tone = mixed(far, near, depth**0.8)
+        base = height * (horizon + (0.96 - horizon) * depth**1.25 - 0.04)
+        swing = height * (0.1 - 0.045 * depth) * dice.uniform(0.8, 1.2)
+        _ridge(picture, dice, base, swing, tone, mixed(tone, sky[-1], 0.42 * (1 - depth)))
     return picture
 
 
@@ -188,43 +159,5 @@ def city(size: Size, palette: Palette, dice: random.Random) -> Image.Image:
     return _mirrored(above, size, palette[-2])
 
 
-def still_life(size: Size, palette: Palette, dice: random.Random) -> Image.Image:
-    """Paint balls on a table before a lit wall."""
-    *sky, _, near, far = palette
-    (width, height), table = size, size[1] * dice.uniform(0.52, 0.6)
-    shade, left = Image.radial_gradient("L"), dice.uniform(20, 90)
-    wall = shade.resize(size, Image.Resampling.BILINEAR, (left, 90, left + 140, 230))
-    picture = ImageOps.colorize(wall, mixed(sky[-1], far, 0.2), mixed(far, near, 0.7))
-    _land(picture, lambda _: table, mixed(sky[-2], near, 0.3), near)
-    for depth, place in sorted((dice.random(), place + 0.5) for place in range(5)):
-        radius = max(1, min(size) * dice.uniform(0.05, 0.12) * (1 + 0.5 * depth))
-        x, foot = width * (place + dice.uniform(-0.3, 0.3)) / 5, table + height * 0.16 * depth
-        _glow(picture, x + radius * 0.5, foot, radius * 1.8, near, flat=0.28)
-        tone, side = dice.choice([*sky, far]), round(radius * 2)
-        ball = shade.resize((side, side), Image.Resampling.BILINEAR, (64, 70, 240, 246))
-        bright, dark = mixed(tone, (255, 255, 255), 0.6), mixed(tone, near, 0.75)
-        ball = ImageOps.colorize(ball, bright, dark, tone, midpoint=80)
-        picture.paste(ball, (round(x - radius), round(foot - radius * 1.9)), _round(side))
-    return picture
-
-
-def arcs(size: Size, palette: Palette, dice: random.Random) -> Image.Image:
-    """Paint paper arcs, one laid over another."""
-    *sky, light, near, far = palette
-    width, height = 2 * size[0], 2 * size[1]
-    picture = _gradient((width, height), *sky[-2:], light)
-    brush, tones = ImageDraw.Draw(picture), [*sky, far, near]
-    centre = (width * dice.uniform(0.25, 0.75), height * dice.uniform(0.72, 1.0))
-    reach, rings = math.hypot(width, height) * 0.62, dice.randint(6, 8)
-    edge = reach / 260
-    for rank in range(rings):
-        radius = reach * (1 - rank / rings) * dice.uniform(0.94, 1.03)
-        for step in range(5 * bool(rank)):  # the shadow of a sheet on the one below
-            shade = mixed(tones[(rank - 1) % len(tones)], near, 0.25 - 0.05 * step)
-            brush.circle(centre, radius + (step + 1) * edge, None, shade, round(edge) + 2)
-        brush.circle(centre, radius, tones[rank % len(tones)])
-    return picture.reduce(2)
-
-
-SCENES = (hills, lake, city, still_life, arcs)
+SCENES = (hills, lake, city)
 """What may be painted."""

@@ -1,55 +1,42 @@
-// The grid: every row has its place, and only the tiles near the window exist.
+// The grid: every card has its place, and only the tiles near the window exist.
 
-const MARGIN = 1; // windows above and below that are kept ready
+const MARGINS = [0.6, 0.3, 0.1, 0]; // windows above and below that are kept ready
+const MOST = 350; // tiles at once, where the window itself does not hold more
 
-function describe(row) {
-  const name = brief(row.prompt ?? row.id ?? "no prompt");
-  const state = row.status === "done" ? size(row) : `${STATUSES[row.status]}, ${row.error.type ?? "no reason"}`;
-  return [name, state].filter(Boolean).join(", ");
-}
+const describe = (card) => [name(card), size(card)].filter(Boolean).join(", ");
 
-function makePicture(row) {
+function makePicture(card) {
   const item = byId("tile").content.cloneNode(true).firstElementChild;
   const [image, caption] = item.querySelectorAll("img, .caption");
   const lost = () => item.classList.add("lost");
-  item.firstElementChild.dataset.note = row.src ? "The file is missing" : unseen(row);
+  item.firstElementChild.dataset.note = card.src ? "The file is missing" : unseen(card);
   image.onload = () => item.classList.add("loaded");
   image.onerror = lost;
-  if (row.src) image.src = row.src;
+  if (card.src) image.src = card.src;
   else lost();
-  caption.textContent = brief(row.prompt ?? row.id ?? "");
+  caption.textContent = name(card);
   return item;
 }
 
-function makeProblem(row) {
+function makeProblem(card) {
   const item = byId("problem").content.cloneNode(true).firstElementChild;
   const [badge, charge, what, why, trace] = item.querySelectorAll("b, i, .what, .why, .trace");
-  badge.textContent = STATUSES[row.status];
-  charge.textContent = CHARGES[row.error.charge] ?? "";
-  charge.dataset.charge = row.error.charge ?? "";
-  what.textContent = brief(row.prompt ?? row.id ?? "");
-  why.textContent = brief(row.error.message ?? row.error.type ?? "No reason is on record.");
-  trace.textContent = [row.error.type, row.error.status, row.error.code].filter(Boolean).join(" · ");
+  badge.textContent = STATUSES[card.status];
+  charge.textContent = CHARGES[card.charge] ?? "";
+  charge.dataset.charge = card.charge ?? "";
+  what.textContent = name(card);
+  why.textContent = brief(card.message ?? card.error ?? "No reason is on record.");
+  trace.textContent = visible(card.reason ?? "");
   return item;
 }
 
-function makeTile(row, index, total, open) {
-  const item = row.status === "done" ? makePicture(row) : makeProblem(row);
-  const button = item.firstElementChild;
-  item.className = `${item.className} ${row.status}`.trim();
-  item.ariaSetSize = total;
-  item.ariaPosInSet = index + 1;
-  button.ariaLabel = describe(row);
-  button.onclick = () => open(index);
-  return item;
-}
-
-/** Show `rows` in `list`; `open` hears of a pressed tile, `onEnd` when the end comes near. */
-function openGrid(list, open, onEnd) {
+/** Show cards in `list`; `open` hears of a pressed tile. */
+function openGrid(list, cards, stars, open) {
   const tiles = new Map();
-  let rows = [];
-  let layout = justify([], 1, 1);
+  let shown = [];
+  let layout = justify([], [], 1, 1, 0);
   let wanted = 200;
+  let below = 0;
   let queued = false;
 
   const focused = () => [...tiles].find(([, item]) => item.contains(document.activeElement))?.[0];
@@ -62,15 +49,35 @@ function openGrid(list, open, onEnd) {
   }
 
   function place(index) {
-    const { left, top, width, height } = layout.tiles[index];
+    const { left, top, width, height } = tileAt(layout, index);
     const item = tiles.get(index);
     item.style.transform = `translate(${left}px, ${top}px)`;
     item.style.width = `${width}px`;
     item.style.height = `${height}px`;
   }
 
+  function makeTile(index) {
+    const card = cards.card(shown[index]);
+    const item = card.status === "done" ? makePicture(card) : makeProblem(card);
+    const button = item.firstElementChild;
+    item.className = `${item.className} ${card.status}`.trim();
+    item.ariaSetSize = shown.length;
+    item.ariaPosInSet = index + 1;
+    item.dataset.key = card.key;
+    if (card.status === "done") button.ariaLabel = describe(card); // a problem's words are its name
+    button.onclick = () => open(shown[index]);
+    decorate(item);
+    return item;
+  }
+
+  function decorate(item) {
+    const starred = stars.has(item.dataset.key);
+    item.classList.toggle("starred", starred);
+    item.firstElementChild.ariaDescription = starred ? "starred" : null;
+  }
+
   function add(index) {
-    const item = makeTile(rows[index], index, rows.length, open);
+    const item = makeTile(index);
     const after = [...list.children].find((other) => Number(other.ariaPosInSet) > index + 1);
     list.insertBefore(item, after ?? null); // reading order is the order of rows
     tiles.set(index, item);
@@ -80,14 +87,16 @@ function openGrid(list, open, onEnd) {
   function show() {
     queued = false;
     const above = -list.getBoundingClientRect().top;
-    const from = lineAt(layout.lines, above - innerHeight * MARGIN);
-    const to = lineAt(layout.lines, above + innerHeight * (1 + MARGIN));
-    const first = layout.lines[from]?.first ?? rows.length;
-    const end = layout.lines[to]?.end ?? rows.length;
+    let first = 0;
+    let end = 0;
+    for (const margin of MARGINS) {
+      first = layout.lines[lineAt(layout.lines, above - innerHeight * margin)]?.first ?? shown.length;
+      end = layout.lines[lineAt(layout.lines, above + innerHeight * (1 + margin))]?.end ?? shown.length;
+      if (end - first <= MOST) break;
+    }
     const kept = focused();
     for (const index of [...tiles.keys()]) if ((index < first || index >= end) && index !== kept) drop(index);
     for (let index = first; index < end; index += 1) if (!tiles.has(index)) add(index);
-    if (to >= layout.lines.length - 1) onEnd();
   }
 
   function queue() {
@@ -97,7 +106,7 @@ function openGrid(list, open, onEnd) {
 
   /** A tile in the window, the focused one if it is there: what must not move under the reader's eyes. */
   function anchor(above) {
-    const focus = layout.tiles[focused()];
+    const focus = tileAt(layout, focused());
     if (focus && focus.top < above + innerHeight && focus.top + focus.height > above) return focused();
     return above > 0 ? layout.lines[lineAt(layout.lines, above)]?.first : undefined;
   }
@@ -105,17 +114,16 @@ function openGrid(list, open, onEnd) {
   function arrange(fresh) {
     const above = -list.getBoundingClientRect().top;
     const index = fresh ? undefined : anchor(above);
-    const offset = scrollY - layout.tiles[index]?.top; // read now: a shorter list clamps it
-    layout = justify(rows.map(shape), list.clientWidth, wanted);
+    const offset = scrollY - tileAt(layout, index)?.top; // read now: a shorter list clamps it
+    layout = justify(shown, cards.shapes, list.clientWidth, wanted, below);
     list.style.height = `${layout.height}px`;
-    for (const shown of tiles.keys()) place(shown);
-    if (layout.tiles[index]) scrollTo(0, offset + layout.tiles[index].top);
+    for (const kept of tiles.keys()) place(kept);
+    if (tileAt(layout, index)) scrollTo(0, offset + tileAt(layout, index).top);
     queue();
   }
 
   function focus(index) {
-    const tile = layout.tiles[index];
-    if (!tile) return;
+    if (!tileAt(layout, index)) return;
     if (!tiles.has(index)) add(index);
     tiles.get(index).firstElementChild.focus({ preventScroll: true });
     tiles.get(index).scrollIntoView({ block: "nearest" });
@@ -124,11 +132,10 @@ function openGrid(list, open, onEnd) {
 
   /** The tile of the line above or below whose middle is nearest. */
   function beside(index, lines) {
-    const tile = layout.tiles[index];
-    const line = layout.lines[lineAt(layout.lines, tile.top + 1) + lines];
+    const line = layout.lines[layout.lines.indexOf(lineOf(layout.lines, index)) + lines];
     if (!line) return index;
-    const middle = tile.left + tile.width / 2;
-    const away = (other) => Math.abs(layout.tiles[other].left + layout.tiles[other].width / 2 - middle);
+    const middle = (at) => tileAt(layout, at).left + tileAt(layout, at).width / 2;
+    const away = (other) => Math.abs(middle(other) - middle(index));
     let best = line.first;
     for (let other = line.first; other < line.end; other += 1) if (away(other) < away(best)) best = other;
     return best;
@@ -142,6 +149,8 @@ function openGrid(list, open, onEnd) {
       ArrowRight: () => index + 1,
       ArrowUp: () => beside(index, -1),
       ArrowDown: () => beside(index, 1),
+      Home: () => 0,
+      End: () => shown.length - 1,
     };
     if (!Object.hasOwn(steps, event.key)) return;
     event.preventDefault();
@@ -152,17 +161,24 @@ function openGrid(list, open, onEnd) {
   new ResizeObserver(() => arrange(false)).observe(list.parentElement);
 
   return {
-    focus,
-    /** Show other rows; `same` says that those shown so far stay where they are. */
+    focus: (card) => focus(shown.indexOf(card)),
+    /** The card whose tile has the focus. */
+    current: () => shown[focused()],
+    /** Show other cards; `same` says that those shown so far stay where they are. */
     show(next, same) {
-      rows = next;
+      shown = next;
       if (!same) for (const index of [...tiles.keys()]) drop(index);
-      for (const item of tiles.values()) item.ariaSetSize = rows.length;
+      for (const item of tiles.values()) item.ariaSetSize = shown.length;
       arrange(!same);
     },
-    resize(height) {
+    /** Lay the tiles out anew: `height` of their pictures, `captions` under them. */
+    resize(height, captions) {
+      if (wanted === height && list.classList.contains("captions") === captions) return;
       wanted = height;
+      below = captions ? CAPTION : 0;
+      list.classList.toggle("captions", captions);
       arrange(false);
     },
+    decorate: () => tiles.forEach(decorate),
   };
 }

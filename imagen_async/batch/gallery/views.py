@@ -1,0 +1,201 @@
+"""What a batch keeps, as cards: the one place that knows the rows of its lists."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from imagen_async.batch import lists, recovery
+from imagen_async.batch.gallery.card import Card, scalars
+from imagen_async.batch.journal import look
+from imagen_async.batch.lists import UNKNOWN
+from imagen_async.batch.schema import NAME, HeldJournalError
+from imagen_async.batch.states import State
+from imagen_async.errors import Charge, ConfigurationError
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from imagen_async.batch.gallery.card import Status
+
+Row = dict[str, Any]
+
+LINE_LIMIT: Final = 64 << 20
+"""Bytes of one row; a longer line is junk."""
+
+VIEWS: Final[dict[Status, str]] = {
+    "done": lists.METADATA,
+    "unknown": lists.UNKNOWN,
+    "failed": lists.FAILED,
+}
+"""Status -> the batch's list of its rows, in the order in which the page shows them."""
+
+_ERROR = {
+    "error": "type",
+    "message": "message",
+    "http_status": "status",
+    "code": "code",
+    "charge": "charge",
+    "idempotency_key": "idempotency_key",
+}
+_CARD = frozenset(attrs.fields_dict(Card)) - {"status", "columns", *_ERROR}
+_REPORTED = ("pending", "seconds", "cost", "stopped_by")
+_FLAGS = {"model": "--model", "aspect_ratio": "--aspect-ratio", "n": "-n"}
+
+
+@attrs.frozen
+class Doubts:
+    """What a run that was killed left behind, as its journal tells.
+
+    Args:
+        rows: Those whose requests were under way, as rows of the list of what is in doubt.
+        running: Whether a run holds the journal now.
+    """
+
+    rows: tuple[Row, ...] = ()
+    running: bool = False
+
+
+NO_DOUBTS: Final = Doubts()
+
+
+@attrs.frozen(kw_only=True)
+class About:
+    """What the page says of the whole batch.
+
+    Args:
+        title: Its heading.
+        report: Of the last run: ``pending``, ``seconds``, ``cost``, ``stopped_by``.
+        in_doubt: How many requests were under way when the run was killed.
+        running: Whether a run was going on when the page was written.
+        retry: By status: the command that tries its rows of ``retry.jsonl`` again.
+        lists: By status: the path of its list, for a shell.
+    """
+
+    title: str
+    report: Mapping[str, Any] = attrs.field(factory=dict)
+    in_doubt: int = 0
+    running: bool = False
+    retry: Mapping[str, str] = attrs.field(factory=dict)
+    lists: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def check(folder: Path) -> None:
+    """Raise ConfigurationError unless a folder holds a list of a batch."""
+    if not any((folder / name).is_file() for name in (*VIEWS.values(), NAME)):
+        shown = printable(str(folder), 300)
+        raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
+
+
+def cards(folder: Path, doubts: Doubts = NO_DOUBTS) -> Iterator[Card]:
+    """Yield the cards of a batch's folder, status by status."""
+    for status, name in VIEWS.items():
+        if status == "unknown":
+            yield from (card_of(status, row) for row in doubts.rows)
+        yield from (card_of(status, row) for row in read_rows(folder / name))
+
+
+def card_of(status: Status, row: Row, columns: Mapping[str, Any] | None = None) -> Card:
+    """Return the card of a row.
+
+    Args:
+        status: A key of ``VIEWS``.
+        row: A row of that list; any field may be missing or of another kind.
+        columns: The user's own columns of that row.
+    """
+    told = row.get("error")
+    error = told if isinstance(told, dict) else {}
+    fields: Row = {name: row.get(name) for name in _CARD}
+    if status != "done":
+        fields |= {ours: error.get(name) for ours, name in _ERROR.items()}
+        fields["request_id"] = row.get("request_id") or error.get("request_id")
+    return Card(status=status, columns=columns or {}, **fields)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Read a list's rows one by one, past whatever is not a row.
+
+    Args:
+        path: A JSON Lines file; one that is missing has no rows.
+
+    Yields:
+        Each line that is a JSON object.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in iter(partial(file.readline, LINE_LIMIT), b""):
+            row = _object(line)
+            if row is not None:
+                yield row
+
+
+def in_doubt(folder: Path) -> Doubts:
+    """Ask the journal what was under way when its run was killed; one that fails tells nothing."""
+    try:
+        with look(folder) as journal:
+            cut = [
+                attrs.evolve(item, state=State.UNKNOWN, charge=max(item.charge, Charge.MAYBE))
+                for item in journal.items((State.SENDING,))
+            ]
+    except HeldJournalError:
+        return Doubts(running=True)
+    except ConfigurationError:
+        return NO_DOUBTS
+    found = (_object(text) for item in cut for name, text in lists.lines(item) if name == UNKNOWN)
+    return Doubts(tuple(row for row in found if row is not None))
+
+
+def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
+    """Return what the page says of a batch; a report or a note of it that is torn says nothing."""
+    # The report is that of the last run that came to its end, which the killed one was not.
+    fresh = not (doubts.rows or doubts.running)
+    report = _read(folder / lists.REPORT) if fresh else {}
+    name = folder.resolve().name or "."
+    begun = _read(folder / recovery.RUN)
+    again = _command(begun, name)
+    # A name that cannot be shown as it is would be another one in the command.
+    retry = {"failed": f"{again} --retry-failed", "unknown": f"{again} --on-unknown resend"}
+    return About(
+        title=printable(name, 200),
+        report=scalars({key: report.get(key) for key in _REPORTED}),
+        in_doubt=len(doubts.rows),
+        running=doubts.running,
+        retry=retry if again.isprintable() else {},
+        lists={each: shlex.quote(f"{name}/{VIEWS[each]}") for each in ("failed", "unknown")},
+    )
+
+
+def _command(begun: Row, name: str) -> str:
+    """Return a command that goes on with a batch under the options it was begun with."""
+    options = begun.get("options")
+    parts = ["imagen-async", "batch", "retry.jsonl", "--out", name]
+    for field, flag in _FLAGS.items():
+        if isinstance(options, dict) and isinstance(options.get(field), (str, int)):
+            parts += [flag, str(options[field])]
+    if begun.get("base_url") == "emulator":
+        parts.append("--emulator")
+    return shlex.join(parts)
+
+
+def _read(path: Path) -> Row:
+    try:
+        return _object(path.read_bytes()) or {}
+    except FileNotFoundError:
+        return {}
+
+
+def _object(text: bytes) -> Row | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
