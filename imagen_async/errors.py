@@ -15,7 +15,8 @@ The tree, split by what the caller can do::
     ├── SpoiledAnswerError      paid, and the answer cannot be used
     ├── SaveError               paid, and the image cannot be written
     └── DownloadError           paid, and the image cannot be fetched yet
-        └── ExpiredUrlError     the link is dead
+        ├── ExpiredUrlError     the link, or the task, is dead
+        └── UnfinishedTaskError the gateway still makes the image
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class ImagenError(Exception):
         idempotency_key: The key that every attempt of the call carried.
         retry_after: Seconds that the server asked to wait.
         images: What arrived whole all the same; they are paid for.
+        task_id: The gateway's name of the task that was to bring the images.
     """
 
     advice: ClassVar[str] = ""
@@ -87,6 +89,7 @@ class ImagenError(Exception):
         idempotency_key: str | None = None,
         retry_after: float | None = None,
         images: Iterable[Image] = (),
+        task_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.verdict = verdict
@@ -99,6 +102,7 @@ class ImagenError(Exception):
         self.idempotency_key = idempotency_key
         self.retry_after = retry_after
         self.images: tuple[Image, ...] = tuple(images)
+        self.task_id = task_id
 
     @property
     def message(self) -> str:
@@ -201,6 +205,12 @@ class DownloadError(ImagenError):
 
 
 class ExpiredUrlError(DownloadError):
-    """The link to the image is dead."""
+    """The link to the image, or the task that was to bring it, is dead."""
 
     advice = "ask the gateway for it by the request id."
+
+
+class UnfinishedTaskError(DownloadError):
+    """The gateway took the order as a task, and has not finished it yet."""
+
+    advice = "a batch that is run again asks on; else ask the gateway by the task id."

@@ -18,6 +18,7 @@ from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, 
 from imagen_async.wire.error_body import request_id
 from imagen_async.wire.mask import Mask, MaskedHeaders
 from imagen_async.wire.response import Answer, Item, structure_answer, structurer
+from imagen_async.wire.task import Task, find_task
 from imagen_async.wire.verdict import (
     FailureKind,
     Judgement,
@@ -71,12 +72,14 @@ class Reply:
         status: Its HTTP status.
         headers: Its headers, masked.
         request_id: The gateway's id of it.
+        task: Where its images are to be collected, if there are none in it yet.
     """
 
     answer: Answer
     status: int
     headers: MaskedHeaders
     request_id: str | None
+    task: Task | None = None
 
 
 @attrs.frozen
@@ -106,7 +109,7 @@ class _ErrorText(Receiver):
         self.full = len(self.text) >= ERROR_LIMIT
 
 
-class _AnswerText(Receiver):
+class AnswerText(Receiver):
     """Decodes a success's body; an error of the decoder ends the reading, not the exchange."""
 
     __slots__ = ("began", "decoder", "error", "full")
@@ -192,12 +195,12 @@ class Attempt:
             left: Seconds until the call's deadline.
             key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
         """
-        receiver: _ErrorText | _AnswerText | None = None
+        receiver: _ErrorText | AnswerText | None = None
 
         def on_head(head: Head) -> Receiver:
             nonlocal receiver
             good = 200 <= head.status < 300
-            receiver = _AnswerText(open_sink, self.limits) if good else _ErrorText()
+            receiver = AnswerText(open_sink, self.limits) if good else _ErrorText()
             return receiver
 
         limit = min(self.times.answer, left)
@@ -209,11 +212,11 @@ class Attempt:
         except ExchangeError as error:
             return self._broken(error, receiver, limit, key_used_before)
         except BaseException:
-            if isinstance(receiver, _AnswerText):
+            if isinstance(receiver, AnswerText):
                 receiver.discard()
             raise
         masked = MaskedHeaders(head.headers, self.mask)
-        if isinstance(receiver, _AnswerText):
+        if isinstance(receiver, AnswerText):
             return self._read(head.status, masked, receiver)
         assert receiver is not None
         return self._refused(head.status, masked, receiver, key_used_before)
@@ -221,7 +224,7 @@ class Attempt:
     def _broken(
         self,
         broken: ExchangeError,
-        receiver: _ErrorText | _AnswerText | None,
+        receiver: _ErrorText | AnswerText | None,
         limit: float,
         key_used_before: bool,
     ) -> Reply | FailedAttempt:
@@ -261,7 +264,7 @@ class Attempt:
         return broken.detail
 
     def _read(
-        self, status: int, headers: MaskedHeaders, receiver: _AnswerText
+        self, status: int, headers: MaskedHeaders, receiver: AnswerText
     ) -> Reply | FailedAttempt:
         try:
             document = receiver.document()
@@ -277,6 +280,8 @@ class Attempt:
             note = "images came that no item names"
             answer = _with(answer, receiver.decoder.strays, note)
         if not answer.items:
+            if (task := find_task(document, headers, status)) is not None:
+                return Reply(answer, status, headers, request_id(headers, None), task)
             judgement = judge_error_document(
                 document,
                 headers,
@@ -288,10 +293,10 @@ class Attempt:
                 return _failed(judgement, headers)
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
             return FailedAttempt(judge_spoiled(reason, b"", headers, status))
-        return Reply(_masked(answer, self.mask), status, headers, request_id(headers, None))
+        return Reply(masked(answer, self.mask), status, headers, request_id(headers, None))
 
 
-def _masked(answer: Answer, mask: Mask) -> Answer:
+def masked(answer: Answer, mask: Mask) -> Answer:
     """Return an answer whose texts tell no secret; its links must stay as they are."""
     if answer.extras:
         mask.document(answer.extras)
@@ -310,7 +315,7 @@ def _failed(judgement: Judgement, headers: MaskedHeaders) -> FailedAttempt:
 
 
 def _salvaged(
-    status: int, headers: MaskedHeaders, receiver: _AnswerText, reason: str, text: bytes = b""
+    status: int, headers: MaskedHeaders, receiver: AnswerText, reason: str, text: bytes = b""
 ) -> Reply | FailedAttempt:
     """Keep the whole images and links of an answer that is not whole itself: they are paid for."""
     try:

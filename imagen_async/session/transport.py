@@ -169,6 +169,22 @@ class Transport:
         """
         return self._exchange("GET", url, timer, on_head, None, None)
 
+    def ask(
+        self,
+        url: URL,
+        headers: CIMultiDict[str],
+        timer: Timer,
+        on_head: Callable[[Head], Receiver],
+    ) -> Coroutine[Any, Any, Head]:
+        """Send one GET to the API itself, with its key; redirects are not followed.
+
+        Raises:
+            ExchangeError: If the exchange broke, or the URL is of another origin.
+        """
+        if (url.scheme, url.host, url.port) != self._origin_parts:
+            raise ExchangeError(FailureKind.BAD_URL, sent=False, detail="it is not the API's")
+        return self._exchange("GET", url, timer, on_head, None, headers)
+
     async def _exchange(
         self,
         method: str,

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     import PIL.Image
 
+    from imagen_async.wire.cost import Cost
     from imagen_async.wire.request import GenerationRequest
+    from imagen_async.wire.task import Task
 
 
 @attrs.frozen
@@ -82,6 +84,8 @@ class Generation:
         idempotency_key: The key that every attempt carried.
         problems: Notes on what is odd: a wrong size, an item without an image.
         extras: What else the answer held, such as ``usage``.
+        cost: What the gateway says that it cost; None if it does not say.
+        task: Where the images are to be collected; None once they came.
     """
 
     request: GenerationRequest
@@ -92,6 +96,8 @@ class Generation:
     idempotency_key: str | None = None
     problems: tuple[str, ...] = ()
     extras: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    cost: Cost | None = None
+    task: Task | None = attrs.field(default=None, repr=False)
 
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None

@@ -91,11 +91,11 @@ def find_task(document: object, headers: Mapping[str, str], status: int) -> Task
     return Task(found, url or headers.get("Location") or None)
 
 
-def has_failed(document: object) -> bool:
-    """Return whether a poll says that the task came to nothing."""
-    return is_error(document) or any(
-        _state(node) in FAILED or is_error(node) for node in _nodes(document)
-    )
+def failure_in(document: object) -> dict[str, Any] | None:
+    """Return the part of a poll that says that the task came to nothing, None if none does."""
+    nodes = list(_nodes(document))
+    told = next((node for node in nodes if is_error(node)), None)
+    return told or next((node for node in nodes if _state(node) in FAILED), None)
 
 
 def finished_answer(

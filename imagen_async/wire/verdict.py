@@ -221,15 +221,32 @@ def judge_error_document(
     if holds_image(document):
         return None
     if is_error(document):
-        envelope = read_error(document) or ErrorBody()
-        code = envelope.code or ""
-        meant = int(code) if _STATUS.fullmatch(code) else status
-        found = look_up(meant, envelope, server_errors_charged=server_errors_charged)
-        told = read_error(mask.document(document)) or ErrorBody()
-        return _answered(found, status, headers, told)
+        return judge_failed_task(
+            document, headers, status, server_errors_charged=server_errors_charged, mask=mask
+        )
     if is_task(document) or status == 202:
-        return _spoiled("The gateway answered with a task, not with an image", headers, status)
+        return _spoiled("The gateway answered with a task without an id", headers, status)
     return None
+
+
+def judge_failed_task(
+    document: object,
+    headers: Mapping[str, str],
+    status: int,
+    *,
+    server_errors_charged: bool = True,
+    mask: Mask = NO_MASK,
+) -> Judgement:
+    """Judge the JSON of a 2xx answer that says of an order that it failed; see the arguments above.
+
+    Only words that the table knows make it free: a task may be paid for although it failed.
+    """
+    envelope = read_error(document) or ErrorBody()
+    code = envelope.code or ""
+    meant = int(code) if _STATUS.fullmatch(code) else status
+    found = look_up(meant, envelope, server_errors_charged=server_errors_charged)
+    told = read_error(mask.document(document)) or ErrorBody()
+    return _answered(found, status, headers, told)
 
 
 def judge_spoiled(reason: str, text: bytes, headers: Mapping[str, str], status: int) -> Judgement:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.wire.base64_stream import Embedded
-from imagen_async.wire.task import Task, find_task, finished_answer, has_failed
+from imagen_async.wire.task import Task, find_task, finished_answer, failure_in
 
 LINK = "https://files.example/a.png"
 JSON = st.recursive(
@@ -97,7 +97,7 @@ def test_a_poll_says_how_the_task_stands(name: str) -> None:
     answer = finished_answer(document, io.BytesIO, 100)
 
     assert (None if answer is None else [item["url"] for item in answer["data"]]) == links
-    assert has_failed(document) is failed
+    assert (failure_in(document) is not None) is failed
 
 
 class _Sink(io.BytesIO):
@@ -135,7 +135,7 @@ def test_places_to_ask_stay_under_the_base_url() -> None:
 def test_any_json_is_read(document: Any, status: int) -> None:
     """No document makes reading it fail, and one with an image in it is no receipt."""
     task = find_task(document, {}, status)
-    has_failed(document)
+    failure_in(document)
     answer = finished_answer(document, _Discarding, 100)
     if task is not None:
         assert task.id
