@@ -41,6 +41,7 @@ MANY: Final = 20
 EARLIER: Final = 0.5
 LATER: Final = 1.0
 """Seconds before and after all that they show in which a row may lie, too."""
+_OTHER: Final = -1
 CROWD: Final = 2000
 """Sends that are told apart where their times touch; of more it is not even tried."""
 
@@ -62,12 +63,12 @@ class _Claim:
     """A send that may have caused the rows from ``first`` up to, not including, ``end``.
 
     Args:
-        owner: The item's place; None for a send that is not to be settled.
+        owner: The item's place; ``_OTHER`` for a send that is not to be settled.
         first: The first of the rows left over.
         end: The one after the last.
     """
 
-    owner: int | None
+    owner: int
     first: int
     end: int
 
@@ -210,14 +211,14 @@ def _claims(
     doubts: Sequence[Doubt], calls: Sequence[KnownCall], left: list[LogRow], window: _Window
 ) -> list[_Claim]:
     """Return the sends that have rows within reach, in the order of the first of them."""
-    owned: list[tuple[int | None, Send]] = []
+    owned: list[tuple[int, Send]] = []
     for owner, doubt in enumerate(doubts):
         owned += [(owner, send) for send in doubt.sends]
     ids = {send.request_id for _, send in owned} - {None}
     places = {row.id: place for place, row in enumerate(left) if row.id in ids}
     starts = [_start(row) for row in left[: len(left) - len(places)]]
     nameless = (call for call in calls if call.send.request_id is None)
-    owned += [(None, call.send) for call in nameless if call.charge is not Charge.NO]
+    owned += [(_OTHER, call.send) for call in nameless if call.charge is not Charge.NO]
     claims = []
     for each, send in owned:
         place = places.get(send.request_id or "")
@@ -323,16 +324,15 @@ def _decide_part(
     doubts: Sequence[Doubt], part: _Part, left: list[LogRow], loose: list[LogRow], group: int
 ) -> _Found:
     rows = left[part.first : part.end]
-    own = [claim for claim in part.claims if claim.owner is not None]
-    others = [claim for claim in part.claims if claim.owner is None]
+    own = [claim for claim in part.claims if claim.owner != _OTHER]
+    others = [claim for claim in part.claims if claim.owner == _OTHER]
     refunds = sum((row.end or math.inf) >= _start(rows[0]) for row in loose)
     unpriced = sum(row.kind is RowKind.OPEN for row in rows)
     why = Rule.REFUNDED if refunds else Rule.OPEN if unpriced else Rule.SHARED
     needed = _needed(part) if why is Rule.SHARED else set()
     places: dict[int, set[int]] = {}
     for claim in own:
-        if claim.owner is not None:
-            places.setdefault(claim.owner, set()).update(range(claim.first, claim.end))
+        places.setdefault(claim.owner, set()).update(range(claim.first, claim.end))
     alone = len(places) == 1 and not others
     decisions = {
         owner: Decision(
@@ -348,13 +348,13 @@ def _decide_part(
     return _Found(decisions, sure, part.count(own))
 
 
-def _needed(part: _Part) -> set[int | None]:
+def _needed(part: _Part) -> set[int]:
     """Return the owners without whom the part's rows cannot all be explained."""
     if len(part.claims) > CROWD:
         return set()
     needed = set()
     matched = {claim.owner for claim in _matched(part.claims, part.first, part.end)}
-    for owner in matched - {None}:
+    for owner in matched - {_OTHER}:
         rest = [claim for claim in part.claims if claim.owner != owner]
         if part.count(rest) < part.size:
             needed.add(owner)
