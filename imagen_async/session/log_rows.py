@@ -7,7 +7,6 @@ free, and only what has a price is a charge; all else is open.
 from __future__ import annotations
 
 import json
-import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +18,7 @@ LATEST = 1e10
 
 _SKIPPED = frozenset({1, 3, 4, 7})
 """new-api's types of rows that are no requests: top-ups, and what managers and logins did."""
+_BIGGEST = 1e300
 _CONSUME, _ERROR, _REFUND = 2, 5, 6
 
 
@@ -28,7 +28,7 @@ class RowError(ValueError):
 
 def newapi_row(row: dict[str, Any]) -> LogRow | None:
     """Read a row of new-api's token log; None if it is no request's."""
-    type_ = row.get("type")
+    type_ = _number(row.get("type"))
     quota = _number(row.get("quota")) or 0.0
     if type_ in _SKIPPED:
         return None
@@ -47,7 +47,7 @@ def newapi_row(row: dict[str, Any]) -> LogRow | None:
         start=None if end is None or took is None else end - took,
         end=end,
         model=_text(row.get("model_name")),
-        status=f"type {type_}",
+        status="" if type_ is None else f"type {type_:g}",
         amount=quota,
         unit="quota",
     )
@@ -108,8 +108,9 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) else None  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if -_BIGGEST < value < _BIGGEST else None
 
 
 def _seconds(value: object) -> float | None:
