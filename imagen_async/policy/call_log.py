@@ -12,22 +12,26 @@ from imagen_async.errors import Charge
 
 @attrs.frozen
 class Send:
-    """One time that a request's body went out.
+    """One time that a request's body went out, between two moments of our clock.
+
+    Both are the same if the moment was noted. Of a process that was killed only the first is
+    known, and the second is as much later as a connection may take: a charge that is looked for
+    too early is taken for somebody else's, and its item for free.
 
     Args:
-        at: Unix seconds on our clock; no byte had left before.
-        until: By when it had left; None if that was at once.
+        at: Unix seconds; nothing had left before.
+        until: Unix seconds; all had left by then, if anything did.
         request_id: The gateway's id, if an answer told one.
     """
 
     at: float
-    until: float | None = None
+    until: float = attrs.field()
     request_id: str | None = None
 
-    @property
-    def latest(self) -> float:
-        """The latest moment at which it left."""
-        return self.at if self.until is None else max(self.at, self.until)
+    @until.validator
+    def _check_until(self, _: object, until: float) -> None:
+        if until < self.at:
+            raise ValueError("A send cannot have ended before it began.")
 
 
 @attrs.frozen(kw_only=True)

@@ -26,7 +26,15 @@ import attrs
 
 from imagen_async.errors import Charge
 from imagen_async.policy.call_log import Decision, Group, RowKind, Rule, Settlement
-from imagen_async.policy.evidence import HOUR, ROUNDING, Evidence, is_old, is_reached, standing
+from imagen_async.policy.evidence import (
+    HOUR,
+    ROUNDING,
+    Evidence,
+    Surroundings,
+    is_old,
+    is_reached,
+    standing,
+)
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
@@ -55,7 +63,7 @@ class _Window:
 
     def around(self, send: Send) -> tuple[float, float]:
         """Return the earliest and the latest start of a send's row."""
-        return send.at + self.low, send.latest + self.high
+        return send.at + self.low, send.until + self.high
 
 
 @attrs.frozen
@@ -103,13 +111,15 @@ def settle_by_difference(
     """Return what a log says of the items in doubt; see ``settle``."""
     if not doubts:
         return Settlement(decisions=())
-    since = min(send.at for doubt in doubts for send in doubt.sends)
-    until = max(send.latest for doubt in doubts for send in doubt.sends)
-    calls = [call for call in calls if since - HOUR <= call.send.at <= until + HOUR]
+    sends = [send for doubt in doubts for send in doubt.sends]
+    hours = Surroundings.of(sends, HOUR, HOUR)
+    calls = [call for call in calls if call.send.at in hours]
     stand, loose = standing(log.rows)
-    named = {row.id: row for row in stand if row.id is not None}
+    # A request may have rows of its failures inside the gateway, too; its charge says more.
+    rows = sorted(log.rows, key=lambda row: row.costs)
+    named = {row.id: row for row in rows if row.id is not None and row.kind is not RowKind.REFUND}
     window, problem = _window(calls, named, log, horizon)
-    time = since - horizon + window.low, until + horizon + window.high
+    time = Surroundings.of(sends, horizon - window.low, horizon + window.high)
     costs = [row for row in stand if row.costs and _is_within(row, time)]
     ours = {call.send.request_id for call in calls}
     left = _distinct([row for row in costs if row.id is None or row.id not in ours])
@@ -142,9 +152,9 @@ def _start(row: LogRow) -> float:
     return row.start or 0.0
 
 
-def _is_within(row: LogRow, time: tuple[float, float]) -> bool:
+def _is_within(row: LogRow, time: Surroundings) -> bool:
     at = row.end if row.start is None else row.start
-    return at is None or time[0] <= at <= time[1]
+    return at is None or at in time
 
 
 def _distinct(rows: list[LogRow]) -> list[LogRow]:
@@ -160,7 +170,8 @@ def _window(
 ) -> tuple[_Window, str]:
     """Return where rows lie by the clocks and by our answered calls, and what speaks against it."""
     window = _Window(log.skew[0] - ROUNDING, log.skew[1] + ROUNDING)
-    early, late = [], []
+    shown: list[_Window] = []
+    before = after = 0.0
     off = 0
     for call in calls:
         send, id_ = call.send, call.send.request_id
@@ -172,18 +183,19 @@ def _window(
             continue
         if row.start is None:
             return window, "it has rows without a time"
-        early.append(row.start - send.at)
-        late.append(row.start - send.latest)
         first, last = window.around(send)
+        before, after = max(before, first - row.start), max(after, row.start - last)
         off += not first <= row.start <= last
-    if not early:
+        # When it left is known only that well, so it may have taken as little or as long.
+        shown.append(_Window(row.start - send.until, row.start - send.at))
+    if not shown:
         return window, "it shows none of our own calls of that time"
-    low, high = min(early), max(late)
-    if off * 4 > len(early) or low < window.low - STRAGGLING or high > window.high + STRAGGLING:
+    if off * 4 > len(shown) or max(before, after) > STRAGGLING:
         return window, "its times are not those of our own calls"
-    if len(early) >= MANY:
-        return _Window(low - EARLIER, high + LATER), ""
-    return _Window(min(low, window.low), max(high, window.high)), ""
+    if len(shown) < MANY:
+        return _Window(window.low - before, window.high + after), ""
+    low, high = min(each.low for each in shown), max(each.high for each in shown)
+    return _Window(low - EARLIER, high + LATER), ""
 
 
 def _strange_model(

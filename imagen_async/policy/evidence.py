@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
@@ -59,12 +59,39 @@ def _near(times: list[float], at: float) -> bool:
 
 def is_old(send: Send, log: CallLog, horizon: float) -> bool:
     """Return whether a send's row would have been written by the time the log was read."""
-    return log.read_at - send.latest >= horizon
+    return log.read_at - send.until >= horizon
 
 
 def is_reached(send: Send, log: CallLog) -> bool:
     """Return whether the log reaches back to a send."""
     return send.at + log.skew[0] - ROUNDING > log.whole_since
+
+
+@attrs.frozen
+class Surroundings:
+    """The time around some sends, in order and without overlaps.
+
+    Args:
+        spans: First and last moments, in seconds.
+    """
+
+    spans: list[tuple[float, float]]
+
+    @classmethod
+    def of(cls, sends: Iterable[Send], before: float, after: float) -> Surroundings:
+        """Return the time from so many seconds before each send to so many after it."""
+        spans: list[tuple[float, float]] = []
+        for send in sorted(sends, key=lambda send: send.at):
+            first, last = send.at - before, send.until + after
+            if spans and first <= spans[-1][1]:
+                spans[-1] = spans[-1][0], max(spans[-1][1], last)
+            else:
+                spans.append((first, last))
+        return cls(spans)
+
+    def __contains__(self, at: float) -> bool:
+        place = bisect_right(self.spans, (at, math.inf)) - 1
+        return place >= 0 and at <= self.spans[place][1]
 
 
 def standing(rows: Iterable[LogRow]) -> tuple[list[LogRow], list[LogRow]]:

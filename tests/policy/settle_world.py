@@ -36,8 +36,9 @@ class World:
 def row_of(start: float, seconds: float, skew: float, **fields: object) -> LogRow:
     """Return a row as new-api writes it: whole seconds, the start by difference."""
     began, ended = math.floor(start + skew), math.floor(start + seconds + skew)
-    fields = {"kind": RowKind.CHARGE, "model": "imagen4", "amount": 20000.0, **fields}
-    return LogRow(start=float(began), end=float(ended), **fields)  # type: ignore[arg-type]
+    usual = {"kind": RowKind.CHARGE, "model": "imagen4", "amount": 20000.0}
+    times = {"start": float(began), "end": float(ended)}
+    return LogRow(**{**usual, **times, **fields})  # type: ignore[arg-type]
 
 
 def simulate(
@@ -85,14 +86,14 @@ def one_prompt(
     arrives = at + dice.uniform(0.01, 0.4)
     if dice.random() >= 65 / 600:
         world.rows.append(row_of(arrives, took, skew, id=f"r{number}"))
-        world.calls.append(KnownCall(send=Send(at, request_id=f"r{number}"), model="imagen4"))
+        world.calls.append(KnownCall(send=Send(at, at, request_id=f"r{number}"), model="imagen4"))
         if dice.random() < 0.05:  # refused once, by the log too
             kind = RowKind.FREE
             world.rows.append(row_of(arrives, 0.2, skew, id=f"e{number}", kind=kind, amount=0.0))
         return at + took + 0.2
     sends, charges = [], 0
     for _ in range(1 + (dice.random() < resends)):
-        sends.append(Send(at))
+        sends.append(Send(at, at))
         if dice.random() < 44 / 65:
             charges += 1
             world.rows.append(row_of(arrives, took, skew, id=f"u{number}-{charges}"))

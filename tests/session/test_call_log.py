@@ -68,11 +68,11 @@ class Gateway:
 
 
 def doubt(name: str = "a", at: float = NOW - 1000, key: str | None = None) -> Doubt:
-    return Doubt(id=name, key=key or f"key-of-{name}", sends=(Send(at),))
+    return Doubt(id=name, key=key or f"key-of-{name}", sends=(Send(at, at),))
 
 
 def done(name: str, at: float = NOW - 1000) -> KnownCall:
-    return KnownCall(send=Send(at, request_id=name), key=f"key-of-{name}")
+    return KnownCall(send=Send(at, at, request_id=name), key=f"key-of-{name}")
 
 
 @asynccontextmanager
@@ -112,7 +112,8 @@ async def bought(emulator: Emulator, prompts: int, faults: tuple[str, ...]) -> B
         fault = faults[number // 10 % len(faults)] if number % 10 == 5 else ""
         async with gate:
             headers |= {"x-emulator-fault": fault} if fault else {}
-            sent = Send(time.time())
+            at = time.time()
+            sent = Send(at, at)
             url = f"{emulator.base_url}/images/generations"
             try:
                 async with session.post(url, json={"prompt": prompt}, headers=headers) as response:
