@@ -17,13 +17,13 @@ from imagen_async.emulator.answers import (
     spoiled,
     timed_out,
 )
-from imagen_async.emulator.call_log import CallLog
 from imagen_async.emulator.costs import cost_headers, with_cost
 from imagen_async.emulator.faults import FAULT_HEADER, Fault, FaultPlan, Stage
 from imagen_async.emulator.file_store import Gallery
 from imagen_async.emulator.items import ItemMaker, images_of
 from imagen_async.emulator.ledger import Exchange, Ledger, RequestLog, request_id
 from imagen_async.emulator.limits import Balances, QueueFullError, RateWindow, Slots
+from imagen_async.emulator.log_api import LogApi
 from imagen_async.emulator.replays import Replays
 from imagen_async.emulator.requests import Order, OrderError, bearer_key, fields_of, read_order
 from imagen_async.emulator.tasks import Tasks
@@ -86,7 +86,7 @@ class Gateway:
         self._slots = Slots(settings.concurrency, settings.queue)
         self._balances = Balances(settings.balance)
         self._replays = Replays(honoured=settings.honour_idempotency)
-        self.calls: CallLog = CallLog(settings)
+        self.log_api: LogApi = LogApi(settings)
         self.tasks: Tasks = Tasks(settings)
         self._works: set[asyncio.Task[Answer]] = set()
 
@@ -103,7 +103,7 @@ class Gateway:
         self._rate.clear()
         self._balances.clear()
         self._replays.clear()
-        self.calls.clear()
+        self.log_api.clear()
         self.tasks.clear()
         self.plan.clear()
         for rule in self.settings.faults:
@@ -180,7 +180,7 @@ class Gateway:
     def _refused(self, exchange: Exchange, refused: OrderRejectedError) -> Answer:
         if exchange.prompt:
             self.ledger.account(exchange.prompt).refused += 1
-        self.calls.note(exchange, 0.0, 0.0)
+        self.log_api.note(exchange, 0.0, 0.0)
         return refused.answer
 
     def _admit(
@@ -388,7 +388,7 @@ class Gateway:
         account.cost += usd
         exchange.charged = number > 0
         exchange.images += number
-        self.calls.note(exchange, seconds, usd)
+        self.log_api.note(exchange, seconds, usd)
         return usd
 
 

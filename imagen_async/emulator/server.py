@@ -260,7 +260,7 @@ class Emulator(Settings):
         refusal = stranger(headers.get("Host", ""), headers.get("Origin"), {self.host, local[0]})
         if refusal is not None:
             return refusal
-        log = self.gateway.calls.answer(path, request.query, bearer_key(headers))
+        log = self.gateway.log_api.answer(path, request.query, bearer_key(headers))
         if log is not None and request.method == "GET":
             return log
         if path.startswith(PREFIX):

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from imagen_async.errors import Charge
-from imagen_async.policy.call_log import Decision, Group, RowKind, Rule, Settlement
 from imagen_async.policy.evidence import (
     HOUR,
     ROUNDING,
@@ -35,12 +34,13 @@ from imagen_async.policy.evidence import (
     is_reached,
     standing,
 )
+from imagen_async.policy.settlement import Decision, Group, RowKind, Rule, Settlement
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from imagen_async.policy.call_log import CallLog, Doubt, KnownCall, LogRow, Send
+    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow, Send
 
 STRAGGLING: Final = 10.0
 """Seconds that a row of our own may be off where most are not; with more, times are no evidence."""

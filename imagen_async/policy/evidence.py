@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from imagen_async.policy.call_log import RowKind, Rule
+from imagen_async.policy.settlement import RowKind, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from imagen_async.policy.call_log import CallLog, Doubt, LogRow, Send
+    from imagen_async.policy.settlement import CallLog, Doubt, LogRow, Send
 
 HORIZON: Final = 900.0
 """Seconds after a send from which a missing row means that nothing was charged."""
@@ -98,9 +98,11 @@ def standing(rows: Iterable[LogRow]) -> tuple[list[LogRow], list[LogRow]]:
     """Return the rows that stand, without charges given back whole, and refunds of nothing known.
 
     Args:
-        rows: A log's; equal ones count once.
+        rows: A log's; equal ones count once, unless they have no id to be told apart by.
     """
-    rows = list(dict.fromkeys(rows))
+    rows = list(rows)
+    nameless = [row for row in rows if row.id is None]
+    rows = [*dict.fromkeys(row for row in rows if row.id is not None), *nameless]
     spent: dict[str, float] = defaultdict(float)
     given: dict[str, float] = defaultdict(float)
     for row in rows:

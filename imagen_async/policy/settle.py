@@ -13,14 +13,14 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from imagen_async.errors import Charge
-from imagen_async.policy.call_log import Decision, RowKind, Rule, Settlement
 from imagen_async.policy.difference import settle_by_difference
 from imagen_async.policy.evidence import HORIZON, Evidence, is_old, is_reached, standing
+from imagen_async.policy.settlement import Decision, RowKind, Rule, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from imagen_async.policy.call_log import CallLog, Doubt, KnownCall, LogRow
+    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow
 
 
 def settle(

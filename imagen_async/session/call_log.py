@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import attrs
 
 from imagen_async.errors import Charge, ImagenError
-from imagen_async.policy.call_log import CallLog
 from imagen_async.policy.evidence import HOUR
+from imagen_async.policy.settlement import CallLog
 from imagen_async.session.log_rows import RowError, aimlapi_row, litellm_row, newapi_row
 from imagen_async.session.transport import ExchangeError
 from imagen_async.wire.error_body import read_error_body
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-    from imagen_async.policy.call_log import Doubt, KnownCall, LogRow
+    from imagen_async.policy.settlement import Doubt, KnownCall, LogRow
     from imagen_async.session.transport import Head, Receiver
     from imagen_async.wire.mask import Mask
 
@@ -69,7 +69,8 @@ class CallLogError(ImagenError):
 class Get(Protocol):
     """Send one GET with the API's key and feed its answer to a receiver.
 
-    Redirects are not followed, and only the API's origin is ever asked.
+    Redirects are not followed, no content coding is asked for, and the URL is always one of the
+    API's origin.
 
     Raises:
         ExchangeError: If the exchange broke.

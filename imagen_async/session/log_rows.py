@@ -10,7 +10,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from imagen_async.policy.call_log import LogRow, RowKind
+from imagen_async.policy.settlement import LogRow, RowKind
 
 EARLIEST = 1e9
 LATEST = 1e10

@@ -7,7 +7,7 @@ import random
 import attrs
 
 from imagen_async.errors import Charge
-from imagen_async.policy.call_log import CallLog, Doubt, KnownCall, LogRow, RowKind, Send
+from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow, RowKind, Send
 
 EPOCH = 1_790_000_000.25
 """Unix seconds on our clock at which a run begins."""

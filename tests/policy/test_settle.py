@@ -17,7 +17,8 @@ from settle_world import (  # type: ignore[import-not-found]
 )
 
 from imagen_async.errors import Charge
-from imagen_async.policy.call_log import (
+from imagen_async.policy.settle import settle
+from imagen_async.policy.settlement import (
     CallLog,
     Doubt,
     Group,
@@ -27,7 +28,6 @@ from imagen_async.policy.call_log import (
     Rule,
     Send,
 )
-from imagen_async.policy.settle import settle
 
 RUNS = 100
 FOREIGN = 5
@@ -359,6 +359,14 @@ def test_rows_that_come_twice_count_once() -> None:
     assert found.decisions[0].charge is Charge.YES
     found = settle([doubt()], [done()], log(OURS, charge, attrs.evolve(charge, amount=1.0)))
     assert found.decisions[0].charge is Charge.YES
+
+
+def test_rows_without_ids_that_look_alike_are_two_charges() -> None:
+    """Two requests of one second have equal rows where the log gives no ids."""
+    twins = [row(None, 0.5), row(None, 0.5)]
+    found = settle([doubt("a"), doubt("b")], [done()], log(OURS, *twins))
+    assert [each.charge for each in found.decisions] == [Charge.YES, Charge.YES]
+    assert (found.least, found.most) == (2, 2)
 
 
 def test_other_sends_of_ours_may_explain_a_row() -> None:

@@ -18,8 +18,8 @@ from yarl import URL
 
 from imagen_async.emulator import Emulator
 from imagen_async.errors import Charge, ImagenError
-from imagen_async.policy.call_log import CallLog, Doubt, KnownCall, LogRow, RowKind, Rule, Send
 from imagen_async.policy.settle import settle
+from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow, RowKind, Rule, Send
 from imagen_async.session import call_log
 from imagen_async.session.call_log import CallLogError, CallLogReader
 from imagen_async.session.log_rows import RowError, aimlapi_row, litellm_row, newapi_row

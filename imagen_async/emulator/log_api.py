@@ -58,7 +58,7 @@ class Call:
     usd: float
 
 
-class CallLog:
+class LogApi:
     """The newest rows.
 
     Args:
@@ -146,12 +146,12 @@ class CallLog:
         return self._settings.call_log_limit
 
 
-def _status(_log: CallLog, _query: Mapping[str, str], _key: str) -> Answer:
+def _status(_log: LogApi, _query: Mapping[str, str], _key: str) -> Answer:
     data = {"version": "v0.9.9", "system_name": "New API", "quota_per_unit": float(QUOTA)}
     return json_answer({"success": True, "message": "", "data": data})
 
 
-def _token_log(log: CallLog, _query: Mapping[str, str], key: str) -> Answer:
+def _token_log(log: LogApi, _query: Mapping[str, str], key: str) -> Answer:
     if not log.admits(key):
         return json_answer({"success": False, "message": "无效的令牌"})
     rows = [
@@ -172,11 +172,11 @@ def _token_log(log: CallLog, _query: Mapping[str, str], key: str) -> Answer:
     return json_answer({"success": True, "message": "", "data": rows})
 
 
-def _alive(_log: CallLog, _query: Mapping[str, str], _key: str) -> Answer:
+def _alive(_log: LogApi, _query: Mapping[str, str], _key: str) -> Answer:
     return json_answer("I'm alive!")
 
 
-def _spend_logs(log: CallLog, query: Mapping[str, str], key: str) -> Answer:
+def _spend_logs(log: LogApi, query: Mapping[str, str], key: str) -> Answer:
     if not log.admits(key):
         return json_answer({"error": {"message": "Authentication Error", "code": "401"}}, 401)
     asked = query.get("request_id")
@@ -198,7 +198,7 @@ def _spend_logs(log: CallLog, query: Mapping[str, str], key: str) -> Answer:
     return json_answer(rows[: log.limit])
 
 
-def _usage_logs(log: CallLog, query: Mapping[str, str], key: str) -> Answer:
+def _usage_logs(log: LogApi, query: Mapping[str, str], key: str) -> Answer:
     if not log.admits(key):
         return json_answer({"error": {"message": "Invalid API key"}}, 401)
     try:
@@ -234,7 +234,7 @@ def _iso(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-_APIS: Mapping[str, Mapping[str, Callable[[CallLog, Mapping[str, str], str], Answer]]] = {
+_APIS: Mapping[str, Mapping[str, Callable[[LogApi, Mapping[str, str], str], Answer]]] = {
     "newapi": {"/api/status": _status, "/api/log/token": _token_log},
     "litellm": {"/health/liveliness": _alive, "/spend/logs": _spend_logs},
     "aimlapi": {"/v2/logs": _usage_logs},
