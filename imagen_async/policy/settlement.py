@@ -10,6 +10,11 @@ import attrs
 from imagen_async.errors import Charge
 
 
+def _in_order(send: Send, _: object, until: float) -> None:
+    if until < send.at:
+        raise ValueError("A send cannot have ended before it began.")
+
+
 @attrs.frozen
 class Send:
     """One time that a request's body went out, between two moments of our clock.
@@ -25,13 +30,8 @@ class Send:
     """
 
     at: float
-    until: float = attrs.field()
+    until: float = attrs.field(validator=_in_order)
     request_id: str | None = None
-
-    @until.validator
-    def _check_until(self, _: object, until: float) -> None:
-        if until < self.at:
-            raise ValueError("A send cannot have ended before it began.")
 
 
 @attrs.frozen(kw_only=True)

@@ -373,11 +373,12 @@ def usage(number: int) -> dict[str, Any]:
     }
 
 
-async def test_pages_that_shift_lose_no_row() -> None:
+@pytest.mark.parametrize("shift", [0, 30])
+async def test_pages_that_shift_lose_no_row(shift: int) -> None:
     """New rows push the old ones back while the pages are read: each is read, and once."""
     rows = [usage(number) for number in range(250)]
     calls = [done(str(number)) for number in range(400)]
-    pushed = [usage(number) for number in range(300, 330)]
+    pushed = [usage(number) for number in range(300, 300 + shift)]
     gateway = pages(rows, {1: lambda: rows.__setitem__(slice(0, 0), pushed)})
     log = await gateway.reader("aimlapi").read([doubt()], calls)
     found = [row.id for row in log.rows]
