@@ -241,6 +241,33 @@ class _WithFaults(click.Command):
     "--key", "keys", multiple=True, help="A key that is let in; may be repeated. Without, any is."
 )
 @click.option(
+    "--call-log",
+    type=click.Choice(["newapi", "litellm", "aimlapi"]),
+    help="Show the key's calls in the log of such a gateway, for settle.",
+)
+@click.option(
+    "--call-log-lateness",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="From the end of a request until the log shows it.",
+)
+@click.option(
+    "--tasks",
+    type=click.Choice(["202", "200"]),
+    help="Answer orders with a task to poll, under this status.",
+)
+@click.option(
+    "--honour-idempotency",
+    is_flag=True,
+    help="Answer a repeated Idempotency-Key with the first answer, charged once.",
+)
+@click.option(
+    "--report-cost",
+    type=click.Choice(["aimlapi", "litellm", "xai", "openrouter"]),
+    help="Say in each answer what it cost, as this gateway does.",
+)
+@click.option(
     "--fault", "faults", multiple=True, metavar="RULE", help="What goes wrong; may be repeated."
 )
 @click.option("--seed", type=int, default=0, help="Decides pictures, latencies and faults.")

@@ -45,6 +45,11 @@ class ServeFlags:
     rpm: int | None
     concurrency: int | None
     keys: tuple[str, ...]
+    call_log: str | None
+    call_log_lateness: float
+    tasks: str | None
+    honour_idempotency: bool
+    report_cost: str | None
     faults: tuple[str, ...]
     seed: int
     ready_file: str | None

@@ -233,6 +233,11 @@ def _encoded(body: Body) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
+def json_answer(value: Any, status: int = 200) -> Answer:
+    """Return an answer that carries a JSON value."""
+    return Answer(status, json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+
+
 def base64_of(data: bytes) -> str:
     """Return bytes as the text of ``b64_json``."""
     return base64.b64encode(data).decode("ascii")

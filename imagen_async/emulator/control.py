@@ -14,9 +14,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from imagen_async.emulator.answers import JSON_TYPE
+from imagen_async.emulator.answers import JSON_TYPE, json_answer
 from imagen_async.emulator.faults import as_rule
-from imagen_async.emulator.gateway import json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping

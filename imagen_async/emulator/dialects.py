@@ -62,6 +62,10 @@ _TROUBLES: Mapping[str, ErrorCase] = {
     ),
     "unknown_path": ErrorCase(404, "", "Invalid URL ({about})", type=_INVALID),
     "conflict": ErrorCase(409, "idempotency_key_in_use", "A request with this key is in progress"),
+    "key_reused": ErrorCase(
+        422, "idempotency_key_reused", "This key was used for another request", type=_INVALID
+    ),
+    "task_gone": ErrorCase(404, "task_not_found", "No such task, or it has expired"),
     "rate": ErrorCase(
         429,
         "rate_limit_exceeded",

@@ -100,6 +100,8 @@ KINDS: Mapping[str, FaultKind] = {
     "ct_text_plain": FaultKind(_Y, "JSON labelled text/plain"),
     "gzip": FaultKind(_Y, "the body is compressed"),
     "task_id_202": FaultKind(_Y, "202 with a task to poll instead of images"),
+    "task_failed": FaultKind(_Y, "with tasks: the task ends as failed, its charge is given back"),
+    "task_lost": FaultKind(_Y, "with tasks: the task is 404 when it is polled, and charged"),
     "file_404_first": FaultKind(_F, "404 at first; file_404_first:<times>", "1"),
     "file_503_first": FaultKind(_F, "503 at first; file_503_first:<times>", "1"),
     "file_expired": FaultKind(_F, "403: the signature has expired"),

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import string
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from imagen_async.emulator.answers import (
-    AS_BASE64,
-    AS_LINK,
     DROPPED,
+    LOST,
     Answer,
-    base64_of,
     front_page,
     index_page,
     spoiled,
     timed_out,
 )
-from imagen_async.emulator.drawing.png import with_comment
-from imagen_async.emulator.drawing.recipe import OTHERS, Recipe, media_type
-from imagen_async.emulator.faults import FAULT_HEADER, Fault, FaultPlan, Stage, chance
+from imagen_async.emulator.costs import cost_headers, with_cost
+from imagen_async.emulator.faults import FAULT_HEADER, Fault, FaultPlan, Stage
 from imagen_async.emulator.file_store import Gallery
-from imagen_async.emulator.ledger import Account, Exchange, Ledger, RequestLog
+from imagen_async.emulator.items import ItemMaker, images_of
+from imagen_async.emulator.ledger import Exchange, Ledger, RequestLog, request_id
 from imagen_async.emulator.limits import Balances, QueueFullError, RateWindow, Slots
-from imagen_async.emulator.requests import Order, OrderError, fields_of, read_order
+from imagen_async.emulator.log_api import LogApi
+from imagen_async.emulator.replays import Replays
+from imagen_async.emulator.requests import Order, OrderError, bearer_key, fields_of, read_order
+from imagen_async.emulator.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imagen_async.emulator.dialects import Dialect, ErrorCase
     from imagen_async.emulator.settings import Settings
-
-REPLAYS_KEPT = 1000
 
 
 class OrderRejectedError(Exception):
@@ -84,11 +80,14 @@ class Gateway:
         self.log: RequestLog = RequestLog(settings.log_size)
         self.plan: FaultPlan = FaultPlan(settings.faults, settings.seed)
         self.gallery: Gallery = Gallery(settings.seed)
+        self._maker = ItemMaker(settings, self.gallery)
         self._started = time.monotonic()
         self._rate = RateWindow(settings.rpm)
         self._slots = Slots(settings.concurrency, settings.queue)
         self._balances = Balances(settings.balance)
-        self._replays: OrderedDict[tuple[str, str], Answer | None] = OrderedDict()
+        self._replays = Replays(honoured=settings.honour_idempotency)
+        self.log_api: LogApi = LogApi(settings)
+        self.tasks: Tasks = Tasks(settings)
         self._works: set[asyncio.Task[Answer]] = set()
 
     @property
@@ -104,6 +103,8 @@ class Gateway:
         self._rate.clear()
         self._balances.clear()
         self._replays.clear()
+        self.log_api.clear()
+        self.tasks.clear()
         self.plan.clear()
         for rule in self.settings.faults:
             self.plan.add(rule)
@@ -114,6 +115,7 @@ class Gateway:
         for work in works:
             work.cancel()
         await asyncio.gather(*works, return_exceptions=True)
+        await self.tasks.close()
         self._slots.clear()
         self.gallery.studio.close()
 
@@ -124,13 +126,15 @@ class Gateway:
             raw: Its body.
             headers: Its headers.
         """
-        key = headers.get("Authorization", "").removeprefix("Bearer").strip()
         exchange = self.log.begin(
             at=round(self.now, 3),
-            key=key,
+            key=bearer_key(headers),
             body=fields_of(raw),
             idempotency_key=headers.get("Idempotency-Key"),
+            client_request_id=headers.get("X-Client-Request-Id"),
+            litellm_call_id=headers.get("x-litellm-call-id"),
         )
+        exchange.request_id = request_id(self.settings.seed, exchange.number)
         if exchange.prompt:
             account = self.ledger.account(exchange.prompt)
             account.posts += 1
@@ -146,7 +150,8 @@ class Gateway:
             answer: What it got.
             whole: Whether the answer left whole.
         """
-        exchange.delivered = whole and exchange.charged and answer.status < 300
+        images = exchange.charged and answer.status < 300 and exchange.task is None
+        exchange.delivered = whole and images
         exchange.status = answer.status if answer.framing.has_head else None
         if exchange.prompt:
             self.ledger.account(exchange.prompt).delivered += exchange.delivered
@@ -175,6 +180,7 @@ class Gateway:
     def _refused(self, exchange: Exchange, refused: OrderRejectedError) -> Answer:
         if exchange.prompt:
             self.ledger.account(exchange.prompt).refused += 1
+        self.log_api.note(exchange, 0.0, 0.0)
         return refused.answer
 
     def _admit(
@@ -223,11 +229,15 @@ class Gateway:
     def _error(
         self, exchange: Exchange, trouble: ErrorCase, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        request_id = self.request_id(exchange.number)
-        body = self.dialect.error_body(trouble, request_id)
-        return Answer(
-            trouble.status, body, headers=self.dialect.headers(request_id) | dict(headers or {})
-        )
+        body = self.dialect.error_body(trouble, exchange.request_id)
+        headers = self._headers(exchange) | dict(headers or {})
+        return Answer(trouble.status, body, headers=headers)
+
+    def _headers(self, exchange: Exchange) -> dict[str, str]:
+        headers = self.dialect.headers(exchange.request_id)
+        if self.settings.call_log == "aimlapi":
+            headers["x-inference-id"] = exchange.request_id
+        return headers
 
     def unknown_path(self, about: str) -> Answer:
         """Return the 404 of an API path that does not exist.
@@ -235,16 +245,13 @@ class Gateway:
         Args:
             about: The method and the path.
         """
-        request_id = self.request_id(0)
-        trouble = self.dialect.trouble("unknown_path", about)
-        body = self.dialect.error_body(trouble, request_id)
-        return Answer(trouble.status, body, headers=self.dialect.headers(request_id))
+        return self._unasked(self.dialect.trouble("unknown_path", about))
 
-    def request_id(self, number: int) -> str:
-        """Return the gateway's own id of a request."""
-        digits = int(chance(self.settings.seed, "id", number) * 62**8)
-        letters = "".join(_ALPHABET[digits // 62**place % 62] for place in range(8))
-        return f"{time.strftime('%Y%m%d%H%M%S', time.gmtime())}{number:09d}{letters}"
+    def _unasked(self, trouble: ErrorCase) -> Answer:
+        """Return an error to a request that is not for images."""
+        id_ = request_id(self.settings.seed, 0)
+        body = self.dialect.error_body(trouble, id_)
+        return Answer(trouble.status, body, headers=self.dialect.headers(id_))
 
     def _instead(self, exchange: Exchange, fault: Fault) -> Answer:
         """Return what a fault before generation answers."""
@@ -276,87 +283,113 @@ class Gateway:
     async def _work(
         self, exchange: Exchange, order: Order, fault: Fault | None, file_fault: Fault | None
     ) -> Answer:
-        replay = (exchange.key, exchange.idempotency_key or "")
-        replayed = self.settings.honour_idempotency and exchange.idempotency_key is not None
+        kept = self._replays.begin(exchange)
+        if isinstance(kept, str):
+            return self._error(exchange, self.dialect.trouble(kept))
+        if kept is not None:
+            return kept
+        headers = self._headers(exchange)
+        usd = self.settings.price * images_of(order, fault)
+        headers |= cost_headers(self.settings.report_cost, usd)
         try:
-            if replayed and replay in self._replays:
-                kept = self._replays[replay]
-                return kept or self._error(exchange, self.dialect.trouble("conflict"))
-            if replayed:
-                self._replays[replay] = None
+            if self.settings.tasks is not None:
+                whole = self._open_task(exchange, order, fault, file_fault, headers)
+                self._replays.finish(exchange, whole)
+                return LOST.get(fault.name, whole) if fault else whole
             body = await self._generate(exchange, order, fault, file_fault)
         except OrderRejectedError as refused:
-            self._replays.pop(replay, None)
+            self._replays.drop(exchange)
             return self._refused(exchange, refused)
-        headers = self.dialect.headers(self.request_id(exchange.number))
-        if replayed:
-            self._replays[replay] = spoiled(body, headers, None)
-            while len(self._replays) > REPLAYS_KEPT:
-                self._replays.popitem(last=False)
+        if self.settings.honour_idempotency:
+            self._replays.finish(exchange, spoiled(body, headers, None))
         return spoiled(body, headers, fault)
 
     async def _generate(
         self, exchange: Exchange, order: Order, fault: Fault | None, file_fault: Fault | None
     ) -> dict[str, Any]:
-        name = fault.name if fault else ""
-        number = order.n + (name == "more")
-        account = self.ledger.account(exchange.prompt)
+        number, began = images_of(order, fault), time.monotonic()
         try:
             async with self._slots.held(exchange.key):
-                if not self._balances.pay(exchange.key, number):
-                    raise self._trouble(exchange, "quota")
-                await asyncio.sleep(self.settings.seconds_of(exchange.number))
-                recipes = [self._recipe(order, name, index) for index in range(number)]
-                if self._as_links(order, name):
-                    data = [self._link(order, account, file_fault, recipe) for recipe in recipes]
-                else:
-                    data = [await self._inline(order, name, recipe) for recipe in recipes]
+                self._pay(exchange, number)
+                data = await self._draw(exchange, order, fault, file_fault)
         except QueueFullError:
             raise self._trouble(exchange, "queue") from None
-        exchange.charged = True
-        exchange.images = number
-        account.charged += 1
+        usd = self._charge(exchange, number, time.monotonic() - began)
+        body = self.dialect.success(int(time.time()), data, order.size)
+        return with_cost(body, self.settings.report_cost, usd)
+
+    def _open_task(
+        self,
+        exchange: Exchange,
+        order: Order,
+        fault: Fault | None,
+        file_fault: Fault | None,
+        headers: Mapping[str, str],
+    ) -> Answer:
+        """Charge an order at once, and draw it in the background."""
+        number = images_of(order, fault)
+        self._pay(exchange, number)
+        usd = self._charge(exchange, number, 0.0)
+
+        async def work() -> dict[str, Any] | None:
+            data = await self._draw(exchange, order, fault, file_fault)
+            if fault is not None and fault.name == "task_failed":
+                self._charge(exchange, -number, 0.0)
+                return None
+            body = self.dialect.success(int(time.time()), data, order.size)
+            return with_cost(body, self.settings.report_cost, usd)
+
+        exchange.task = f"task-{exchange.request_id}"
+        answer = self.tasks.open(exchange, work(), self.now, headers)
+        if fault is not None and fault.name == "task_lost":
+            self.tasks.lose(exchange.task)
+        return answer
+
+    def poll(self, name: str, key: str) -> Answer:
+        """Return the answer to a poll.
+
+        Args:
+            name: The task's id.
+            key: The API key.
+        """
+        answer = self.tasks.poll(name, key, self.now)
+        return answer or self._unasked(self.dialect.trouble("task_gone"))
+
+    def collected(self, name: str) -> None:
+        """Note that a task's answer left whole.
+
+        Args:
+            name: The task's id.
+        """
+        exchange = self.tasks.finished(name)
+        if exchange is not None and exchange.charged and not exchange.delivered:
+            exchange.delivered = True
+            self.ledger.account(exchange.prompt).delivered += 1
+
+    async def _draw(
+        self, exchange: Exchange, order: Order, fault: Fault | None, file_fault: Fault | None
+    ) -> list[dict[str, Any]]:
+        await asyncio.sleep(self.settings.seconds_of(exchange.number))
+        account = self.ledger.account(exchange.prompt)
+        return await self._maker.items(
+            order, fault, file_fault, account, origin=self.origin, now=self.now
+        )
+
+    def _pay(self, exchange: Exchange, number: int) -> None:
+        if not self._balances.pay(exchange.key, number):
+            raise self._trouble(exchange, "quota")
+
+    def _charge(self, exchange: Exchange, number: int, seconds: float) -> float:
+        """Book images and what they cost; fewer than none are given back."""
+        usd = self.settings.price * number
+        account = self.ledger.account(exchange.prompt)
+        account.charged += 1 if number > 0 else -1
         account.images += number
-        return self.dialect.success(int(time.time()), data, order.size)
-
-    def _recipe(self, order: Order, fault: str, index: int) -> Recipe:
-        settings = self.settings
-        size = order.size
-        if fault == "wrong_size":
-            size = (640, 640) if size != (640, 640) else (512, 512)
-        style = "text" if fault == "not_an_image" else settings.draw
-        style = fault if fault in OTHERS else style
-        seed = settings.seed + order.seed
-        return Recipe(order.prompt, size, index, seed, style, settings.image_format)
-
-    def _as_links(self, order: Order, fault: str) -> bool:
-        if fault in AS_LINK or fault in AS_BASE64:
-            return fault in AS_LINK
-        links = self.dialect.sends_links(order.model, order.response_format)
-        return links is not (fault == "wrong_format")
-
-    def _link(
-        self, order: Order, account: Account, fault: Fault | None, recipe: Recipe
-    ) -> dict[str, Any]:
-        ttl = self.settings.url_ttl
-        expires = None if ttl is None else self.now + ttl
-        picture = self.gallery.add(recipe, account, expires, fault)
-        url = f"{self.origin}/files/{picture.name}"
-        return self.dialect.item(url=url, b64_json=None, prompt=order.prompt)
-
-    async def _inline(self, order: Order, fault: str, recipe: Recipe) -> dict[str, Any]:
-        data = await self.gallery.studio.draw(recipe)
-        if fault == "b64_unpadded" and len(data) % 3 == 0 and media_type(data) == "image/png":
-            data = with_comment(data, "")
-        return self.dialect.item(url=None, b64_json=base64_of(data), prompt=order.prompt)
-
-
-_ALPHABET = string.ascii_letters + string.digits
-
-
-def json_answer(value: Any, status: int = 200) -> Answer:
-    """Return an answer that carries a JSON value."""
-    return Answer(status, json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+        account.cost += usd
+        exchange.charged = number > 0
+        exchange.images += number
+        self.log_api.note(exchange, seconds, usd)
+        return usd
 
 
 def too_large() -> Answer:

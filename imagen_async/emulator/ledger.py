@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import string
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import attrs
+
+from imagen_async.emulator.faults import chance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +27,7 @@ class Account:
         delivered: Charged answers that left whole.
         downloads: Image files that left whole.
         keys: Idempotency keys in the order in which they were first seen.
+        cost: What was charged, in USD.
     """
 
     posts: int = 0
@@ -32,10 +37,12 @@ class Account:
     delivered: int = 0
     downloads: int = 0
     keys: list[str] = attrs.field(factory=list)
+    cost: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return the account as JSON values."""
-        return {name: getattr(self, name) for name in _COUNTS} | {"keys": list(self.keys)}
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return counts | {"cost": round(self.cost, 6), "keys": list(self.keys)}
 
 
 _COUNTS = ("posts", "refused", "charged", "images", "delivered", "downloads")
@@ -81,6 +88,7 @@ class Ledger:
         for account in list(self._accounts.values()):
             for name in _COUNTS:
                 setattr(total, name, getattr(total, name) + getattr(account, name))
+            total.cost = round(total.cost + account.cost, 6)
         return total
 
     def as_json(self) -> dict[str, Any]:
@@ -125,29 +133,37 @@ class Exchange:
 
     Args:
         number: Counted from 1.
+        request_id: The gateway's own id of it.
         at: Seconds since the emulator started.
         key: The caller's API key.
         body: The request's fields, as sent; None if they were no JSON object.
         idempotency_key: The ``Idempotency-Key`` header.
+        client_request_id: The ``X-Client-Request-Id`` header.
+        litellm_call_id: The ``x-litellm-call-id`` header.
         fault: The fault that struck it.
         file_fault: The fault laid on its images' links.
         status: The answer's status; None while there is none, or when none was sent.
         charged: Whether it was charged.
         images: Images made.
         delivered: Whether the whole answer left.
+        task: The id of the task that it was answered with.
     """
 
     number: int
+    request_id: str = ""
     at: float = 0.0
     key: str = ""
     body: dict[str, Any] | None = None
     idempotency_key: str | None = None
+    client_request_id: str | None = None
+    litellm_call_id: str | None = None
     fault: str | None = None
     file_fault: str | None = None
     status: int | None = None
     charged: bool = False
     images: int = 0
     delivered: bool = False
+    task: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -160,6 +176,21 @@ class Exchange:
         shown = attrs.asdict(self)
         shown["key"] = self.key if len(self.key) <= 8 else f"{self.key[:3]}***{self.key[-2:]}"
         return shown
+
+
+_ALPHABET = string.ascii_letters + string.digits
+
+
+def request_id(seed: int, number: int) -> str:
+    """Return the gateway's own id of a request, which has the time in it.
+
+    Args:
+        seed: The emulator's.
+        number: The request's, counted from 1.
+    """
+    digits = int(chance(seed, "id", number) * 62**8)
+    letters = "".join(_ALPHABET[digits // 62**place % 62] for place in range(8))
+    return f"{time.strftime('%Y%m%d%H%M%S', time.gmtime())}{number:09d}{letters}"
 
 
 class RequestLog:

@@ -64,6 +64,11 @@ def fields_of(raw: bytes) -> dict[str, Any] | None:
     return body if isinstance(body, dict) and _is_shallow(body) else None
 
 
+def bearer_key(headers: Mapping[str, str]) -> str:
+    """Return the API key of a request; empty if there is none."""
+    return headers.get("Authorization", "").removeprefix("Bearer").strip()
+
+
 def _is_shallow(body: dict[str, Any]) -> bool:
     level: list[Any] = [body]
     for _ in range(MAX_DEPTH):

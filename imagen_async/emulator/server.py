@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Self
 import attrs
 from aiohttp import web
 
-from imagen_async.emulator.answers import front_page, index_page
+from imagen_async.emulator.answers import front_page, index_page, json_answer
 from imagen_async.emulator.control import PREFIX, control, stranger
 from imagen_async.emulator.dialects import model_list
 from imagen_async.emulator.faults import FAULT_HEADER, FaultRule
-from imagen_async.emulator.gateway import Gateway, json_answer, too_large
+from imagen_async.emulator.gateway import Gateway, too_large
+from imagen_async.emulator.requests import bearer_key
 from imagen_async.emulator.responder import deliver
 from imagen_async.emulator.settings import Settings
+from imagen_async.emulator.tasks import PATH as TASK_PATH
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -229,7 +231,9 @@ class Emulator(Settings):
             return response
         if request.path.startswith("/files/") and request.method in ("GET", "HEAD"):
             return await self._file(request)
-        response, _ = await deliver(request, self._page(request, raw))
+        response, whole = await deliver(request, self._page(request, raw))
+        if whole and request.path.startswith(TASK_PATH):
+            self.gateway.collected(request.path.removeprefix(TASK_PATH))
         return response
 
     async def _file(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -247,6 +251,8 @@ class Emulator(Settings):
         path = request.path
         if path == "/v1/models" and request.method == "GET":
             return json_answer(model_list(tuple(self.models or MODELS)))
+        if path.startswith(TASK_PATH) and request.method == "GET" and self.tasks is not None:
+            return self.gateway.poll(path.removeprefix(TASK_PATH), bearer_key(request.headers))
         if path == "/v1" or path.startswith("/v1/"):
             return self.gateway.unknown_path(f"{request.method} {path}")
         local = request.get_extra_info("sockname") or (self.host,)
@@ -254,6 +260,9 @@ class Emulator(Settings):
         refusal = stranger(headers.get("Host", ""), headers.get("Origin"), {self.host, local[0]})
         if refusal is not None:
             return refusal
+        log = self.gateway.log_api.answer(path, request.query, bearer_key(headers))
+        if log is not None and request.method == "GET":
+            return log
         if path.startswith(PREFIX):
             name = path.removeprefix(PREFIX)
             return control(self.gateway, request.method, name, raw, request.content_type)

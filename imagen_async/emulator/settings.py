@@ -23,6 +23,27 @@ FORMATS: Mapping[str, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 FRONTS = ("nginx", "cloudflare")
 
+CALL_LOGS: Mapping[str, str] = {
+    "newapi": "new-api: /api/log/token, the newest rows of the key; keeps its own ids alone",
+    "litellm": "LiteLLM: /spend/logs?request_id=, by the caller's x-litellm-call-id",
+    "aimlapi": "AIMLAPI: /v2/logs in pages, with the caller's X-Client-Request-Id",
+}
+"""Logs of calls by name."""
+
+TASKS: Mapping[str, str] = {
+    "202": "202 with task_id, status and poll_url",
+    "200": "200 with id, status and a data object that holds task_id",
+}
+"""How an order is answered with a task, by name."""
+
+COSTS: Mapping[str, str] = {
+    "aimlapi": "the header x-aimlapi-usd-spent",
+    "litellm": "the header x-litellm-response-cost",
+    "xai": "usage.cost_in_usd_ticks in the answer",
+    "openrouter": "usage.cost in the answer",
+}
+"""Where an answer tells what it cost, by name."""
+
 _above_zero = attrs.validators.gt(0.0)
 _count = attrs.validators.optional(attrs.validators.ge(1))
 _one_of = attrs.validators.in_
@@ -61,8 +82,19 @@ class Settings:
         url_ttl: Seconds until an image's link expires.
         faults: Fault rules; see ``FaultRule``.
         honour_idempotency: Answer a repeated ``Idempotency-Key`` with the first answer and no
-            second charge; no gateway known does.
+            second charge, with 409 while that is in the making and 422 if the body is another.
         log_size: Requests kept in ``requests``.
+        call_log: One of ``CALL_LOGS``: the log of calls that the gateway shows; None shows none.
+        call_log_off: Whether the operator has switched it off: it is there, and writes nothing.
+        call_log_limit: Rows of the log that are shown at once, the newest.
+        call_log_lateness: Seconds from a request's end until its row appears.
+        call_log_strangers: From 0 to 1: how many rows of somebody else with the same key come
+            with each of the caller's own.
+        clock_skew: Seconds that the log's clock is ahead; its ``Date`` says so.
+        tasks: One of ``TASKS``: orders are answered with a task to poll; None with images.
+        task_ttl: Seconds for which a task is kept; then it is 404.
+        report_cost: One of ``COSTS``; None tells no cost.
+        price: What an image costs, in USD.
 
     Raises:
         ValueError: If a value is out of range.
@@ -100,6 +132,18 @@ class Settings:
     faults: tuple[FaultRule, ...] = attrs.field(default=(), converter=_rules)
     honour_idempotency: bool = False
     log_size: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
+    call_log: str | None = attrs.field(default=None, validator=_one_of((None, *CALL_LOGS)))
+    call_log_off: bool = False
+    call_log_limit: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
+    call_log_lateness: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    call_log_strangers: float = attrs.field(
+        default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)]
+    )
+    clock_skew: float = 0.0
+    tasks: str | None = attrs.field(default=None, validator=_one_of((None, *TASKS)))
+    task_ttl: float = attrs.field(default=86_400.0, validator=_above_zero)
+    report_cost: str | None = attrs.field(default=None, validator=_one_of((None, *COSTS)))
+    price: float = attrs.field(default=0.04, validator=attrs.validators.ge(0))
 
     @property
     def voice(self) -> Dialect:

@@ -53,6 +53,32 @@ def test_serves_until_a_signal(spawn, number, code):
     assert not Path("ready").exists()
 
 
+def test_a_gateway_with_a_log_tasks_keys_and_costs(spawn):
+    """Its flags make an emulator that shows its calls, answers with a task and honours keys."""
+    child = spawn(
+        *("serve", "--port", "0", "--call-log", "newapi", "--call-log-lateness", "0"),
+        *("--tasks", "202", "--honour-idempotency", "--report-cost", "litellm"),
+    )
+    base_url = child.process.stdout.readline().strip()
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer k"}
+    headers["Idempotency-Key"] = "one"
+    orders = []
+    for _ in range(2):
+        order = urllib.request.Request(
+            f"{base_url}/images/generations", b'{"prompt": "a fox"}', headers
+        )
+        with urllib.request.urlopen(order, timeout=20) as answer:
+            assert answer.status == 202
+            assert float(answer.headers["x-litellm-response-cost"]) > 0
+            orders.append(answer.read())
+    assert orders[0] == orders[1]
+    log = urllib.request.Request(f"{base_url.removesuffix('/v1')}/api/log/token", headers=headers)
+    with urllib.request.urlopen(log, timeout=20) as answer:
+        assert len(json.load(answer)["data"]) == 1
+    child.signal(signal.SIGTERM)
+    assert child.end().code == 0
+
+
 def test_a_taken_port_is_an_error_with_a_way_out(cli):
     """The error names the port and --port."""
     with socket.socket() as held:
@@ -73,6 +99,10 @@ def test_a_taken_port_is_an_error_with_a_way_out(cli):
         (["--fault", '{"flaw": 1}'], "probability"),
         (["--dialect", "klingon"], "newapi"),
         (["--latency", "-1"], "--latency"),
+        (["--call-log", "openai"], "litellm"),
+        (["--tasks", "204"], "202"),
+        (["--report-cost", "guessed"], "openrouter"),
+        (["--call-log-lateness", "-1"], "--call-log-lateness"),
         (["--time-scale", "0"], "--time-scale"),
         (["--ready-file", "nowhere/ready"], "nowhere/ready"),
     ],

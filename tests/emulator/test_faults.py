@@ -94,9 +94,14 @@ STALLED = ("stall", "stall_body:20")
 BY_FILE = ("not_an_image", "wrong_size", "svg", "pdf", "junk")
 
 
+OF_TASKS = ("task_failed", "task_lost")
+"""Without tasks they do nothing; see the tests of tasks."""
+
+
 def test_every_fault_is_tested():
     """The tables here and the emulator's table name the same faults."""
-    here = {text.partition(":")[0] for text in (*ANSWERED, *BROKEN, *STALLED, *BY_FILE)}
+    tables = (*ANSWERED, *BROKEN, *STALLED, *BY_FILE, *OF_TASKS)
+    here = {text.partition(":")[0] for text in tables}
     files = {name for name, kind in KINDS.items() if kind.stage is Stage.FILE}
     assert here | files == set(FAULTS)
     assert set(FILES) == files

@@ -195,7 +195,7 @@ async def test_honoured_key_in_progress_is_a_conflict(run):
 
 async def test_only_the_newest_honoured_keys_are_kept(run, monkeypatch):
     """The memory of honoured keys is bounded; a forgotten key buys again."""
-    monkeypatch.setattr("imagen_async.emulator.gateway.REPLAYS_KEPT", 2)
+    monkeypatch.setattr("imagen_async.emulator.replays.KEPT", 2)
     async with run(honour_idempotency=True) as (emulator, raw):
         for key in ("a", "b", "c", "c", "a"):
             assert (await raw.post(headers={"Idempotency-Key": key})).status == 200

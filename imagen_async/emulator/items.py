@@ -1,0 +1,87 @@
+"""The items of a success, drawn and put into words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from imagen_async.emulator.answers import AS_BASE64, AS_LINK, base64_of
+from imagen_async.emulator.drawing.png import with_comment
+from imagen_async.emulator.drawing.recipe import OTHERS, Recipe, media_type
+
+if TYPE_CHECKING:
+    from imagen_async.emulator.faults import Fault
+    from imagen_async.emulator.file_store import Gallery
+    from imagen_async.emulator.ledger import Account
+    from imagen_async.emulator.requests import Order
+    from imagen_async.emulator.settings import Settings
+
+
+def images_of(order: Order, fault: Fault | None) -> int:
+    """Return how many images are made of an order."""
+    return order.n + (fault is not None and fault.name == "more")
+
+
+class ItemMaker:
+    """Makes the rows of ``data``.
+
+    Args:
+        settings: Of the emulator.
+        gallery: Where the images of links hang.
+    """
+
+    def __init__(self, settings: Settings, gallery: Gallery) -> None:
+        self._settings = settings
+        self._dialect = settings.voice
+        self._gallery = gallery
+
+    async def items(
+        self,
+        order: Order,
+        fault: Fault | None,
+        file_fault: Fault | None,
+        account: Account,
+        *,
+        origin: str,
+        now: float,
+    ) -> list[dict[str, Any]]:
+        """Return the items of an order.
+
+        Args:
+            order: What is to be made.
+            fault: The fault that struck it.
+            file_fault: The fault laid on its links.
+            account: Where downloads of its links count.
+            origin: Where its links lead.
+            now: The gateway's time.
+        """
+        name = fault.name if fault else ""
+        recipes = [self._recipe(order, name, index) for index in range(images_of(order, fault))]
+        if not self._as_links(order, name):
+            return [await self._inline(order, name, recipe) for recipe in recipes]
+        ttl = self._settings.url_ttl
+        expires = None if ttl is None else now + ttl
+        pictures = [self._gallery.add(each, account, expires, file_fault) for each in recipes]
+        urls = [f"{origin}/files/{picture.name}" for picture in pictures]
+        return [self._dialect.item(url=url, b64_json=None, prompt=order.prompt) for url in urls]
+
+    def _recipe(self, order: Order, fault: str, index: int) -> Recipe:
+        settings = self._settings
+        size = order.size
+        if fault == "wrong_size":
+            size = (640, 640) if size != (640, 640) else (512, 512)
+        style = "text" if fault == "not_an_image" else settings.draw
+        style = fault if fault in OTHERS else style
+        seed = settings.seed + order.seed
+        return Recipe(order.prompt, size, index, seed, style, settings.image_format)
+
+    def _as_links(self, order: Order, fault: str) -> bool:
+        if fault in AS_LINK or fault in AS_BASE64:
+            return fault in AS_LINK
+        links = self._dialect.sends_links(order.model, order.response_format)
+        return links is not (fault == "wrong_format")
+
+    async def _inline(self, order: Order, fault: str, recipe: Recipe) -> dict[str, Any]:
+        data = await self._gallery.studio.draw(recipe)
+        if fault == "b64_unpadded" and len(data) % 3 == 0 and media_type(data) == "image/png":
+            data = with_comment(data, "")
+        return self._dialect.item(url=None, b64_json=base64_of(data), prompt=order.prompt)

@@ -1,0 +1,116 @@
+"""When a log's silence means that nothing was charged, and which of its rows stand."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from imagen_async.policy.settlement import RowKind, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from imagen_async.policy.settlement import CallLog, Doubt, LogRow, Send
+
+HORIZON: Final = 900.0
+"""Seconds after a send from which a missing row means that nothing was charged."""
+HOUR: Final = 3600.0
+"""Seconds; how near a call that the log shows must be to one that it is silent about."""
+ROUNDING: Final = 2.0
+"""Seconds: the log's times are whole, and a row's start is the difference of two of them."""
+
+
+@attrs.frozen
+class Evidence:
+    """What makes a log's silence mean something; all times on our clock.
+
+    Args:
+        log: What was read.
+        horizon: Seconds after a send from which a missing row means that nothing was charged.
+        shown: When calls of ours went out that it shows, in order.
+        missing: When charged calls of ours went out that it should show and does not, in order.
+    """
+
+    log: CallLog
+    horizon: float
+    shown: list[float]
+    missing: list[float] = attrs.field(factory=list)
+
+    def against_free(self, doubt: Doubt) -> Rule | None:
+        """Return why an item without a row is not known to be free; None if it is."""
+        for send in doubt.sends:
+            if not is_old(send, self.log, self.horizon):
+                return Rule.YOUNG
+            if not is_reached(send, self.log):
+                return Rule.CUT
+            if not _near(self.shown, send.at) or _near(self.missing, send.at):
+                return Rule.SILENT
+        return None
+
+
+def _near(times: list[float], at: float) -> bool:
+    place = bisect_left(times, at - HOUR)
+    return place < len(times) and times[place] <= at + HOUR
+
+
+def is_old(send: Send, log: CallLog, horizon: float) -> bool:
+    """Return whether a send's row would have been written by the time the log was read."""
+    return log.read_at - send.until >= horizon
+
+
+def is_reached(send: Send, log: CallLog) -> bool:
+    """Return whether the log reaches back to a send."""
+    return send.at + log.skew[0] - ROUNDING > log.whole_since
+
+
+@attrs.frozen
+class Surroundings:
+    """The time around some sends, in order and without overlaps.
+
+    Args:
+        spans: First and last moments, in seconds.
+    """
+
+    spans: list[tuple[float, float]]
+
+    @classmethod
+    def of(cls, sends: Iterable[Send], before: float, after: float) -> Surroundings:
+        """Return the time from so many seconds before each send to so many after it."""
+        spans: list[tuple[float, float]] = []
+        for send in sorted(sends, key=lambda send: send.at):
+            first, last = send.at - before, send.until + after
+            if spans and first <= spans[-1][1]:
+                spans[-1] = spans[-1][0], max(spans[-1][1], last)
+            else:
+                spans.append((first, last))
+        return cls(spans)
+
+    def __contains__(self, at: float) -> bool:
+        place = bisect_right(self.spans, (at, math.inf)) - 1
+        return place >= 0 and at <= self.spans[place][1]
+
+
+def standing(rows: Iterable[LogRow]) -> tuple[list[LogRow], list[LogRow]]:
+    """Return the rows that stand, without charges given back whole, and refunds of nothing known.
+
+    Args:
+        rows: A log's; equal ones count once, unless they have no id to be told apart by.
+    """
+    rows = list(rows)
+    nameless = [row for row in rows if row.id is None]
+    rows = [*dict.fromkeys(row for row in rows if row.id is not None), *nameless]
+    spent: dict[str, float] = defaultdict(float)
+    given: dict[str, float] = defaultdict(float)
+    for row in rows:
+        if row.id is not None and row.kind in (RowKind.CHARGE, RowKind.REFUND):
+            sums = given if row.kind is RowKind.REFUND else spent
+            sums[row.id] += abs(row.amount or 0.0)
+    whole = {id_ for id_, sum_ in given.items() if spent[id_] and math.isclose(sum_, spent[id_])}
+    part = {id_ for id_, sum_ in given.items() if sum_ < spent[id_]} - whole
+    stand = [row for row in rows if row.kind is not RowKind.REFUND and row.id not in whole]
+    loose = [row for row in rows if row.kind is RowKind.REFUND and row.id not in whole | part]
+    return stand, loose

@@ -1,0 +1,83 @@
+"""Settle what is in doubt by a gateway's log: from evidence only, else it stays in doubt.
+
+A log that keeps the key we sent is asked for it: a charge under an item's key is the item's. For
+nothing under its key to mean that it is free, the item must be older than the horizon, because
+rows are written at a request's end, the log must reach back to its send, and it must show the
+charged calls of ours within the hour under their keys: a gateway that logs nothing, or drops the
+keys, is silent about all of them. Any other log is settled by difference.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from imagen_async.errors import Charge
+from imagen_async.policy.difference import settle_by_difference
+from imagen_async.policy.evidence import HORIZON, Evidence, is_old, is_reached, standing
+from imagen_async.policy.settlement import Decision, RowKind, Rule, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow
+
+
+def settle(
+    doubts: Sequence[Doubt],
+    calls: Collection[KnownCall],
+    log: CallLog,
+    *,
+    horizon: float = HORIZON,
+) -> Settlement:
+    """Return what a log says of the items in doubt.
+
+    Args:
+        doubts: The items.
+        calls: All other sends of the same key that we know of, from an hour before the first
+            doubt to an hour after the last: they show that the log works, and their rows are
+            nobody else's. A log that is asked by keys needs only those whose keys were asked.
+        log: What was read.
+        horizon: Seconds after a send from which a missing row means that nothing was charged.
+    """
+    if log.keys is None:
+        return settle_by_difference(doubts, calls, log, horizon)
+    rows: dict[str | None, list[LogRow]] = defaultdict(list)
+    for row in log.rows:
+        rows[row.client_id].append(row)
+    controls = [call for call in calls if call.charge is Charge.YES and call.key in log.keys]
+    shown = sorted(call.send.at for call in controls if call.key in rows)
+    missing = sorted(
+        call.send.at
+        for call in controls
+        if call.key not in rows and is_old(call.send, log, horizon) and is_reached(call.send, log)
+    )
+    evidence = Evidence(log, horizon, shown, missing)
+    decisions = tuple(
+        _decide(doubt, rows.get(doubt.key, []), evidence)
+        if doubt.key in log.keys
+        else Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.UNKEPT)
+        for doubt in doubts
+    )
+    least = most = 0
+    for doubt, decision in zip(doubts, decisions, strict=True):
+        charges = len({row.id or row for row in decision.rows if row.costs})
+        least += charges if decision.charge is Charge.YES else 0
+        most += (0, max(charges, len(doubt.sends)), charges)[decision.charge]
+    return Settlement(decisions=decisions, least=least, most=most)
+
+
+def _decide(doubt: Doubt, rows: list[LogRow], evidence: Evidence) -> Decision:
+    """Settle an item by the rows under its key."""
+    stand, loose = standing(rows)
+    charges = tuple(row for row in stand if row.kind is RowKind.CHARGE)
+    unpriced = tuple(row for row in stand if row.kind is RowKind.OPEN)
+    if loose:
+        return Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.REFUNDED, rows=tuple(rows))
+    if charges:
+        return Decision(id=doubt.id, charge=Charge.YES, rule=Rule.CHARGED, rows=charges)
+    if unpriced:
+        return Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.OPEN, rows=unpriced)
+    against = evidence.against_free(doubt)
+    charge = Charge.NO if against is None else Charge.MAYBE
+    return Decision(id=doubt.id, charge=charge, rule=against or Rule.FREE, rows=tuple(rows))
