@@ -110,7 +110,12 @@ class _ErrorText(Receiver):
 
 
 class AnswerText(Receiver):
-    """Decodes a success's body; an error of the decoder ends the reading, not the exchange."""
+    """Decodes a success's body; an error of the decoder ends the reading, not the exchange.
+
+    Args:
+        open_sink: Makes the sink of one image.
+        limits: How much is taken.
+    """
 
     __slots__ = ("began", "decoder", "error", "full")
 
@@ -121,6 +126,7 @@ class AnswerText(Receiver):
         self.began = False
 
     def feed(self, chunk: bytes, /) -> None:
+        """Decode the next bytes."""
         # Gateways send spaces while they still draw: only what follows is an answer.
         self.began = self.began or bool(chunk.strip())
         try:

@@ -83,6 +83,7 @@ class Call:
     retried: bool = attrs.field(init=False, default=False)
     failure: FailedAttempt | None = attrs.field(init=False, default=None)
     images: tuple[Image, ...] = attrs.field(init=False, default=())
+    charge_before: Charge = attrs.field(init=False, default=Charge.NO)
 
     @property
     def named(self) -> events.Named:

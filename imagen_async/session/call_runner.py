@@ -5,8 +5,8 @@ The order of the steps is what keeps the promises:
 - The Record is told each step before it is taken, while the permit is held. So a process that
   dies leaves at most ``concurrency`` calls in doubt, and its journal names each of them.
 - What is paid for and arrived goes to the store before anything else is decided.
-- Links are downloaded only for a store of files, after the permit was given back, and their
-  failure never leads to a new POST.
+- Tasks are collected, and links downloaded for a store of files, after the permit was given back;
+  their failure never leads to a new POST.
 - Every await may be cancelled. The call's ``charge`` is raised before the cancellation leaves the
   attempt, so that whoever counts it knows whether an image may have been paid for.
 """
@@ -22,10 +22,7 @@ import attrs
 
 from imagen_async.errors import (
     Charge,
-    DownloadError,
-    ExpiredUrlError,
     ImagenError,
-    SaveError,
     Verdict,
 )
 from imagen_async.policy.deadline import Deadline
@@ -39,11 +36,9 @@ from imagen_async.policy.retry import (
 )
 from imagen_async.session import events
 from imagen_async.session.attempt import Attempt, FailedAttempt, Reply
-from imagen_async.session.collect import collect, oddities
 from imagen_async.session.connection import SentFlagPayload
+from imagen_async.session.delivery import fill, has_links
 from imagen_async.session.shield import to_the_end
-from imagen_async.wire.generation import Generation, Image
-from imagen_async.wire.verdict import error_for, judge_spoiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,12 +46,11 @@ if TYPE_CHECKING:
 
     from imagen_async.policy.circuit import Permit
     from imagen_async.session.call import Call
-    from imagen_async.session.collect import Collected
-    from imagen_async.session.download import Downloader
+    from imagen_async.session.delivery import Delivery
     from imagen_async.session.gate import Gate
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.transport import Transport
-    from imagen_async.storage.stores import ImageStore
+    from imagen_async.wire.generation import Generation
 
 
 @attrs.frozen
@@ -67,7 +61,7 @@ class CallRunner:
         gate: Where they wait.
         policy: When they are sent again.
         attempt: How one exchange is made.
-        downloader: How links are downloaded.
+        delivery: How images come that are elsewhere.
         draw: Gives a random number from 0 to below 1.
         listener: Who is told.
     """
@@ -75,7 +69,7 @@ class CallRunner:
     gate: Gate
     policy: RetryPolicy
     attempt: Attempt
-    downloader: Downloader
+    delivery: Delivery
     draw: Callable[[], float]
     listener: events.Listener
     _budget: RetryBudget = attrs.field(init=False, factory=RetryBudget)
@@ -107,8 +101,8 @@ class CallRunner:
             if not retry.closes_gate:  # else the gate does the waiting, for every call
                 with _while_hopeful(call.patience):
                     await anyio.sleep(retry.wait)
-        if call.downloads and _has_links(generation):
-            return await self._with_links(call, generation, transport)
+        if generation.task is not None or (call.downloads and has_links(generation)):
+            return await self._collected(call, generation, transport)
         return generation
 
     async def _enter(self, call: Call) -> Permit:
@@ -167,25 +161,24 @@ class CallRunner:
         Raises:
             ImagenError: If none of it can be used, or the disk does not take it.
         """
-        call.charge = Charge.YES
+        call.charge_before, call.charge = call.charge, Charge.YES
         if call.patience is not None:
             call.patience.tell(Verdict.DONE)
         self._budget.succeeded(retried=call.retried)
-        found = await collect(reply.answer.items, call.store, call.request)
-        call.images = found.images
-        if found.unwritten or not found.usable:
-            raise await _on_record(call, _useless(call, reply, found))
-        generation = Generation(
+        # The history counts the attempts before this one, and this one went out too.
+        result = await fill(
+            reply,
+            call.store,
             call.request,
-            found.images,
-            reply.answer.created,
-            call.attempts,
-            reply.request_id,
-            call.idempotency_key,
-            (*reply.answer.problems, *found.problems),
-            reply.answer.extras,
+            attempts=call.attempts,
+            sends=call.history.sends + 1,
+            idempotency_key=call.idempotency_key,
         )
-        if call.downloads and _has_links(generation):
+        call.images = result.images
+        if isinstance(result, ImagenError):
+            raise await _on_record(call, result)
+        generation = result
+        if generation.task is not None or (call.downloads and has_links(generation)):
             await call.record.received(generation)
         else:
             await call.record.settled(generation)
@@ -235,73 +228,28 @@ class CallRunner:
             await call.record.returned(call.charge, call.history.sends)
         return step
 
-    async def _with_links(
+    async def _collected(
         self, call: Call, generation: Generation, transport: Transport
     ) -> Generation:
         now = asyncio.get_running_loop().time()
-        if call.deadline.left(now) <= 0:  # the process stood still, and the links are paid for
+        if call.deadline.left(now) <= 0:  # the process stood still, and the images are paid for
             call.deadline.ends = now + call.total
-        result = await self.download_links(
-            generation, call.store, transport, call.deadline, call.named
+        result = await self.delivery.collect(
+            generation,
+            call.store,
+            transport,
+            call.deadline,
+            call.named,
+            record=call.record,
+            downloads=call.downloads,
         )
-        await call.record.settled(result)
+        call.images = result.images
         if isinstance(result, ImagenError):
-            raise result
+            # Of a task that failed its own words tell the charge, and not that it was taken.
+            call.charge = result.charge = max(result.charge, call.charge_before)
+            raise await _on_record(call, result)
+        await call.record.settled(result)
         return result
-
-    async def download_links(
-        self,
-        generation: Generation,
-        store: ImageStore,
-        transport: Transport,
-        deadline: Deadline,
-        named: events.Named,
-    ) -> Generation | ImagenError:
-        """Download the links of an answer to the store, together.
-
-        Returns:
-            The generation with every image downloaded; else one error, of a link that may still
-            come if there is one, with every image on it, those that were downloaded and those that
-            are still links.
-        """
-        several = len(generation.images) > 1
-        images = list(generation.images)
-        problems = list(generation.problems)
-        failures: list[ImagenError] = []
-
-        async def download(place: int, image: Image, url: str) -> None:
-            try:
-                kept = await self.downloader.fetch(
-                    transport, url, store, place + 1 if several else None, deadline
-                )
-            except (DownloadError, SaveError) as error:
-                failures.append(error)
-                images[place] = attrs.evolve(error.images[0], revised_prompt=image.revised_prompt)
-                return
-            downloaded = attrs.evolve(kept.image, url=url, revised_prompt=image.revised_prompt)
-            images[place] = downloaded
-            problems.extend(oddities(kept, place + 1, generation.request))
-            if self.listener.wants:
-                self.listener.tell(events.Downloaded(*named, downloaded))
-
-        async with anyio.create_task_group() as group:
-            for place, image in enumerate(images):
-                if image.url is not None and image.media_type is None:
-                    group.start_soon(download, place, image, image.url)
-        if failures:
-            first = min(failures, key=lambda failure: isinstance(failure, ExpiredUrlError))
-            return _completed(first, generation, images, named)
-        return attrs.evolve(generation, images=tuple(images), problems=tuple(problems))
-
-
-def _completed(
-    error: ImagenError, generation: Generation, images: list[Image], named: events.Named
-) -> ImagenError:
-    error.images = tuple(images)
-    error.request_id = generation.request_id
-    error.attempts = generation.attempts
-    *_, error.idempotency_key = named
-    return error
 
 
 async def _on_record(call: Call, error: ImagenError) -> ImagenError:
@@ -313,35 +261,5 @@ async def _on_record(call: Call, error: ImagenError) -> ImagenError:
     return error
 
 
-def _useless(call: Call, reply: Reply, found: Collected) -> ImagenError:
-    """Return the error of an answer that is paid for and brought no image."""
-    # The history counts the attempts before this one, and this one went out too.
-    sends = call.history.sends + 1
-    if found.unwritten:
-        return SaveError(
-            f"An image that came cannot be written: {'; '.join(found.unwritten)}.",
-            verdict=Verdict.DONE,
-            charge=Charge.YES,
-            status=reply.status,
-            request_id=reply.request_id,
-            attempts=call.attempts,
-            sends=sends,
-            idempotency_key=call.idempotency_key,
-            images=found.images,
-        )
-    reason = "; ".join((*found.problems, *reply.answer.problems)) or "no image in it"
-    return error_for(
-        judge_spoiled(reason, b"", reply.headers, reply.status),
-        attempts=call.attempts,
-        sends=sends,
-        idempotency_key=call.idempotency_key,
-        images=found.images,
-    )
-
-
 def _while_hopeful(patience: SharedPatience | None) -> AbstractContextManager[object]:
     return nullcontext() if patience is None else patience.waiting()
-
-
-def _has_links(generation: Generation) -> bool:
-    return any(image.media_type is None for image in generation.images)

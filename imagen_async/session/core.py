@@ -26,11 +26,13 @@ from imagen_async.session.attempt import Attempt, prepare
 from imagen_async.session.call import NEW, Call
 from imagen_async.session.call_runner import CallRunner
 from imagen_async.session.config import checked_key, checked_total, new_key
+from imagen_async.session.delivery import Delivery
 from imagen_async.session.download import Downloader
 from imagen_async.session.gate import LocalGate
 from imagen_async.session.lifecycle import GRACE, Lifecycle
 from imagen_async.session.record import NO_RECORD
 from imagen_async.session.stats import Ends
+from imagen_async.session.tasks import TaskCollector
 from imagen_async.session.transport import Transport
 from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerLimits
@@ -79,6 +81,15 @@ class Core:
             allow_private=config.allow_private,
             mask=config.mask,
         )
+        collector = TaskCollector(
+            base_url=config.base_url,
+            headers=self._headers,
+            times=config.timeouts,
+            max_image_bytes=config.limits.max_image_bytes,
+            server_errors_charged=config.retry.server_errors_charged,
+            mask=config.mask,
+        )
+        self._delivery = Delivery(self._downloader, collector, self._listener)
         self._gate = LocalGate(config.limits) if gate is None else gate
         self._runner = CallRunner(
             gate=self._gate,
@@ -90,7 +101,7 @@ class Core:
                 server_errors_charged=config.retry.server_errors_charged,
                 mask=config.mask,
             ),
-            downloader=self._downloader,
+            delivery=self._delivery,
             draw=random.random,
             listener=self._listener,
         )
@@ -182,12 +193,12 @@ class Core:
         record: Record = NO_RECORD,
         idempotency_key: str = "",
     ) -> Generation:
-        """Download the links of an answer that came earlier; nothing is ordered.
+        """Collect the task of an answer that came earlier, and its links; nothing is ordered.
 
         Args:
             generation: Its images in the answer's order; those with a media type are here.
             store: Where images go.
-            record: Told of the end.
+            record: Told of the links that a task ends in, and of the end.
             idempotency_key: Of the call that brought the answer.
 
         Raises:
@@ -196,8 +207,14 @@ class Core:
         """
         named = events.new_id(), generation.request, idempotency_key
         result = await self._lifecycle.follow(
-            lambda transport: self._runner.download_links(
-                generation, store, transport, self._deadline(), named
+            lambda transport: self._delivery.collect(
+                generation,
+                store,
+                transport,
+                self._deadline(),
+                named,
+                record=record,
+                downloads=True,
             ),
             _closed_meanwhile,
         )

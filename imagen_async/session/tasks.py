@@ -14,7 +14,13 @@ import anyio
 import attrs
 from yarl import URL
 
-from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, ImagenError, Verdict
+from imagen_async.errors import (
+    Charge,
+    ExpiredUrlError,
+    ImagenError,
+    UnfinishedTaskError,
+    Verdict,
+)
 from imagen_async.policy.retry_after import retry_after
 from imagen_async.session.attempt import AnswerText, Reply, masked
 from imagen_async.session.transport import ExchangeError, timeouts
@@ -22,7 +28,7 @@ from imagen_async.wire.decoder import AnswerError, AnswerLimits
 from imagen_async.wire.error_body import request_id
 from imagen_async.wire.mask import MaskedHeaders
 from imagen_async.wire.response import structure_answer
-from imagen_async.wire.task import finished_answer, has_failed
+from imagen_async.wire.task import failure_in, finished_answer
 from imagen_async.wire.text import printable
 from imagen_async.wire.verdict import error_for, judge_failed_task
 
@@ -56,12 +62,14 @@ class _Poll:
 
     Args:
         result: The end of the task; None while it is under way.
+        known: Whether it is known there.
         absent: Whether nothing is known of it there.
         asked: Seconds that the gateway asked to wait.
         problem: Why the poll itself failed.
     """
 
     result: Reply | ImagenError | None = None
+    known: bool = False
     absent: bool = False
     asked: float | None = None
     problem: str = ""
@@ -106,8 +114,8 @@ class TaskCollector:
             deadline: When to give up for now: a later run may ask again.
 
         Returns:
-            The answer, or the error that the task ended as. A DownloadError may pass; an
-            ExpiredUrlError says that the gateway does not know the task any more.
+            The answer, or the error that the task ended as. An UnfinishedTaskError may
+            pass; an ExpiredUrlError says that the gateway does not know the task any more.
         """
         clock = asyncio.get_running_loop().time
         places, misses, polls, problem = self._places(task), 0, 0, ""
@@ -124,7 +132,8 @@ class TaskCollector:
                     return _lost(task)
             else:
                 misses, problem = 0, poll.problem
-                del places[1:]  # this one knows it
+                if poll.known:
+                    del places[1:]
             usual = PAUSES[min(polls, len(PAUSES) - 1)]
             wait = min(usual if poll.asked is None else poll.asked, LONGEST_PAUSE)
             polls += 1
@@ -190,16 +199,17 @@ class TaskCollector:
             answer = masked(structure_answer(found), self.mask)
             if answer.items:
                 return _Poll(Reply(answer, status, headers, request_id(headers, None)))
-        if has_failed(document):
+        failure = failure_in(document)
+        if failure is not None:
             judgement = judge_failed_task(
-                document,
+                failure,
                 headers,
                 status,
                 server_errors_charged=self.server_errors_charged,
                 mask=self.mask,
             )
             return _Poll(error_for(judgement))
-        return _Poll(asked=retry_after(headers, time.time()))
+        return _Poll(known=True, asked=retry_after(headers, time.time()))
 
 
 def _lost(task: Task) -> ImagenError:
@@ -214,9 +224,9 @@ def _lost(task: Task) -> ImagenError:
 
 def _unfinished(task: Task, total: float, problem: str) -> ImagenError:
     why = f" ({printable(problem, 200)})" if problem else ""
-    return DownloadError(
+    return UnfinishedTaskError(
         f"The gateway's task {printable(task.id, 200)} brought no image within {total:g} s{why}; "
-        "the order is paid for, and a batch that is run again goes on asking.",
+        "the order is paid for.",
         verdict=Verdict.DONE,
         charge=Charge.YES,
         task_id=task.id,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.wire.base64_stream import Embedded
-from imagen_async.wire.task import Task, find_task, finished_answer, failure_in
+from imagen_async.wire.task import Task, failure_in, find_task, finished_answer
 
 LINK = "https://files.example/a.png"
 JSON = st.recursive(
