@@ -46,7 +46,7 @@ _unclosed: list[sqlite3.Connection] = []
 _Statement: TypeAlias = "tuple[str, tuple[Any, ...]]"
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Job:
     """A statement for the next commit, or a function that has the connection to itself."""
 
@@ -304,7 +304,7 @@ def _run(connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
     """Run a group: its statements in one transaction, each function with no transaction open."""
     results: list[Any] = []
     for job in group:
-        if isinstance(job.work, tuple):
+        if not callable(job.work):
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
             connection.execute(*job.work)

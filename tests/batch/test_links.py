@@ -21,6 +21,15 @@ def pictures(emulator: Emulator) -> list[Any]:
     return list(emulator.gateway.gallery._pictures.values())
 
 
+async def two_of_three(emulator: Emulator, core: Any, out: Path, request: Any) -> None:
+    """Buy three images of which two can be downloaded."""
+    emulator.fail_next("file_expired")
+    await run_all(core, [request], out)
+    pictures(emulator)[0].fault = pictures(emulator)[1].fault = None
+    _, report = await run_all(core, [request], out)
+    assert (report.images, report.received) == (2, 1)
+
+
 async def test_a_dead_link_is_ordered_again_when_told(
     emulator: Emulator, core: Any, tmp_path: Path
 ) -> None:
@@ -106,11 +115,7 @@ async def test_images_of_the_first_order_are_not_written_over(
 ) -> None:
     """Two came, the third link is dead: the second order's three lie beside the first two."""
     out, request = tmp_path / "out", GenerationRequest("a", n=3)
-    emulator.fail_next("file_expired")
-    await run_all(core, [request], out)
-    pictures(emulator)[0].fault = pictures(emulator)[1].fault = None
-    _, report = await run_all(core, [request], out)
-    assert (report.images, report.received) == (2, 1)
+    await two_of_three(emulator, core, out, request)
     first = {path: path.read_bytes() for path in images(out)}
 
     (outcome,), report = await run_all(core, [request], out, on_unknown="resend")
@@ -125,10 +130,7 @@ async def test_a_second_order_that_is_cut_off_is_in_doubt(
 ) -> None:
     """The images of the first order do not vouch for those of the second."""
     out, request = tmp_path / "out", GenerationRequest("a", n=3)
-    emulator.fail_next("file_expired")
-    await run_all(core, [request], out)
-    pictures(emulator)[0].fault = pictures(emulator)[1].fault = None
-    await run_all(core, [request], out)
+    await two_of_three(emulator, core, out, request)
     execute(out, "UPDATE item SET state = 'sending'")
 
     outcomes, report = await run_all(core, [request], out)
