@@ -205,6 +205,10 @@ class SqliteJournal:
         """Keep how an item stands as its call ends."""
         await self._ask(_settled(item, excess, presumed))
 
+    async def cleared(self, item: Item, *, presumed: int = 0) -> None:
+        """Keep a charge that is lower than it was thought."""
+        await self._ask(_cleared(item, presumed))
+
     async def refused(self, row: RefusedRow) -> None:
         """Keep a row that is not sent."""
         await self._ask((schema.INVALID, (encode(row),)))
@@ -352,6 +356,12 @@ def _settled(item: Item, excess: int = 0, presumed: int = 0) -> _Statement:
         None if item.answer is None else encode(item.answer),
     )
     return schema.SETTLED, values
+
+
+def _cleared(item: Item, presumed: int) -> _Statement:
+    charge, error = int(item.charge), None if item.error is None else encode(item.error)
+    values = (str(item.state), charge, item.sends, charge, presumed, error, item.id)
+    return schema.CLEARED, values
 
 
 def _item(columns: tuple[Any, ...]) -> Item:

@@ -128,6 +128,10 @@ class Journal(Protocol):
         """Keep how an item stands as its call ends; see the other steps for the arguments."""
         ...
 
+    async def cleared(self, item: Item, *, presumed: int = 0) -> None:
+        """Keep how an item stands whose charge is lower than it was thought: that is proven."""
+        ...
+
     async def refused(self, row: RefusedRow) -> None:
         """Keep a row that is not sent."""
         ...

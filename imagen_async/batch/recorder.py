@@ -8,11 +8,12 @@ all attempts is kept, and decides what an end without an image is called::
     step         from                            to, if nothing was charged    to, if it may be
     sending      new, sending, failed, unknown   sending                       sending
     returned     sending                         new                           unknown
-    received     sending                                                       received
+    received     sending, received                                             received
     settled:
       images     sending, received                                             done
       error      new, sending, failed, unknown   failed                        unknown
-      error      received                                                      received, dropped
+      task fails received                        failed                        unknown
+      no images  received                                                      received, dropped
     cut          sending                                                       done, unknown
     reorder      received                                                      unknown
 
@@ -27,12 +28,13 @@ import attrs
 
 from imagen_async.batch.accounting import ItemAccount
 from imagen_async.batch.item_files import ItemFiles, described, highest, rescue
-from imagen_async.batch.records import Item, KeptAnswer, KeptError, KeptImage
+from imagen_async.batch.records import Item, KeptAnswer, KeptError, KeptImage, KeptTask
 from imagen_async.batch.states import Event, State, after
 from imagen_async.batch.stopping import StoppedError
 from imagen_async.errors import (
     Charge,
     ConfigurationError,
+    DownloadError,
     ExpiredUrlError,
     ImagenError,
     OutcomeUnknownError,
@@ -42,6 +44,7 @@ from imagen_async.errors import (
 from imagen_async.storage import disk
 from imagen_async.storage.offload import in_thread
 from imagen_async.wire.generation import Generation
+from imagen_async.wire.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -140,7 +143,7 @@ class ItemRecorder:
         await self._kept(self.context.journal.returned(self.item, images=images, presumed=presumed))
 
     async def received(self, generation: Generation) -> None:
-        """Commit the links of a paid answer before the first download."""
+        """Commit the task or the links of a paid answer before the first poll or download."""
         excess = self.account.came(len(generation.images))
         self._busy = False
         self.item.answer = self._answer_of(generation)
@@ -159,7 +162,10 @@ class ItemRecorder:
         item = self.item
         item.charge, item.error = max(item.charge, result.charge), KeptError.of(result)
         if item.state is State.RECEIVED:
-            await self._undelivered(result)
+            if isinstance(result, (DownloadError, SaveError)):
+                await self._undelivered(result)
+            else:
+                await self._task_failed(result)
         elif stop and item.charge is Charge.NO:
             self.ended = True
             if self._busy:
@@ -210,6 +216,7 @@ class ItemRecorder:
             answer.request_id,
             item.idempotency_key,
             answer.problems,
+            task=None if answer.task is None else Task(answer.task.id, answer.task.url),
         )
 
     def reorder(self) -> None:
@@ -245,6 +252,16 @@ class ItemRecorder:
         presumed = self.account.freed(error.sends) if free and self._busy else 0
         answer = self.item.answer_with(here) if here else None
         await self._end(Event.FAILED, self.item.charge, answer=answer, presumed=presumed)
+
+    async def _task_failed(self, error: ImagenError) -> None:
+        """Commit that a task brought nothing: its own words say what it cost, not its receipt."""
+        item, self.ended = self.item, True
+        task = item.answer and item.answer.task
+        charge = max(task.charge if task else Charge.YES, error.charge)
+        presumed = self.account.freed(self.account.sends) if charge is Charge.NO else 0
+        item.state, item.charge = after(item.state, Event.FAILED, charge), charge
+        self.account.moved(item)
+        await self._kept(self.context.journal.cleared(item, presumed=presumed))
 
     def _rescued(self) -> tuple[list[KeptImage], bool]:
         """Return the item's images that are here all the same, and whether they are all."""
@@ -299,9 +316,14 @@ class ItemRecorder:
             request_id=generation.request_id,
             created=generation.created,
             problems=generation.problems,
+            task=self._task_of(generation),
             after=self.store.after,
             images=self.item.with_older(self._described(generation.images)),
         )
+
+    def _task_of(self, generation: Generation) -> KeptTask | None:
+        task = generation.task
+        return None if task is None else KeptTask(id=task.id, url=task.url, charge=self.item.charge)
 
     async def _kept(self, step: Awaitable[None]) -> None:
         """Wait for a step; a journal that fails stops the run, and what came is still told."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import cattrs
 from cattrs.fns import identity
-from cattrs.gen import make_dict_unstructure_fn
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError, ImagenError
@@ -108,6 +108,21 @@ class KeptImage:
 
 
 @attrs.frozen(kw_only=True)
+class KeptTask:
+    """A task whose images are still to be collected; see Task.
+
+    Args:
+        id: The gateway's name of it.
+        url: Where it said to ask.
+        charge: The item's charge without it, which counts if it fails and cost nothing.
+    """
+
+    id: str
+    url: str | None = None
+    charge: Charge = Charge.MAYBE
+
+
+@attrs.frozen(kw_only=True)
 class KeptAnswer:
     """What came of an item.
 
@@ -117,6 +132,7 @@ class KeptAnswer:
         problems: Notes on what is odd.
         after: What the numbers of the last answer's files come after.
         images: Those of the last answer in its order, then the files of earlier ones.
+        task: Where the last answer's images are to be collected; None once they came.
     """
 
     request_id: str | None = None
@@ -124,6 +140,7 @@ class KeptAnswer:
     problems: tuple[str, ...] = ()
     after: int = 0
     images: tuple[KeptImage, ...] = ()
+    task: KeptTask | None = None
 
     @property
     def files(self) -> dict[str, KeptImage]:
@@ -309,6 +326,10 @@ def _make_converter() -> cattrs.Converter:
             if image.file_name is None
             else as_file(image)
         ),
+    )
+    # Last: it takes over the hook of its images.
+    made.register_unstructure_hook(
+        KeptAnswer, make_dict_unstructure_fn(KeptAnswer, made, task=override(omit_if_default=True))
     )
     return made
 

@@ -98,6 +98,13 @@ ON CONFLICT (id) DO UPDATE SET
     presumed = presumed + excluded.presumed, images = excluded.images, error = excluded.error,
     answer = coalesce(excluded.answer, answer)
 """
+# The one statement by which a charge sinks: what it was is proven.
+CLEARED = """
+UPDATE item SET
+    state = ?, charge = ?, sends = ?, spent = CASE WHEN ? = 0 THEN 0 ELSE spent END,
+    presumed = presumed + ?, error = ?
+WHERE id = ?
+"""
 DROP = "UPDATE item SET state = 'dropped' WHERE state = 'unknown'"
 INVALID = "INSERT INTO invalid VALUES (?)"
 FORGET_INVALID = "DELETE FROM invalid"

@@ -25,7 +25,7 @@ class Event(enum.StrEnum):
 
     SENDING = "an attempt is about to be sent"
     RETURNED = "the attempt ended without a charge, and another one may follow"
-    RECEIVED = "a paid answer came, with links that are not downloaded yet"
+    RECEIVED = "a paid answer came, with a task or links that are to be collected"
     DELIVERED = "every image that came is here"
     FAILED = "the call ended with an error, or was cut off"
     UNDELIVERED = "a link of a paid answer could not be downloaded this time"
@@ -38,9 +38,13 @@ _TABLE: Final = {
     # event: (the states in which it may happen, then: if nothing was charged, if anything may be)
     Event.SENDING: ((_S.NEW, _S.SENDING, _S.FAILED, _S.UNKNOWN), _S.SENDING, _S.SENDING),
     Event.RETURNED: ((_S.SENDING,), _S.NEW, _S.UNKNOWN),
-    Event.RECEIVED: ((_S.SENDING,), _S.RECEIVED, _S.RECEIVED),
+    Event.RECEIVED: ((_S.SENDING, _S.RECEIVED), _S.RECEIVED, _S.RECEIVED),
     Event.DELIVERED: ((_S.SENDING, _S.RECEIVED), _S.DONE, _S.DONE),
-    Event.FAILED: ((_S.NEW, _S.SENDING, _S.FAILED, _S.UNKNOWN), _S.FAILED, _S.UNKNOWN),
+    Event.FAILED: (
+        (_S.NEW, _S.SENDING, _S.RECEIVED, _S.FAILED, _S.UNKNOWN),
+        _S.FAILED,
+        _S.UNKNOWN,
+    ),
     Event.UNDELIVERED: ((_S.RECEIVED,), _S.RECEIVED, _S.RECEIVED),
     Event.REORDERED: ((_S.RECEIVED,), _S.UNKNOWN, _S.UNKNOWN),
     Event.DROPPED: ((_S.RECEIVED, _S.UNKNOWN), _S.DROPPED, _S.DROPPED),
