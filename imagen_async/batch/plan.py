@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -13,6 +13,10 @@ from imagen_async.batch.records import images_requested
 if TYPE_CHECKING:
     from imagen_async.batch.intake import RowClassifier, RunOptions
     from imagen_async.batch.prompts import Requests
+    from imagen_async.batch.report import Tally
+
+WRONG_SHOWN: Final = 5
+"""Rows that are wrong and told of in a plan; all are counted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,9 +35,13 @@ class Plan:
         unknown: Rows that may have been charged and are left alone.
         dropped: Rows that were given up.
         invalid: Rows that are no request, or that may not be sent.
+        wrong: What is wrong with the first of those, as sentences.
         images: Images that ``to_send`` buys, at least.
         cost: Their price, if one was given, in its currency.
         seconds: The least time that the rate allows for them; None without a rate.
+        spent: What all runs on the folder spent or may have spent, at that price.
+        covered: How many of ``to_send`` the budget has room for; None without a budget.
+        budget_needed: The least budget that has room for all of them; None without a price.
     """
 
     rows: int
@@ -46,9 +54,13 @@ class Plan:
     unknown: int
     dropped: int
     invalid: int
+    wrong: tuple[str, ...]
     images: int
     cost: float | None
     seconds: float | None
+    spent: float | None
+    covered: int | None
+    budget_needed: float | None
 
 
 async def make_plan(
@@ -56,6 +68,7 @@ async def make_plan(
     requests: Requests,
     options: RunOptions,
     requests_per_minute: float | None,
+    tally: Tally,
 ) -> Plan:
     """Count what a run would do with an input.
 
@@ -64,11 +77,15 @@ async def make_plan(
         requests: The input.
         options: Of the run.
         requests_per_minute: The client's rate.
+        tally: Of the folder's journal.
     """
-    to_send = resend = images = downloads = invalid = cut = 0
+    to_send = resend = images = downloads = invalid = cut = covered = 0
+    wrong: list[str] = []
     async for seen in sorter.rows(requests):
         if seen.request is None or seen.row.error is not None:
             invalid += 1
+            if len(wrong) < WRONG_SHOWN and seen.row.error is not None:
+                wrong.append(seen.row.error.message)
         elif seen.state is State.RECEIVED:
             downloads += 1
         elif seen.state is State.SENDING and options.leaves(State.UNKNOWN):
@@ -77,6 +94,9 @@ async def make_plan(
             to_send += 1
             resend += seen.state in (State.UNKNOWN, State.SENDING) or seen.charged
             images += images_requested(seen.request)
+            # The run stops for good at the first one that there is no room for.
+            fits = options.allowance is None or tally.at_risk + images <= options.allowance
+            covered += fits and covered == to_send - 1
     left = Counter[State]()
     for (state, _), number in sorter.settled.items():
         left[state] += number
@@ -92,7 +112,11 @@ async def make_plan(
         unknown=left[State.UNKNOWN] + cut,
         dropped=left[State.DROPPED],
         invalid=invalid,
+        wrong=tuple(wrong),
         images=images,
         cost=None if price is None else round(images * price, 6),
         seconds=None if rate is None else to_send * 60 / rate,
+        spent=None if price is None else round(tally.spent * price, 6),
+        covered=None if options.allowance is None else covered,
+        budget_needed=None if price is None else round((tally.at_risk + images) * price, 6),
     )

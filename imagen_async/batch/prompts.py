@@ -80,10 +80,11 @@ def read_source(
     prompt_column: str = "prompt",
     id_column: str = "id",
 ) -> Iterator[Row]:
-    """Open an input and return its rows, read as they are asked for.
+    r"""Open an input and return its rows, read as they are asked for.
 
     Args:
-        path: A ``.txt`` (one prompt a line), ``.jsonl``, ``.csv`` or ``.tsv`` file, each also with
+        path: A ``.txt`` (one prompt a line; ``#`` begins a comment, ``\#`` a prompt with a
+            ``#``), ``.jsonl``, ``.csv`` or ``.tsv`` file, each also with
             ``.gz``; or ``-`` for lines of text on standard input.
         prompt_column: The column or key of the prompt; any case of it will do in a header.
         id_column: The column or key of the user's own id.
@@ -205,7 +206,8 @@ def _texts(lines: Iterator[bytes], _: _Names, __: str) -> Iterator[Row]:
             except UnicodeDecodeError:
                 yield _wrong(number, "it is not UTF-8; save the file as UTF-8.")
                 continue
-            if prompt:
+            if prompt and not prompt.startswith("#"):
+                prompt = prompt[1:] if prompt.startswith(r"\#") else prompt
                 yield _row(number, {"prompt": prompt})
     except _CutError as error:
         yield _wrong(number + 1, str(error))

@@ -225,18 +225,19 @@ class Run:
                 or if the batch may not go on as it is.
         """
         running_loop()
-        book = KnownItems()
+        book, tally = KnownItems(), Tally()
         if await anyio.Path(self._folder / schema.NAME).exists():
             journal = Journal(self._folder)
             await journal.open(begin=False)
             try:
                 await journal.call(partial(recovery.check, folder=self._folder, terms=self._terms))
                 book = await journal.call(recovery.read_known_items)
+                tally = Tally(await journal.counts())
             finally:
                 await journal.aclose()
         sorter = RowClassifier(book, self._options, self._defaults)
         rate = self._core.config.limits.requests_per_minute
-        return await make_plan(sorter, self._requests, self._options, rate)
+        return await make_plan(sorter, self._requests, self._options, rate, tally)
 
     @property
     def _terms(self) -> recovery.Terms:

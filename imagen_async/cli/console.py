@@ -4,19 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
+import time
 import warnings
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
+import attrs
+
+from imagen_async.cli.words import spoken
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+
+class Screen(Protocol):
+    """What is drawn on the last lines of the terminal."""
+
+    def note(self, line: str) -> None:
+        """Write a line above it."""
+
+    def away(self) -> AbstractContextManager[object]:
+        """Take it away for a block."""
+
+
+@attrs.define
+class _Console:
+    """Whether notes are left out, and what is drawn."""
+
+    quiet: bool = False
+    screen: Screen | None = None
+
+
+_console = _Console()
 
 
 def prepare() -> None:
     """Let neither closed streams nor characters that their encoding lacks stop the program."""
+    set_up(quiet=False)
     for number in range(3):
         try:
             os.fstat(number)
@@ -28,18 +56,55 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def set_up(*, quiet: bool) -> None:
+    """Show notes or leave them out; errors, warnings and results are always shown."""
+    _console.quiet = quiet
+
+
+def draw_on(screen: Screen | None) -> None:
+    """Write from now on around what a screen draws, or as if there were none."""
+    _console.screen = screen
+
+
 def result(line: str) -> None:
     """Write a line of results.
 
     A reader that went away, such as ``head``, stops the writing and nothing else: what is in
     flight is paid for.
     """
-    _write(sys.stdout, line)
+    if _console.screen is None:
+        _write(sys.stdout, line)
+    else:  # which may be on the same terminal
+        with _console.screen.away():
+            _write(sys.stdout, line)
+
+
+def raw_result(data: bytes) -> None:
+    """Write bytes to standard output, and nothing more after a failure.
+
+    Raises:
+        OSError: If it does not take them all.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError:
+        _let_go(sys.stdout)
+        raise
 
 
 def note(line: str) -> None:
-    """Write a line that is not a result."""
-    _write(sys.stderr, line)
+    """Write a line that is neither a result nor an error, unless notes are left out."""
+    if not _console.quiet:
+        warn(line)
+
+
+def warn(line: str) -> None:
+    """Write a line that is not a result and that nobody should miss."""
+    if _console.screen is None:
+        _write(sys.stderr, line)
+    else:
+        _console.screen.note(line)
 
 
 @contextlib.contextmanager
@@ -49,7 +114,36 @@ def warnings_as_notes() -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for warning in caught:
-        note(f"Note: {printable(str(warning.message))}")
+        warn(f"Note: {spoken(printable(str(warning.message)))}")
+
+
+class _Lines(logging.Handler):
+    """Writes each record as a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        warn(f"{time.strftime('%H:%M:%S')} {printable(record.getMessage())}")
+
+
+@contextlib.contextmanager
+def logged(verbose: int) -> Iterator[None]:
+    """Write what the package logs in a block as lines.
+
+    Args:
+        verbose: 0 for nothing, 1 for retries and failures, 2 for all.
+    """
+    if not verbose:
+        yield
+        return
+    log, handler = logging.getLogger("imagen_async"), _Lines()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def _write(stream: TextIO | None, line: str) -> None:
@@ -59,8 +153,12 @@ def _write(stream: TextIO | None, line: str) -> None:
         stream.write(f"{line}\n")
         stream.flush()
     except BrokenPipeError:
-        # The interpreter flushes once more at its end and would complain.
-        with contextlib.suppress(OSError, ValueError):
-            sink = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(sink, stream.fileno())
-            os.close(sink)
+        _let_go(stream)
+
+
+def _let_go(stream: TextIO) -> None:
+    # The interpreter flushes once more at its end and would complain.
+    with contextlib.suppress(OSError, ValueError):
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, stream.fileno())
+        os.close(sink)

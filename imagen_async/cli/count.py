@@ -25,7 +25,8 @@ def count_rows(source: str, limit: int | None) -> int | None:
             if kind == ".csv":
                 rows = sum(1 for row in csv.reader(lines) if row)
             else:
-                rows = sum(1 for line in lines if line.strip())
+                comment = "#" if kind == ".txt" else "\0"
+                rows = sum(1 for line in map(str.strip, lines) if line and line[0] != comment)
     except (OSError, EOFError, zlib.error, csv.Error):
         return None
     rows -= kind in (".csv", ".tsv") and rows > 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from imagen_async.emulator.dialects import DIALECTS, Dialect
 from imagen_async.emulator.faults import FaultRule, as_rule
 from imagen_async.emulator.latency import PROFILES
+
+if TYPE_CHECKING:
+    from imagen_async.emulator.ledger import Exchange
 
 DRAWINGS: Mapping[str, str] = {
     "full": "a picture with the prompt in it (needs Pillow, else plain)",
@@ -63,6 +66,7 @@ class Settings:
         honour_idempotency: Answer a repeated ``Idempotency-Key`` with the first answer and no
             second charge; no gateway known does.
         log_size: Requests kept in ``requests``.
+        on_exchange: Called with each request for images once its answer has left.
 
     Raises:
         ValueError: If a value is out of range.
@@ -100,6 +104,7 @@ class Settings:
     faults: tuple[FaultRule, ...] = attrs.field(default=(), converter=_rules)
     honour_idempotency: bool = False
     log_size: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
+    on_exchange: Callable[[Exchange], object] | None = None
 
     @property
     def voice(self) -> Dialect:

@@ -91,6 +91,8 @@ class CallRunner:
                 self.gate.leave()
             if isinstance(step, Generation):
                 if call.fetches and _has_links(step):
+                    if call.heard:
+                        self.listener.tell(events.Received(*call.named))
                     return await self._with_links(call, step, transport)
                 return step
             if isinstance(step, ImagenError):

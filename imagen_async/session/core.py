@@ -20,6 +20,7 @@ from imagen_async.errors import (
     ForkedClientError,
     ImagenError,
     InvalidRequestError,
+    RejectedError,
     Verdict,
 )
 from imagen_async.policy.config import Masked
@@ -164,6 +165,8 @@ class Core:
         try:
             generation = await self._tracked(self._carry(call, transport), call.closed)
         except ImagenError as error:
+            if isinstance(error, RejectedError) and not self.config.names_caller:
+                error.without_key()
             self._ends.failed(call, error)
             raise
         except BaseException:
