@@ -6,13 +6,28 @@ import re
 from http import HTTPStatus
 from typing import Final
 
-_POLICY: Final = re.compile(
-    r"content.?policy|content.?filter|moderation|safety system|responsible ai|sensitive.?words?"
-    r"|prohibited content|usage guidelines|prompt_blocked|敏感词|内容审核|违规",
-    re.IGNORECASE,
+_SHARED: Final = tuple(
+    (re.compile(pattern, re.IGNORECASE), words)
+    for pattern, words in (
+        (
+            (
+                r"content.?policy|content.?filter|moderation|safety system|responsible ai"
+                r"|sensitive.?words?|prohibited content|usage guidelines|prompt_blocked"
+                r"|敏感词|内容审核|违规"
+            ),
+            "content policy",
+        ),
+        (r"instead of an image|is spoiled", "not an image"),
+        (r"did not come: the server answered", "link refused"),
+        (r"did not come", "download failed"),
+        (r"no image in it", "no image in the answer"),
+        (r"connection was lost", "connection lost"),
+        (r"no (?:whole )?answer (?:came )?(?:in time|within)", "no answer in time"),
+        (r"ended too early|was cut off|is not JSON", "answer cut off"),
+    )
 )
-_BEFORE: Final = re.compile(r".* (?:did not come|cannot be used): ")
-_AFTER: Final = re.compile(r"[:;,.(].*", re.DOTALL)
+"""The words of the commonest reasons, by what an error says."""
+_AFTER: Final = re.compile(r"[:;,(].*|\.(?:\s.*)?$", re.DOTALL)
 
 
 def reason_of(message: str, *, status: int | None, code: str | None) -> str:
@@ -23,14 +38,13 @@ def reason_of(message: str, *, status: int | None, code: str | None) -> str:
         status: The HTTP status of its answer.
         code: The gateway's own code.
     """
-    if _POLICY.search(f"{code} {message}"):
-        return "content policy"
-    if "instead of an image" in message:
-        return "not an image"
-    told = _BEFORE.sub("", message, count=1)
-    if told == message and status is not None and not 200 <= status < 300:
+    told = f"{code} {message}"
+    for pattern, words in _SHARED:
+        if pattern.search(told):
+            return words
+    if status is not None and not 200 <= status < 300:
         return f"{status} {code.replace('_', ' ') if code else _phrase(status)}".rstrip()
-    short = _AFTER.sub("", told).strip()
+    short = _AFTER.sub("", message.removeprefix("The ")).strip()
     return f"{short[:1].lower()}{short[1:]}" or "no reason given"
 
 

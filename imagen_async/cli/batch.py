@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +22,6 @@ from imagen_async.cli.client import (
     shown,
 )
 from imagen_async.cli.console import logged, note, result, set_up, warn
-from imagen_async.cli.count import count_rows
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL
 from imagen_async.cli.progress import Rate, Snapshot, Watch
 from imagen_async.cli.summary import Reasons, plan_lines, summary_lines
@@ -89,6 +90,10 @@ def _rows(flags: BatchFlags) -> Iterator[Row]:
     return read_source(flags.source, prompt_column=flags.prompt_column, id_column=flags.id_column)
 
 
+def _can_be_read_again(flags: BatchFlags) -> bool:
+    return flags.source != "-" and Path(flags.source).is_file()
+
+
 async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
     limits = Limits(concurrency=flags.concurrency, requests_per_minute=flags.rpm)
     watch = Watch()
@@ -132,13 +137,15 @@ class _BatchSession:
         self._imagen = imagen
         self._run = run
         self._watch = watch
-        self._total = count_rows(flags.source, flags.limit)
+        self._total: int | None = None
         self._rate = Rate()
         self._reasons = Reasons()
         self._width: int | None = None
 
     async def drive(self) -> int:
         """Run to the end, or to where a signal ends it, and return the exit code."""
+        # Not on an executor, whose threads are waited for at the end.
+        threading.Thread(target=self._count, daemon=True).start()
         with interruptible(self._stop) as interrupts:
             async with self._run as run:
                 with shown(self._flags, self._look) as self._width:
@@ -148,6 +155,12 @@ class _BatchSession:
         if interrupts.count:
             return INTERRUPTED
         return DONE if self._run.report.ok else PARTIAL
+
+    def _count(self) -> None:
+        if _can_be_read_again(self._flags):
+            with contextlib.suppress(ConfigurationError):
+                rows = islice(_rows(self._flags), self._flags.limit)
+                self._total = sum(1 for _ in rows)
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
@@ -187,7 +200,6 @@ class _BatchSession:
         lines = summary_lines(
             report,
             folder,
-            gallery,
             reasons=self._reasons,
             arguments=self._flags.arguments,
             budget_needed=await self._budget_needed(),
@@ -202,7 +214,7 @@ class _BatchSession:
 
     async def _budget_needed(self) -> float | None:
         """Return which budget would finish the run that the budget stopped, if it can be told."""
-        if self._run.report.stopped_by != "budget" or self._flags.source == "-":
+        if self._run.report.stopped_by != "budget" or not _can_be_read_again(self._flags):
             return None
         run = _open_run(self._flags, self._imagen, _rows(self._flags))
         return (await run.plan()).budget_needed

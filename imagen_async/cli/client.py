@@ -160,6 +160,8 @@ def shown(flags: RequestFlags, look: Callable[[], Snapshot | str]) -> Iterator[i
     progress = open_progress(os.environ.get, quiet=flags.quiet)
 
     async def tick() -> None:
+        if progress.width is None:
+            await asyncio.sleep(progress.every)
         while True:
             progress.show(look())
             await asyncio.sleep(progress.every)

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import attrs
 
@@ -17,26 +17,16 @@ from imagen_async.cli.words import spoken
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-
-
-class Screen(Protocol):
-    """What is drawn on the last lines of the terminal."""
-
-    def note(self, line: str) -> None:
-        """Write a line above it."""
-
-    def away(self) -> AbstractContextManager[object]:
-        """Take it away for a block."""
 
 
 @attrs.define
 class _Console:
-    """Whether notes are left out, and what is drawn."""
+    """Whether notes are left out, and what takes away for a line what is drawn."""
 
     quiet: bool = False
-    screen: Screen | None = None
+    around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
 
 
 _console = _Console()
@@ -61,9 +51,9 @@ def set_up(*, quiet: bool) -> None:
     _console.quiet = quiet
 
 
-def draw_on(screen: Screen | None) -> None:
-    """Write from now on around what a screen draws, or as if there were none."""
-    _console.screen = screen
+def draw_around(around: Callable[[], AbstractContextManager[object]] | None) -> None:
+    """Write lines from now on in a context that takes away what is drawn; None for no more."""
+    _console.around = around or contextlib.nullcontext
 
 
 def result(line: str) -> None:
@@ -72,11 +62,7 @@ def result(line: str) -> None:
     A reader that went away, such as ``head``, stops the writing and nothing else: what is in
     flight is paid for.
     """
-    if _console.screen is None:
-        _write(sys.stdout, line)
-    else:  # which may be on the same terminal
-        with _console.screen.away():
-            _write(sys.stdout, line)
+    _write(sys.stdout, line)
 
 
 def raw_result(data: bytes) -> None:
@@ -101,10 +87,7 @@ def note(line: str) -> None:
 
 def warn(line: str) -> None:
     """Write a line that is not a result and that nobody should miss."""
-    if _console.screen is None:
-        _write(sys.stderr, line)
-    else:
-        _console.screen.note(line)
+    _write(sys.stderr, line)
 
 
 @contextlib.contextmanager
@@ -150,8 +133,9 @@ def _write(stream: TextIO | None, line: str) -> None:
     if stream is None:  # closed by the parent before we began
         return
     try:
-        stream.write(f"{line}\n")
-        stream.flush()
+        with _console.around():
+            stream.write(f"{line}\n")
+            stream.flush()
     except BrokenPipeError:
         _let_go(stream)
 

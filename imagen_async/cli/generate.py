@@ -44,7 +44,7 @@ from imagen_async.errors import (
 )
 from imagen_async.policy.config import Limits
 from imagen_async.session.config import new_key
-from imagen_async.session.events import Cancelled, Done, Failed, Retrying, Sent
+from imagen_async.session.events import Cancelled, Done, Retrying
 from imagen_async.session.stream import Outcome, Stream
 from imagen_async.wire.generation import Generation, Image
 from imagen_async.wire.image_header import inspect
@@ -158,7 +158,6 @@ class _Run:
         self._cut = self._saving = 0
         self._stopped = False
         self._scopes: dict[str, anyio.CancelScope] = {}
-        self._flying: set[str] = set()
 
     async def run(self) -> int:
         with shown(self._flags, self._look) as self._width, logged(self._flags.verbose):
@@ -190,24 +189,19 @@ class _Run:
 
     def _stop(self) -> int:
         """Give up what waits to be sent; return how many calls go on, for they may be paid for."""
-        self._stopped = True
+        self._stopped, flying = True, self._watch.in_flight
         for key, scope in self._scopes.items():
-            if key not in self._flying:
+            if key not in flying:
                 scope.cancel()
-        return len(self._flying) + self._saving
+        return len(flying) + self._saving
 
     def _hear(self, event: Event) -> None:
-        """Keep in mind which calls are in flight, and the links of those that are given up."""
-        key = event.idempotency_key
+        """Keep in mind what is waited for, and the links of calls that are given up."""
         self._watch.hear(event)
         if isinstance(event, Done) and self._piped and len(self._requests) > 1:
             self._tell_done(event)
-        if isinstance(event, Sent):
-            self._flying.add(key)
-        elif isinstance(event, Retrying | Done | Failed | Cancelled):
-            self._flying.discard(key)
         if isinstance(event, Retrying) and self._stopped:
-            self._scopes[key].cancel()
+            self._scopes[event.idempotency_key].cancel()
         elif isinstance(event, Cancelled):
             _keep_links(event.images, self._output)
 

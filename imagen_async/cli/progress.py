@@ -7,11 +7,11 @@ import math
 import sys
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from imagen_async.cli.console import draw_on, note
+from imagen_async.cli.console import draw_around, note
 from imagen_async.cli.words import duration
 from imagen_async.session.events import (
     Cancelled,
@@ -56,7 +56,7 @@ class Watch:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._phases: dict[int, str] = {}
+        self._phases: dict[str, str] = {}
         self._until = 0.0
         self._reason = ""
 
@@ -66,9 +66,15 @@ class Watch:
             self._until = self._clock() + event.wait
             self._reason = printable(event.reason, 200)
         if isinstance(event, Done | Failed | Cancelled):
-            self._phases.pop(event.call_id, None)
+            self._phases.pop(event.idempotency_key, None)
         elif phase := _PHASES.get(type(event)):
-            self._phases[event.call_id] = phase
+            self._phases[event.idempotency_key] = phase
+
+    @property
+    def in_flight(self) -> set[str]:
+        """The keys of calls that are with the gateway, or whose images are on their way."""
+        flying = (_PHASES[Sent], _PHASES[Received])
+        return {key for key, phase in self._phases.items() if phase in flying}
 
     @property
     def doing(self) -> str:
@@ -117,40 +123,23 @@ class Snapshot:
         return self.done + self.failed + self.unknown
 
     @property
-    def line(self) -> str:
-        """The moment in words, for a log."""
-        of = "" if self.total is None else f" of {self.total:,}"
-        counts = f"{self.done:,}{of} done, {self.failed:,} failed, {self.unknown:,} unknown"
-        return "; ".join((counts, *self._pace, *self._left, *filter(None, (self.waits,))))
+    def reached(self) -> str:
+        """How far it is, and how long it will take; empty if that cannot be told."""
+        if not self.total:
+            return ""
+        words = f"{self.settled:,} of {self.total:,} · {100 * self.settled // self.total} %"
+        if self.total <= self.settled or self.rate <= 0:
+            return words
+        return f"{words} · {duration((self.total - self.settled) / self.rate)} left"
 
     @property
-    def short(self) -> str:
-        """The moment in words, for a terminal: what a bar shows or is nought is left out."""
-        counts = [f"{self.done:,} done"]
-        counts += [f"{self.failed:,} failed"] if self.failed else []
-        counts += [f"{self.unknown:,} unknown"] if self.unknown else []
-        return "; ".join((", ".join(counts), *self._pace))
-
-    @property
-    def beside(self) -> str:
-        """What stands beside the bar."""
-        total = self.total or 0
-        share = f"{100 * self.settled // total} %" if total else ""
-        return " · ".join((f"{self.settled:,} of {total:,}", *filter(None, (share,)), *self._left))
-
-    @property
-    def _pace(self) -> tuple[str, ...]:
-        found = [f"{self.images:,} images"] if self.images != self.done else []
-        found += [f"{self.in_flight:,} in flight"] if self.in_flight else []
-        found += [f"{self.rate * 60:,.0f}/min"] if self.rate > 0 else []
-        found += [f"{self.cost:,.2f} spent"] if self.cost is not None else []
-        return tuple(found)
-
-    @property
-    def _left(self) -> tuple[str, ...]:
-        if self.total is None or self.total <= self.settled or self.rate <= 0:
-            return ()
-        return (f"{duration((self.total - self.settled) / self.rate)} left",)
+    def counts(self) -> str:
+        """What came of it so far."""
+        images = f" ({self.images:,} images)" if self.images != self.done else ""
+        words = f"{self.done:,} done{images}, {self.failed:,} failed, {self.unknown:,} unknown"
+        rate = f" · {self.rate * 60:,.0f}/min" if self.rate > 0 else ""
+        cost = f" · {self.cost:,.2f} spent" if self.cost is not None else ""
+        return f"{words} · {self.in_flight:,} in flight{rate}{cost}"
 
 
 class Rate:
@@ -173,20 +162,6 @@ class Rate:
         return (settled - before) / (now - then) if now > then else 0.0
 
 
-class Progress(Protocol):
-    """Shows how it goes."""
-
-    every: float
-    width: int | None
-    """Columns of the terminal; None if there is none."""
-
-    def show(self, moment: Snapshot | str) -> None:
-        """Show a moment of a batch, or what is waited for."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-
-
 class Lines:
     """Progress as plain lines, for logs and pipes."""
 
@@ -197,7 +172,7 @@ class Lines:
     def show(self, moment: Snapshot | str) -> None:
         """Write a moment of a batch as a line; what a single call waits for is for terminals."""
         if isinstance(moment, Snapshot):
-            note(moment.line)
+            note(" · ".join(filter(None, (moment.reached, moment.counts, moment.waits))))
 
     def close(self) -> None:
         """Do nothing: lines stay."""
@@ -215,7 +190,7 @@ class Terminal:
         self.width: int | None = self._console.width
         self._spinner = Spinner("dots", style="cyan")
         self._live = self._open()
-        draw_on(self)
+        draw_around(self._away)
 
     def _open(self) -> Live:
         from rich.live import Live
@@ -239,7 +214,7 @@ class Terminal:
             rows = [self._row(moment)]
         else:
             rows = [self._bar(moment)] if moment.total else []
-            rows += [self._row(words) for words in (moment.short, moment.waits) if words]
+            rows += [self._row(words) for words in (moment.counts, moment.waits) if words]
         self._live.update(Group(*rows), refresh=True)
 
     def _bar(self, moment: Snapshot) -> RenderableType:
@@ -249,7 +224,7 @@ class Terminal:
         grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True)
-        grid.add_row(ProgressBar(moment.total, moment.settled), moment.beside)
+        grid.add_row(ProgressBar(moment.total, moment.settled), moment.reached)
         return grid
 
     def _row(self, words: str) -> RenderableType:
@@ -260,13 +235,8 @@ class Terminal:
         # Not markup: reasons come from servers.
         return Text.assemble(frame, " ", printable(words), no_wrap=True, overflow="ellipsis")
 
-    def note(self, line: str) -> None:
-        """Write a line above what is drawn."""
-        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-
     @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        """Take away what is drawn for a block."""
+    def _away(self) -> Iterator[None]:
         self._live.stop()
         try:
             yield
@@ -275,11 +245,13 @@ class Terminal:
 
     def close(self) -> None:
         """Take away what is drawn."""
-        draw_on(None)
+        draw_around(None)
         self._live.stop()
 
 
-def open_progress(environment: Callable[[str], str | None], *, quiet: bool = False) -> Progress:
+def open_progress(
+    environment: Callable[[str], str | None], *, quiet: bool = False
+) -> Lines | Terminal:
     """Return progress on a terminal if standard error is one that can be drawn on, else lines.
 
     Args:

@@ -43,7 +43,6 @@ class Reasons:
 def summary_lines(
     report: Report,
     folder: Path,
-    gallery: Path | None,
     *,
     reasons: Reasons,
     arguments: Sequence[str],
@@ -54,7 +53,6 @@ def summary_lines(
     Args:
         report: What the run came to.
         folder: The folder that it wrote to.
-        gallery: Its page, if it was written.
         reasons: Why items of this run brought no image.
         arguments: What was typed after the command's name.
         budget_needed: The budget that would finish, if one stopped the run.
@@ -79,11 +77,10 @@ def summary_lines(
     if report.failed or report.unknown:
         lists = [name for name in ("failed", "unknown") if getattr(report, name)]
         lines.append(f"Each is listed in {' and '.join(f'{shown}/{it}.jsonl' for it in lists)}.")
-    return [*lines, _counts(report, shown, gallery)]
+    return [*lines, _counts(report, shown)]
 
 
-def _counts(report: Report, shown: str, gallery: Path | None) -> str:
-    page = "" if gallery is None else f"; gallery: {printable(str(gallery), 300)}"
+def _counts(report: Report, shown: str) -> str:
     dropped = f", {report.dropped:,} dropped" if report.dropped else ""
     cost = "" if report.cost is None else f"; at most {report.cost:,.2f} spent"
     others = f"; the folder holds {report.others:,} more" if report.others else ""
@@ -91,7 +88,7 @@ def _counts(report: Report, shown: str, gallery: Path | None) -> str:
     return (
         f"{shown}: {report.done:,} of {report.total:,}{read} done ({report.images:,} images), "
         f"{report.failed:,} failed, {report.unknown:,} unknown{dropped}, in "
-        f"{duration(report.seconds)}{cost}{others}{page}"
+        f"{duration(report.seconds)}{cost}{others}"
     )
 
 
@@ -127,18 +124,19 @@ def _unknown_lines(report: Report, reasons: Reasons, arguments: Sequence[str]) -
     lines: list[str] = []
     if sent := report.unknown - report.received:
         told = _told(reasons.unknown, sent)
-        lines.append(f"{sent:,} were or may have been charged and are not done: {told}")
+        lines.append(f"{sent:,} charged or perhaps charged, and no image: {told}")
+    first = ""
     if received := report.received:
         told = _told(reasons.received, received)
         lines += [
-            f"{received:,} are paid for and their images did not come: {told}",
-            f"  fetch them again: {command(arguments)}",
+            f"{received:,} paid for, and the images did not come: {told}",
+            f"  try the links again: {command(arguments)}",
         ]
+        first = ", links first"
     if report.unknown:
-        dead = ", where links are dead" if report.received else ""
         lines += [
-            f"  buy again{dead}: {command(arguments, '--on-unknown', 'resend')}",
-            f"  close{dead}: {command(arguments, '--on-unknown', 'drop')}",
+            f"  buy again{first}: {command(arguments, '--on-unknown', 'resend')}",
+            f"  close{first}: {command(arguments, '--on-unknown', 'drop')}",
         ]
     return lines
 
@@ -154,18 +152,14 @@ def _told(reasons: Counter[str], total: int) -> str:
 def _what_is_left(
     report: Report, arguments: Sequence[str], budget_needed: float | None
 ) -> list[str]:
-    why = report.stopped_by or "cancelled"
-    told = f": {advised(printable(report.problem))}" if report.problem else "."
-    more: tuple[str, ...] = ()
+    why = printable(report.stopped_by or "cancelled", 100)
+    told = f" ({advised(printable(report.problem)).rstrip('.')})" if report.problem else ""
+    lines = [f"Stopped early: {why}{told}; the rest was not sent."]
     if budget_needed is not None:
-        more = ("--budget", amount(budget_needed))
-        told += f" {budget_needed:,.2f} would finish it, if nothing is sent twice."
-    elif why == "budget":
-        more = ("--budget", "MORE")
-    return [
-        f"Stopped early, by {printable(why, 100)}{told} The rest was not sent.",
-        f"  go on: {command(arguments, *more)}",
-    ]
+        lines.append(f"A budget of {budget_needed:,.2f} would finish it, if all goes well.")
+        return [*lines, f"  go on: {command(arguments, '--budget', amount(budget_needed))}"]
+    more = ("--budget", "MORE") if why == "budget" else ()
+    return [*lines, f"  go on: {command(arguments, *more)}"]
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -193,7 +187,7 @@ def plan_lines(plan: Plan) -> list[str]:
     if plan.covered is not None and plan.covered < plan.to_send:
         lines.append(
             f"The budget stops after {plan.covered:,} of {plan.to_send:,}; "
-            f"{plan.budget_needed or 0:,.2f} would finish, if nothing is sent twice."
+            f"{plan.budget_needed or 0:,.2f} would finish, if all goes well."
         )
     if plan.seconds is not None:
         lines.append(f"At this rate it takes {duration(plan.seconds)} at least.")

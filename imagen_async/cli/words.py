@@ -13,7 +13,7 @@ from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestE
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _ADVICE: Final = (
     (
@@ -45,8 +45,8 @@ _TERMS: Final = tuple(
 """The library's terms, and what the command line calls them."""
 _MASKED: Final = {"--header": "NAME:VALUE", "--proxy": "URL"}
 """Options whose values may be secrets, and what is shown for them."""
-_REPLACED: Final = {"--on-unknown": True, "--budget": True, "--retry-failed": False}
-"""Options that a command to go on with sets anew, and whether each has a value."""
+_ONCE: Final = {"--on-unknown": True, "--retry-failed": False, "--new-options": False}
+"""Options that buy or send again, which holds for one run; and whether each has a value."""
 
 
 def spoken(text: str) -> str:
@@ -112,23 +112,24 @@ def amount(money: float) -> str:
 
 
 def command(arguments: Sequence[str], *more: str) -> str:
-    """Return the command of a batch with other options, to be pasted into a shell.
+    """Return the command of a batch with more options, to be pasted into a shell.
 
     Args:
-        arguments: What was typed after the command's name.
-        *more: Options to go on with; those of the same name are left out.
+        arguments: What was typed after the command's name; what held for one run is left out.
+        *more: Options, and their values.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept, rest = [*_without(arguments[:end])], arguments[end:]
+    gone = _ONCE | ({more[0]: len(more) > 1} if more else {})
+    kept, rest = _without(arguments[:end], gone), arguments[end:]
     return shlex.join(("imagen-async", "batch", *kept, *more, *rest))
 
 
-def _without(arguments: Iterable[str]) -> Iterable[str]:
+def _without(arguments: Iterable[str], gone: Mapping[str, bool]) -> Iterator[str]:
     words = iter(arguments)
     for word in words:
         name, joined, _ = word.partition("=")
-        if name in _REPLACED:
-            if _REPLACED[name] and not joined:
+        if name in gone:
+            if gone[name] and not joined:
                 next(words, None)
         elif name in _MASKED:
             if not joined:

@@ -37,7 +37,7 @@ def test_a_text_file_becomes_a_folder_of_images(cli, gateway):
     assert (ended.code, ended.lines) == (0, ["shots/index.html"])
     assert Path("shots/index.html").exists()
     assert {row["prompt"] for row in rows("shots/metadata.jsonl")} == {"a fox", "一只狐狸"}
-    assert "2 of 2 done (2 images), 0 failed, 0 unknown" in ended.err.splitlines()[-1]
+    assert ended.err.startswith("shots: 2 of 2 done (2 images), 0 failed, 0 unknown")
 
 
 def test_json_is_the_report(cli, gateway):
@@ -98,8 +98,8 @@ def test_many_errors_do_not_bury_the_progress(cli, gateway):
     gateway.fail("400")
     ended = cli("batch", write("in.txt", *(f"fox {n}" for n in range(20))), "--out", "shots")
     assert ended.code == 3
-    assert len(re.findall(r"^row \d+: ", ended.err, re.MULTILINE)) == 5
-    assert ended.err.count("Further errors are listed") == 1
+    assert len(re.findall(r"^row \d+ \"fox \d+\": ", ended.err, re.MULTILINE)) == 5
+    assert ended.err.count("Further errors are counted") == 1
     assert "20 failed and cost nothing" in ended.err
     assert "--retry-failed" in ended.err
 
@@ -133,7 +133,7 @@ def test_an_empty_account_stops_the_run(cli, gateway):
     assert ended.code == 3
     assert json.loads(ended.out)["stopped_by"] == "quota"
     assert "Stopped early: quota" in ended.err
-    assert "run the same command again" in ended.err
+    assert "go on: imagen-async batch in.txt --out shots --concurrency 1 --json\n" in ended.err
     assert len(gateway.requests) < 5
     assert cli("batch", "in.txt", "--out", "shots").code == 0
 
@@ -216,7 +216,7 @@ def test_lines_tell_how_it_goes_without_a_terminal(cli, gateway, monkeypatch):
     monkeypatch.setattr("imagen_async.cli.progress.LINE_EVERY", 0.005)
     write("in.txt", *(f"fox {number}" for number in range(40)))
     ended = cli("batch", "in.txt", "--out", "shots")
-    moments = r"^\d+ of 40 done, 0 failed, 0 unknown; \d+ images"
+    moments = r"^\d+ of 40 · \d+ % .*\d+ done, 0 failed, 0 unknown · \d in flight"
     assert len(re.findall(moments, ended.err, re.MULTILINE)) > 1
 
 
@@ -273,7 +273,7 @@ def test_the_second_ctrl_c_cancels_and_lists_what_is_unknown(spawn, monkeypatch)
         until(lambda: len(gateway.requests) == 2)
         child.signal(signal.SIGINT)
         line = child.process.stderr.readline()
-        while "in flight" not in line:
+        while "in flight (" not in line:
             line = child.process.stderr.readline()
         child.signal(signal.SIGINT)
         ended = child.end()
@@ -317,12 +317,13 @@ def test_a_terminal_gets_a_bar(spawn, slow_gateway, monkeypatch, plain):
     shown = _read(ours)
     assert child.process.wait(20) == 3
     assert child.process.stdout.read() == "shots/index.html\n"
-    assert "of 2 done" in shown
-    assert "row 2: " in shown
+    assert "2 of 2 · 100 %" in shown
+    assert re.search(r"━{20}", shown)
+    assert 'row 2 "a hare": ' in shown
     assert KEY not in shown
     assert ("\x1b[3" in shown) is not plain
     assert "\x1b[?25h" in shown  # the cursor is back
-    assert shown.rstrip().endswith("gallery: shots/index.html")
+    assert "shots: 1 of 2 done" in shown.splitlines()[-1]
 
 
 def _read(descriptor: int) -> str:

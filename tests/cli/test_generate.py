@@ -264,7 +264,7 @@ def test_one_failure_costs_no_other_prompt_its_image(cli, gateway):
         (["generate", "fox", "--proxy", "nonsense"], "proxy"),
         (["generate", "fox", "--emulator", "--base-url", "http://a/v1"], "exclude"),
         (["generate", "fox", "--base-url", "ftp://a/v1"], "https://"),
-        (["generate", "fox", "--base-url", f"http://u:{KEY}@a/v1"], "api_key"),
+        (["generate", "fox", "--base-url", f"http://u:{KEY}@a/v1"], "IMAGEN_API_KEY"),
         (["generate", "fox", "hare", "-o", "a-file"], "several prompts"),
         (["generate", "fox", "-o", "a-file/fox.png"], "a-file"),
         (["generate", "fox", "-o", "a-file/"], "a-file"),
