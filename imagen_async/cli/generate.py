@@ -288,16 +288,14 @@ class _Run:
 async def _pass_on(imagen: AsyncImagen, image: Image, *, first: bool) -> Image:
     """Write the first image to standard output; return the image with what must yet be kept."""
     data = await imagen.read(image)
+    held = attrs.evolve(image, data=data, media_type=inspect(data).media_type)
     if not first:  # some gateways send several, asked or not
-        return attrs.evolve(image, data=data)
+        return held
     try:
         raw_result(data)
     except OSError as error:
-        raise SaveError(
-            f"Standard output did not take the image: {error.strerror}.",
-            charge=Charge.YES,
-            images=(attrs.evolve(image, data=data),),
-        ) from None
+        text = f"Standard output did not take the image ({error.strerror})."
+        raise SaveError(text, charge=Charge.YES, images=(held,)) from None
     return attrs.evolve(image, data=None, url=None)
 
 

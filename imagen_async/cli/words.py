@@ -20,7 +20,7 @@ _ADVICE: Final = (
         "lower concurrency or requests_per_minute.",
         "ask for less at once (batch has --concurrency and --rpm).",
     ),
-    ("what came is on the error's images; make room", "make room"),
+    ("what came is on the error's images; make room", "a note says where it is kept; make room"),
     ("its link is on the error's images: try the download again.", "the link is kept."),
     ("set IMAGEN_API_KEY, or pass api_key.", "set IMAGEN_API_KEY."),
 )

@@ -11,6 +11,7 @@ from imagen_async.errors import (
     ImagenError,
     NotSentError,
     OutcomeUnknownError,
+    RejectedError,
     SaveError,
     Verdict,
 )
@@ -49,6 +50,7 @@ class Call:
         charge: The worst so far, in this run and earlier ones.
         history: What its attempts came to; of earlier runs only ``sends``.
         patience: Of the run that it belongs to, if that may end for all its calls.
+        keyless: Whether nothing in its headers says who asks.
     """
 
     request: GenerationRequest
@@ -65,6 +67,7 @@ class Call:
     id: int = attrs.field(init=False, factory=events.new_id)
     history: History = attrs.field(default=History())
     patience: SharedPatience | None = None
+    keyless: bool = False
     deadline: Deadline = attrs.field(init=False)
     attempts: int = attrs.field(init=False, default=0)
     retried: bool = attrs.field(init=False, default=False)
@@ -99,7 +102,7 @@ class Call:
         assert self.setback is not None
         judgement = self.setback.judgement
         why = f" Not sent again: {reason}." if reason else ""
-        return error_for(
+        error = error_for(
             attrs.evolve(judgement, message=judgement.message + why),
             charge=self.charge,
             attempts=self.attempts,
@@ -107,6 +110,9 @@ class Call:
             idempotency_key=self.idempotency_key,
             retry_after=self.setback.retry_after,
         )
+        if self.keyless and isinstance(error, RejectedError):
+            error.without_key()
+        return error
 
     def unsent(self, reason: str) -> ImagenError:
         """Return the error of a call that ended before this attempt could be sent."""

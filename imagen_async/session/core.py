@@ -20,7 +20,6 @@ from imagen_async.errors import (
     ForkedClientError,
     ImagenError,
     InvalidRequestError,
-    RejectedError,
     Verdict,
 )
 from imagen_async.policy.config import Masked
@@ -158,6 +157,7 @@ class Core:
             charge=charge,
             history=History(sends=sends),
             patience=patience,
+            keyless=not self.config.names_caller,
         )
         return await self._carried(call, transport)
 
@@ -165,8 +165,6 @@ class Core:
         try:
             generation = await self._tracked(self._carry(call, transport), call.closed)
         except ImagenError as error:
-            if isinstance(error, RejectedError) and not self.config.names_caller:
-                error.without_key()
             self._ends.failed(call, error)
             raise
         except BaseException:

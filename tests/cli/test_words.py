@@ -145,6 +145,9 @@ def test_a_text_is_cut_at_a_word():
     assert cut("一只红色的狐狸", 8) == "一只红…"
 
 
+BUSY = "wait, or ask for less at once (batch has --concurrency and --rpm)."
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
@@ -168,8 +171,7 @@ def test_a_text_is_cut_at_a_word():
         ),
         (
             errors.RefusedError("The gateway answered 429: base_url."),
-            "The gateway answered 429: base_url. Nothing was charged; wait, or ask for less at "
-            "once (batch has --concurrency and --rpm).",
+            "The gateway answered 429: base_url. Nothing was charged; " + BUSY,
         ),
     ],
 )
