@@ -11,7 +11,7 @@ from imagen_async.batch.journal import State
 from imagen_async.batch.records import images_requested
 
 if TYPE_CHECKING:
-    from imagen_async.batch.intake import RowClassifier, RunOptions
+    from imagen_async.batch.intake import InputRow, RowClassifier, RunOptions
     from imagen_async.batch.prompts import Requests
     from imagen_async.batch.report import Tally
 
@@ -63,6 +63,41 @@ class Plan:
     budget_needed: float | None
 
 
+@attrs.define
+class _Work:
+    """What a run would work on, counted row by row."""
+
+    options: RunOptions
+    at_risk: int
+    to_send: int = 0
+    resend: int = 0
+    images: int = 0
+    covered: int = 0
+    downloads: int = 0
+    cut: int = 0
+    invalid: int = 0
+    wrong: list[str] = attrs.field(factory=list)
+
+    def add(self, seen: InputRow) -> None:
+        """Count a row."""
+        if seen.request is None or seen.row.error is not None:
+            self.invalid += 1
+            if len(self.wrong) < WRONG_SHOWN and seen.row.error is not None:
+                self.wrong.append(seen.row.error.message)
+        elif seen.state is State.RECEIVED:
+            self.downloads += 1
+        elif seen.state is State.SENDING and self.options.leaves(State.UNKNOWN):
+            self.cut += 1  # what a dead run left under way becomes unknown before anything else
+        else:
+            self.resend += seen.state in (State.UNKNOWN, State.SENDING) or seen.charged
+            self.images += images_requested(seen.request)
+            # The run ends for good at the first one that there is no room for.
+            allowance = self.options.allowance
+            fits = allowance is None or self.at_risk + self.images <= allowance
+            self.covered += fits and self.covered == self.to_send
+            self.to_send += 1
+
+
 async def make_plan(
     sorter: RowClassifier,
     requests: Requests,
@@ -79,44 +114,33 @@ async def make_plan(
         requests_per_minute: The client's rate.
         tally: Of the folder's journal.
     """
-    to_send = resend = images = downloads = invalid = cut = covered = 0
-    wrong: list[str] = []
+    work = _Work(options, tally.at_risk)
     async for seen in sorter.rows(requests):
-        if seen.request is None or seen.row.error is not None:
-            invalid += 1
-            if len(wrong) < WRONG_SHOWN and seen.row.error is not None:
-                wrong.append(seen.row.error.message)
-        elif seen.state is State.RECEIVED:
-            downloads += 1
-        elif seen.state is State.SENDING and options.leaves(State.UNKNOWN):
-            cut += 1  # what a dead run left under way becomes unknown before anything else
-        else:
-            to_send += 1
-            resend += seen.state in (State.UNKNOWN, State.SENDING) or seen.charged
-            images += images_requested(seen.request)
-            # The run stops for good at the first one that there is no room for.
-            fits = options.allowance is None or tally.at_risk + images <= options.allowance
-            covered += fits and covered == to_send - 1
+        work.add(seen)
     left = Counter[State]()
     for (state, _), number in sorter.settled.items():
         left[state] += number
     price, rate = options.price_per_image, requests_per_minute
     return Plan(
-        rows=to_send + downloads + invalid + cut + left.total(),
-        to_send=to_send,
-        resend=resend,
+        rows=work.to_send + work.downloads + work.invalid + work.cut + left.total(),
+        to_send=work.to_send,
+        resend=work.resend,
         bought_before=sorter.bought_before,
-        downloads=downloads,
+        downloads=work.downloads,
         done=left[State.DONE],
         failed=left[State.FAILED],
-        unknown=left[State.UNKNOWN] + cut,
+        unknown=left[State.UNKNOWN] + work.cut,
         dropped=left[State.DROPPED],
-        invalid=invalid,
-        wrong=tuple(wrong),
-        images=images,
-        cost=None if price is None else round(images * price, 6),
-        seconds=None if rate is None else to_send * 60 / rate,
-        spent=None if price is None else round(tally.spent * price, 6),
-        covered=None if options.allowance is None else covered,
-        budget_needed=None if price is None else round((tally.at_risk + images) * price, 6),
+        invalid=work.invalid,
+        wrong=tuple(work.wrong),
+        images=work.images,
+        seconds=None if rate is None else work.to_send * 60 / rate,
+        cost=_price_of(work.images, price),
+        spent=_price_of(tally.spent, price),
+        covered=None if options.allowance is None else work.covered,
+        budget_needed=_price_of(tally.at_risk + work.images, price),
     )
+
+
+def _price_of(images: int, price: float | None) -> float | None:
+    return None if price is None else round(images * price, 6)
