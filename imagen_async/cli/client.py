@@ -94,18 +94,11 @@ def _setting(text: str) -> tuple[str, Any]:
     """Return the name and the value of a ``--set``."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip() or name.strip() == "prompt":
-        raise ConfigurationError("--set must be KEY=VALUE, such as size=1024x1024, of a field.")
+        raise ConfigurationError("--set must be KEY=VALUE, such as size=1024x1024, and not the prompt.")
     try:
-        return name.strip(), _JSON.decode(value)
+        return name.strip(), json.loads(value, parse_constant=int)  # which NaN is not: it is text
     except (ValueError, RecursionError):
         return name.strip(), value
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(name)  # NaN and its kind are no JSON, so they are text
-
-
-_JSON: Final = json.JSONDecoder(parse_constant=_no_constant)
 
 
 @contextlib.asynccontextmanager

@@ -155,7 +155,7 @@ class _Run:
         # A pipe gets the order of the prompts; a person sees each as it settles.
         self._piped = sys.stdout is None or not sys.stdout.isatty()
         self._code = DONE
-        self._cut = self._saving = 0
+        self._cut = self._saving = self._settled = 0
         self._stopped = False
         self._scopes: dict[str, anyio.CancelScope] = {}
 
@@ -165,7 +165,9 @@ class _Run:
 
     def _look(self) -> str:
         doing = self._watch.doing or ("downloading" if self._saving else "")
-        words = (duration(time.monotonic() - self._began), doing, self._watch.pause)
+        total = len(self._requests)
+        done = f"{self._settled} of {total} settled" if total > 1 else ""
+        words = (duration(time.monotonic() - self._began), done, doing, self._watch.pause)
         return " · ".join(filter(None, words))
 
     async def _settle(self) -> int:
@@ -257,6 +259,7 @@ class _Run:
 
     def _show(self, outcome: Outcome) -> None:
         generation, error = outcome.generation, outcome.error
+        self._settled += 1
         if error is not None:
             warn(f"Error: {self._which(outcome.index)}{error_line(error)}")
             self._code = self._code or exit_code(error)

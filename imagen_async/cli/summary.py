@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from imagen_async.batch.reasons import reason_of
 from imagen_async.cli.words import advised, amount, command, duration, spoken
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from imagen_async.batch.report import Report
     from imagen_async.errors import ImagenError
     from imagen_async.session.stream import Outcome
+
+REASONS_SHOWN: Final = 5
 
 
 class Reasons:
@@ -123,7 +125,7 @@ def _unknown_lines(report: Report, reasons: Reasons, arguments: Sequence[str]) -
     """Return what may be done about each kind of what is in doubt, with the commands that do it."""
     lines: list[str] = []
     if sent := report.unknown - report.received:
-        told = _told(reasons.unknown, sent)
+        told = _told(reasons.unknown, sent, "cut off, or in earlier runs")
         lines.append(f"{sent:,} charged or perhaps charged, and no image: {told}")
     first = ""
     if received := report.received:
@@ -141,11 +143,14 @@ def _unknown_lines(report: Report, reasons: Reasons, arguments: Sequence[str]) -
     return lines
 
 
-def _told(reasons: Counter[str], total: int) -> str:
-    """Return reasons with their numbers, the most frequent first; the rest are of earlier runs."""
-    told = [f"{number:,} {reason}" for reason, number in reasons.most_common()]
-    if earlier := total - reasons.total():
-        told.append(f"{earlier:,} in earlier runs")
+def _told(reasons: Counter[str], total: int, rest: str = "in earlier runs") -> str:
+    """Return reasons with their numbers, the most frequent first, and how many have none here."""
+    shown = reasons.most_common(REASONS_SHOWN)
+    told = [f"{number:,} {printable(reason, 80)}" for reason, number in shown]
+    if others := reasons.total() - sum(number for _, number in shown):
+        told.append(f"{others:,} other reasons")
+    if (without := total - reasons.total()) > 0:
+        told.append(f"{without:,} {rest}")
     return ", ".join(told)
 
 

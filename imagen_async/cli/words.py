@@ -121,7 +121,7 @@ def command(arguments: Sequence[str], *more: str) -> str:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     gone = _ONCE | ({more[0]: len(more) > 1} if more else {})
     kept, rest = _without(arguments[:end], gone), arguments[end:]
-    return shlex.join(("imagen-async", "batch", *kept, *more, *rest))
+    return printable(shlex.join(("imagen-async", "batch", *kept, *more, *rest)))
 
 
 def _without(arguments: Iterable[str], gone: Mapping[str, bool]) -> Iterator[str]:

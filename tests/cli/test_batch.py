@@ -383,6 +383,7 @@ def test_the_second_ctrl_c_cancels_and_lists_what_is_unknown(spawn, monkeypatch)
         ended = child.end()
     assert ended.code == 130
     assert json.loads(ended.out)["unknown"] == 2
+    assert "2 charged or perhaps charged, and no image: 2 cut off" in ended.err
     plan = spawn("batch", "in.txt", "--out", "shots", "--dry-run", "--json").end()
     assert (json.loads(plan.out)["unknown"], json.loads(plan.out)["to_send"]) == (2, 7)
 

@@ -195,6 +195,7 @@ def test_errors_speak_of_flags(error, says):
         ("in.txt --header X-Key:s3cret", (), "in.txt --header NAME:VALUE"),
         ("in.txt --header=X-Key:s3cret", (), "in.txt --header NAME:VALUE"),
         ("in.txt --proxy http://u:s3cret@p", (), "in.txt --proxy URL"),
+        ("\x1b[2J.txt", (), "'\\x1b[2J.txt'"),
     ],
 )
 def test_a_command_to_go_on_with(typed, more, says):
