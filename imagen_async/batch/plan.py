@@ -91,10 +91,8 @@ class _Work:
         else:
             self.resend += seen.state in (State.UNKNOWN, State.SENDING) or seen.charged
             self.images += images_requested(seen.request)
-            # The run ends for good at the first one that there is no room for.
             allowance = self.options.allowance
-            fits = allowance is None or self.at_risk + self.images <= allowance
-            self.covered += fits and self.covered == self.to_send
+            self.covered += allowance is None or self.at_risk + self.images <= allowance
             self.to_send += 1
 
 

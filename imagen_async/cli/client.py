@@ -94,7 +94,9 @@ def _setting(text: str) -> tuple[str, Any]:
     """Return the name and the value of a ``--set``."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip() or name.strip() == "prompt":
-        raise ConfigurationError("--set must be KEY=VALUE, such as size=1024x1024, and not the prompt.")
+        raise ConfigurationError(
+            "--set must be KEY=VALUE, such as size=1024x1024, and not the prompt."
+        )
     try:
         return name.strip(), json.loads(value, parse_constant=int)  # which NaN is not: it is text
     except (ValueError, RecursionError):

@@ -66,17 +66,13 @@ def result(line: str) -> None:
 
 
 def raw_result(data: bytes) -> None:
-    """Write bytes to standard output, and nothing more after a failure.
+    """Write bytes to standard output.
 
     Raises:
         OSError: If it does not take them all.
     """
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except OSError:
-        _let_go(sys.stdout)
-        raise
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def note(line: str) -> None:
@@ -137,12 +133,8 @@ def _write(stream: TextIO | None, line: str) -> None:
             stream.write(f"{line}\n")
             stream.flush()
     except BrokenPipeError:
-        _let_go(stream)
-
-
-def _let_go(stream: TextIO) -> None:
-    # The interpreter flushes once more at its end and would complain.
-    with contextlib.suppress(OSError, ValueError):
-        sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, stream.fileno())
-        os.close(sink)
+        # The interpreter flushes once more at its end and would complain.
+        with contextlib.suppress(OSError, ValueError):
+            sink = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(sink, stream.fileno())
+            os.close(sink)
