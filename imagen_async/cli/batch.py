@@ -182,7 +182,7 @@ class _BatchSession:
             failed=report.failed,
             unknown=report.unknown + report.dropped,
             images=report.images,
-            in_flight=self._imagen.stats().in_flight,
+            in_flight=len(self._watch.in_flight),
             rate=self._rate(time.monotonic(), ended - report.skipped),
             cost=report.cost,
             waits=self._watch.pause,
@@ -190,7 +190,7 @@ class _BatchSession:
 
     def _stop(self) -> int:
         self._run.stop("interrupted")
-        return self._imagen.stats().in_flight
+        return len(self._watch.in_flight)
 
     async def _end(self) -> None:
         report = self._run.report
