@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
 from imagen_async.policy.config import Masked
@@ -16,7 +16,7 @@ from imagen_async.session.stream import Outcome, Stream
 from imagen_async.storage.file_names import slug
 from imagen_async.storage.save import read_file, write_file
 from imagen_async.storage.stores import FolderStore, MemoryStore
-from imagen_async.wire.request import GenerationRequest
+from imagen_async.wire.request import GenerationRequest, unknown_field
 
 if TYPE_CHECKING:
     import os
@@ -120,6 +120,7 @@ class AsyncImagen:
 
     async def generate(
         self,
+        /,
         prompt: str | GenerationRequest,
         *,
         model: str | None = None,
@@ -129,6 +130,7 @@ class AsyncImagen:
         extra: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
+        **unknown: Never,
     ) -> Generation:
         """Generate images from one prompt; images that come as links stay links.
 
@@ -141,17 +143,20 @@ class AsyncImagen:
             extra: Fields merged last into the body.
             idempotency_key: Instead of a new UUID.
             timeout: Seconds for the whole call, instead of the client's total.
+            **unknown: Refused, with the way to send it: fields that only a gateway knows, such as
+                ``size``, go into ``extra``.
 
         Raises:
             ImagenError: How it ended without an image; see its ``charge`` and ``verdict``.
         """
-        request = self._request(prompt, model, response_format, aspect_ratio, n, extra)
+        request = self._request(prompt, model, response_format, aspect_ratio, n, extra, unknown)
         return await self._core.generate(
             request, store=MemoryStore(), idempotency_key=idempotency_key, timeout=timeout
         )
 
     async def generate_to(
         self,
+        /,
         folder: str | os.PathLike[str],
         prompt: str | GenerationRequest,
         *,
@@ -162,6 +167,7 @@ class AsyncImagen:
         extra: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
+        **unknown: Never,
     ) -> Generation:
         """Generate images straight to files; each image's ``path`` is set.
 
@@ -175,11 +181,12 @@ class AsyncImagen:
             extra: As in ``generate``.
             idempotency_key: As in ``generate``.
             timeout: As in ``generate``; the downloads count.
+            **unknown: As in ``generate``.
 
         Raises:
             ImagenError: How it ended; images that were saved all the same are on its ``images``.
         """
-        request = self._request(prompt, model, response_format, aspect_ratio, n, extra)
+        request = self._request(prompt, model, response_format, aspect_ratio, n, extra, unknown)
         key = idempotency_key or new_key()
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return await self._core.generate(
@@ -354,7 +361,10 @@ class AsyncImagen:
         aspect_ratio: AspectRatio | str | None = None,
         n: int | None = None,
         extra: Mapping[str, Any] | None = None,
+        unknown: Mapping[str, Any] | None = None,
     ) -> GenerationRequest:
+        for name, value in (unknown or {}).items():
+            raise unknown_field(name, value)
         if isinstance(prompt, GenerationRequest):
             if (model, response_format, aspect_ratio, n, extra) != (None,) * 5:
                 raise InvalidRequestError("Pass a GenerationRequest alone, without further fields.")

@@ -22,7 +22,7 @@ The tree, split by what the caller can do::
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +73,7 @@ class ImagenError(Exception):
         task_id: The gateway's name of the task that was to bring the images.
     """
 
-    advice: ClassVar[str] = ""
+    advice: str = ""
 
     def __init__(
         self,
@@ -170,6 +170,11 @@ class RejectedError(ImagenError):
 
     advice = "change the request, the key or the base URL."
     authentication: bool = False
+
+    def without_key(self) -> None:
+        """Advise to give a key, if the key is at fault and none was sent."""
+        if self.authentication:
+            self.advice = "no key was sent: set IMAGEN_API_KEY, or pass api_key."
 
 
 class ServerFailedError(ImagenError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -11,8 +11,12 @@ from imagen_async.batch.records import images_requested
 from imagen_async.batch.states import State
 
 if TYPE_CHECKING:
-    from imagen_async.batch.intake import RowClassifier, RunOptions
+    from imagen_async.batch.accounting import Tally
+    from imagen_async.batch.intake import InputRow, RowClassifier, RunOptions
     from imagen_async.batch.prompts import Requests
+
+WRONG_SHOWN: Final = 5
+"""Rows that are wrong and told of in a plan; all are counted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,9 +35,13 @@ class Plan:
         unknown: Rows that may have been charged and are left alone.
         dropped: Rows that were given up.
         invalid: Rows that are no request, or that may not be sent.
+        wrong: What is wrong with the first of those, as sentences.
         images: Images that ``to_send`` buys, at least.
         cost: Their price, if one was given, in its currency.
         seconds: The least time that the rate allows for them; None without a rate.
+        spent: What all runs on the folder spent or may have spent, at that price.
+        covered: How many of ``to_send`` the budget has room for; None without a budget.
+        budget_needed: The least budget that has room for all of them; None without a price.
     """
 
     rows: int
@@ -46,9 +54,46 @@ class Plan:
     unknown: int
     dropped: int
     invalid: int
+    wrong: tuple[str, ...]
     images: int
     cost: float | None
     seconds: float | None
+    spent: float | None
+    covered: int | None
+    budget_needed: float | None
+
+
+@attrs.define
+class _Work:
+    """What a run would work on, counted row by row."""
+
+    options: RunOptions
+    at_risk: int
+    to_send: int = 0
+    resend: int = 0
+    images: int = 0
+    covered: int = 0
+    downloads: int = 0
+    cut: int = 0
+    invalid: int = 0
+    wrong: list[str] = attrs.field(factory=list)
+
+    def add(self, seen: InputRow) -> None:
+        """Count a row."""
+        if seen.request is None or seen.row.error is not None:
+            self.invalid += 1
+            if len(self.wrong) < WRONG_SHOWN and seen.row.error is not None:
+                self.wrong.append(seen.row.error.message)
+        elif seen.state is State.RECEIVED:
+            self.downloads += 1
+        elif seen.state is State.SENDING and self.options.leaves(State.UNKNOWN):
+            self.cut += 1  # what a dead run left under way becomes unknown before anything else
+        else:
+            self.resend += seen.state in (State.UNKNOWN, State.SENDING) or seen.charged
+            self.images += images_requested(seen.request)
+            allowance = self.options.allowance
+            self.covered += allowance is None or self.at_risk + self.images <= allowance
+            self.to_send += 1
 
 
 async def make_plan(
@@ -56,6 +101,7 @@ async def make_plan(
     requests: Requests,
     options: RunOptions,
     requests_per_minute: float | None,
+    tally: Tally,
 ) -> Plan:
     """Count what a run would do with an input.
 
@@ -64,35 +110,35 @@ async def make_plan(
         requests: The input, which is read to its end.
         options: What the run is told to do.
         requests_per_minute: The client's rate; None for no limit.
+        tally: What the folder's journal counts.
     """
-    to_send = resend = images = downloads = invalid = cut = 0
+    work = _Work(options, tally.at_risk)
     async for row in classifier.rows(requests):
-        if (request := row.to_send) is None:
-            invalid += 1
-        elif row.state is State.RECEIVED:
-            downloads += 1
-        elif row.state is State.SENDING and options.leaves(State.UNKNOWN):
-            cut += 1  # what a dead run left under way becomes unknown before anything else
-        else:
-            to_send += 1
-            resend += row.state in (State.UNKNOWN, State.SENDING) or row.charged
-            images += images_requested(request)
+        work.add(row)
     left = Counter[State]()
     for (state, _), number in classifier.settled.items():
         left[state] += number
     price, rate = options.price_per_image, requests_per_minute
     return Plan(
-        rows=to_send + downloads + invalid + cut + left.total(),
-        to_send=to_send,
-        resend=resend,
+        rows=work.to_send + work.downloads + work.invalid + work.cut + left.total(),
+        to_send=work.to_send,
+        resend=work.resend,
         bought_before=classifier.bought_before,
-        downloads=downloads,
+        downloads=work.downloads,
         done=left[State.DONE],
         failed=left[State.FAILED],
-        unknown=left[State.UNKNOWN] + cut,
+        unknown=left[State.UNKNOWN] + work.cut,
         dropped=left[State.DROPPED],
-        invalid=invalid,
-        images=images,
-        cost=None if price is None else round(images * price, 6),
-        seconds=None if rate is None else to_send * 60 / rate,
+        invalid=work.invalid,
+        wrong=tuple(work.wrong),
+        images=work.images,
+        seconds=None if rate is None else work.to_send * 60 / rate,
+        cost=_price_of(work.images, price),
+        spent=_price_of(tally.spent, price),
+        covered=None if options.allowance is None else work.covered,
+        budget_needed=_price_of(tally.at_risk + work.images, price),
     )
+
+
+def _price_of(images: int, price: float | None) -> float | None:
+    return None if price is None else round(images * price, 6)

@@ -78,10 +78,11 @@ def read_source(
     prompt_column: str = "prompt",
     id_column: str = "id",
 ) -> Iterator[Row]:
-    """Open an input and return its rows, read as they are asked for.
+    r"""Open an input and return its rows, read as they are asked for.
 
     Args:
-        path: A ``.txt`` (one prompt a line), ``.jsonl``, ``.csv`` or ``.tsv`` file, each also with
+        path: A ``.txt`` (one prompt a line; ``#`` begins a comment, ``\#`` a prompt with a
+            ``#``), ``.jsonl``, ``.csv`` or ``.tsv`` file, each also with
             ``.gz``; or ``-`` for lines of text on standard input.
         prompt_column: The column or key of the prompt; any case of it will do in a header.
         id_column: The column or key of the user's own id.
@@ -157,32 +158,6 @@ def _wrong(line: int, message: str, what: str = "line") -> Row:
     return Row(line, error=InvalidRequestError(f"{what} {line}: {message}"))
 
 
-def count_rows(path: str, limit: int | None = None) -> int | None:
-    """Return about how many rows an input has: cheaper than reading them, for progress alone.
-
-    Args:
-        path: As for ``read_source``.
-        limit: The most that are taken.
-
-    Returns:
-        The number; None if it cannot be told beforehand.
-    """
-    if path == "-" or not Path(path).is_file():
-        return None
-    kind = _kind_of(path)
-    try:
-        with _open(path) as stream:
-            lines = _lines(stream)
-            if kind is _comma_separated:
-                rows = sum(map(bool, csv.reader(line.decode(errors="replace") for line in lines)))
-            else:
-                rows = sum(bool(line.strip()) for line in lines)
-    except (OSError, _CutError, csv.Error):
-        return None
-    rows -= kind in (_comma_separated, _tab_separated) and rows > 0
-    return rows if limit is None else min(rows, limit)
-
-
 def _read(path: str, names: _Names) -> Iterator[Row]:
     kind = _texts if path == "-" else _kind_of(path)
     if kind is None:
@@ -232,14 +207,20 @@ def _lines(stream: gzip.GzipFile | IO[bytes]) -> Iterator[bytes]:
 
 
 def _texts(lines: Iterator[bytes], _: _Names, __: str) -> Iterator[Row]:
-    return _by_line(lines, lambda number, prompt: _row(number, {"prompt": prompt}))
+    return _by_line(lines, _text_row)
+
+
+def _text_row(number: int, line: str) -> Row | None:
+    if line.startswith("#"):
+        return None
+    return _row(number, {"prompt": line[1:] if line.startswith(r"\#") else line})
 
 
 def _objects(lines: Iterator[bytes], names: _Names, _: str) -> Iterator[Row]:
     return _by_line(lines, partial(_object, names=names))
 
 
-def _by_line(lines: Iterator[bytes], parse: Callable[[int, str], Row]) -> Iterator[Row]:
+def _by_line(lines: Iterator[bytes], parse: Callable[[int, str], Row | None]) -> Iterator[Row]:
     yield Row(0)
     for number, line in enumerate(lines, 1):
         try:
@@ -247,8 +228,8 @@ def _by_line(lines: Iterator[bytes], parse: Callable[[int, str], Row]) -> Iterat
         except UnicodeDecodeError:
             yield _wrong(number, _NOT_UTF8)
             continue
-        if text:
-            yield parse(number, text)
+        if text and (row := parse(number, text)) is not None:
+            yield row
 
 
 def _object(number: int, text: str, names: _Names) -> Row:

@@ -224,18 +224,19 @@ class Run:
                 or if the batch may not go on as it is.
         """
         running_task()
-        known = KnownItems()
+        known, tally = KnownItems(), Tally()
         if await anyio.Path(self._folder / schema.NAME).exists():
             journal = SqliteJournal(self._folder)
             await journal.open(begin=False)
             try:
                 await journal.call(partial(recovery.check, folder=self._folder, terms=self._terms))
                 known = await journal.call(lambda view: KnownItems(view.known()))
+                tally = Tally(await journal.call(lambda view: view.counts()))
             finally:
                 await journal.aclose()
         classifier = RowClassifier(known, self._options, self._defaults)
         rate = self._core.config.limits.requests_per_minute
-        return await make_plan(classifier, self._requests, self._options, rate)
+        return await make_plan(classifier, self._requests, self._options, rate, tally)
 
     @property
     def _terms(self) -> recovery.Terms:

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
-import math
-import os
+import threading
 import time
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from imagen_async.batch.prompts import count_rows, read_source
+from imagen_async.batch.prompts import read_source
 from imagen_async.cli.client import (
     RequestFlags,
     interruptible,
     keep_bytes,
     open_client,
     run_loop,
+    shown,
 )
-from imagen_async.cli.console import note, result
-from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL, error_line
-from imagen_async.cli.progress import Rate, Snapshot, open_progress
-from imagen_async.cli.summary import plan_lines, summary_lines
+from imagen_async.cli.console import logged, note, result, set_up, warn
+from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL
+from imagen_async.cli.progress import Rate, Snapshot, Watch
+from imagen_async.cli.summary import Reasons, plan_lines, summary_lines
+from imagen_async.cli.words import cut, spoken_message
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
-from imagen_async.session.events import Throttled
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imagen_async.batch.intake import OnUnknown
+    from imagen_async.batch.plan import Plan
     from imagen_async.batch.prompts import Row
     from imagen_async.batch.run import Run
-    from imagen_async.cli.progress import Progress
     from imagen_async.client import AsyncImagen
     from imagen_async.errors import ImagenError
-    from imagen_async.session.events import Event
     from imagen_async.session.stream import Outcome
 
 SHOWN_ERRORS: Final = 5
@@ -52,6 +52,7 @@ class BatchFlags(RequestFlags):
 
     source: str
     out: str
+    arguments: tuple[str, ...] = ()
     concurrency: int = 8
     rpm: float | None = None
     prompt_column: str = "prompt"
@@ -74,111 +75,105 @@ def batch(flags: BatchFlags) -> int:
     Raises:
         ImagenError: If it cannot begin.
     """
+    set_up(quiet=flags.quiet)
     if flags.budget is not None and flags.price_per_image is None:
         raise ConfigurationError("--budget needs --price-per-image, in the same currency.")
-    rows = read_source(flags.source, prompt_column=flags.prompt_column, id_column=flags.id_column)
-    return run_loop(_batch(flags, rows))
+    rows = _rows(flags)
+    first = next(rows, None)
+    if first is None:
+        where = "standard input" if flags.source == "-" else printable(flags.source, 300)
+        raise ConfigurationError(f"There is no prompt in {where}; write one a line.")
+    return run_loop(_batch(flags, chain((first,), rows)))
+
+
+def _rows(flags: BatchFlags) -> Iterator[Row]:
+    return read_source(flags.source, prompt_column=flags.prompt_column, id_column=flags.id_column)
+
+
+def _can_be_read_again(flags: BatchFlags) -> bool:
+    return flags.source != "-" and Path(flags.source).is_file()
 
 
 async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
     limits = Limits(concurrency=flags.concurrency, requests_per_minute=flags.rpm)
-    gate = _GateWatch()
-    async with open_client(flags, limits=limits, on_event=gate.hear) as imagen:
-        run = imagen.batch(
-            rows,
-            out=flags.out,
-            ordered=flags.ordered,
-            on_unknown=flags.on_unknown,
-            retry_failed=flags.retry_failed,
-            limit=flags.limit,
-            defaults=flags.fields,
-            new_options=flags.new_options,
-            price_per_image=flags.price_per_image,
-            budget=flags.budget,
-            max_failures=flags.max_failures,
-            give_up_after=flags.give_up_after,
-            emulator=flags.emulator,
-        )
-        if flags.dry_run:
-            plan = await run.plan()
-            lines = [json.dumps(attrs.asdict(plan))] if flags.as_json else plan_lines(plan)
-            for line in lines:
-                result(line)
-            return DONE
-        return await _BatchSession(flags, imagen, run, gate).drive()
+    watch = Watch()
+    with logged(flags.verbose):
+        async with open_client(flags, limits=limits, on_event=watch.hear) as imagen:
+            run = _open_run(flags, imagen, rows)
+            if flags.dry_run:
+                return _show_plan(flags, await run.plan())
+            return await _BatchSession(flags, imagen, run, watch).drive()
 
 
-class _GateWatch:
-    """Remembers what the gate waits for."""
+def _open_run(flags: BatchFlags, imagen: AsyncImagen, rows: Iterator[Row]) -> Run:
+    return imagen.batch(
+        rows,
+        out=flags.out,
+        ordered=flags.ordered,
+        on_unknown=flags.on_unknown,
+        retry_failed=flags.retry_failed,
+        limit=flags.limit,
+        defaults=flags.fields,
+        new_options=flags.new_options,
+        price_per_image=flags.price_per_image,
+        budget=flags.budget,
+        max_failures=flags.max_failures,
+        give_up_after=flags.give_up_after,
+        emulator=flags.emulator,
+    )
 
-    def __init__(self) -> None:
-        self._until = 0.0
-        self._reason = ""
 
-    def hear(self, event: Event) -> None:
-        """Take note of a closing."""
-        if isinstance(event, Throttled):
-            self._until = time.monotonic() + event.wait
-            self._reason = printable(event.reason, 80)
-
-    @property
-    def waits(self) -> str:
-        """What is waited for now; empty if nothing."""
-        left = self._until - time.monotonic()
-        return f"waits {math.ceil(left)} s: {self._reason}" if left > 0 else ""
+def _show_plan(flags: BatchFlags, plan: Plan) -> int:
+    for line in [json.dumps(attrs.asdict(plan))] if flags.as_json else plan_lines(plan):
+        result(line)
+    return PARTIAL if plan.invalid else DONE
 
 
 class _BatchSession:
     """Drives one run: shows how it goes, and hears signals."""
 
-    def __init__(self, flags: BatchFlags, imagen: AsyncImagen, run: Run, gate: _GateWatch) -> None:
+    def __init__(self, flags: BatchFlags, imagen: AsyncImagen, run: Run, watch: Watch) -> None:
         self._flags = flags
         self._imagen = imagen
         self._run = run
-        self._gate = gate
-        self._total = count_rows(flags.source, flags.limit)
+        self._watch = watch
+        self._total: int | None = None
         self._rate = Rate()
-        self._errors = 0
-        self._progress: Progress | None = None
+        self._reasons = Reasons()
+        self._width: int | None = None
 
     async def drive(self) -> int:
         """Run to the end, or to where a signal ends it, and return the exit code."""
-        with interruptible(self._stop, self._say) as interrupts:
+        # Not on an executor, whose threads are waited for at the end.
+        threading.Thread(target=self._count, daemon=True).start()
+        with interruptible(self._stop) as interrupts:
             async with self._run as run:
-                self._progress = open_progress(os.environ.get)
-                ticker = asyncio.create_task(self._tick())
-                try:
+                with shown(self._flags, self._look) as self._width:
                     while outcomes := await run.take(_TAKEN):
                         self._tell(outcomes)
-                finally:
-                    ticker.cancel()
-                    self._progress.close()
-        self._end()
+        await self._end()
         if interrupts.count:
             return INTERRUPTED
         return DONE if self._run.report.ok else PARTIAL
+
+    def _count(self) -> None:
+        if _can_be_read_again(self._flags):
+            with contextlib.suppress(ConfigurationError):
+                rows = islice(_rows(self._flags), self._flags.limit)
+                self._total = sum(1 for _ in rows)
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
             if outcome.error is None:
                 continue
             keep_bytes(outcome.error.images)
-            self._errors += 1
-            if self._errors <= SHOWN_ERRORS:
-                self._say(_failure(outcome, outcome.error))
-            elif self._errors == SHOWN_ERRORS + 1:
-                self._say("Further errors are listed in failed.jsonl and unknown.jsonl.")
+            self._reasons.add(outcome, outcome.error)
+            if self._reasons.count <= SHOWN_ERRORS:
+                warn(_failure(outcome, outcome.error, self._width))
+            elif self._reasons.count == SHOWN_ERRORS + 1:
+                note("Further errors are counted here and listed in the folder.")
 
-    def _say(self, line: str) -> None:
-        (note if self._progress is None else self._progress.note)(line)
-
-    async def _tick(self) -> None:
-        progress = self._progress
-        while progress is not None:
-            progress.show(self._snapshot())
-            await asyncio.sleep(progress.every)
-
-    def _snapshot(self) -> Snapshot:
+    def _look(self) -> Snapshot:
         report = self._run.report
         ended = report.done + report.failed + report.unknown + report.dropped
         return Snapshot(
@@ -187,30 +182,49 @@ class _BatchSession:
             failed=report.failed,
             unknown=report.unknown + report.dropped,
             images=report.images,
+            in_flight=len(self._watch.in_flight),
             rate=self._rate(time.monotonic(), ended - report.skipped),
-            waits=self._gate.waits,
+            cost=report.cost,
+            waits=self._watch.pause,
         )
 
     def _stop(self) -> int:
         self._run.stop("interrupted")
-        return self._imagen.stats().in_flight
+        return len(self._watch.in_flight)
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         report = self._run.report
         folder = Path(self._flags.out)
         page = folder / "index.html"
         gallery = page if page.exists() else None  # a run that was cancelled writes none
-        for line in summary_lines(report, folder, gallery):
-            note(line)
+        lines = summary_lines(
+            report,
+            folder,
+            reasons=self._reasons,
+            arguments=self._flags.arguments,
+            budget_needed=await self._budget_needed(),
+        )
+        for line in lines:
+            (note if report.ok else warn)(line)
         if self._flags.as_json:
-            shown = None if gallery is None else str(gallery)
-            result(json.dumps({**report.as_json(), "out": str(folder), "gallery": shown}))
+            where = None if gallery is None else str(gallery)
+            result(json.dumps({**report.as_json(), "out": str(folder), "gallery": where}))
         elif gallery is not None:
             result(str(gallery))
 
+    async def _budget_needed(self) -> float | None:
+        """Return which budget would finish the run that the budget stopped, if it can be told."""
+        if self._run.report.stopped_by != "budget" or not _can_be_read_again(self._flags):
+            return None
+        run = _open_run(self._flags, self._imagen, _rows(self._flags))
+        return (await run.plan()).budget_needed
 
-def _failure(outcome: Outcome, error: ImagenError) -> str:
-    if outcome.request is None:  # the error names the line
-        return error_line(error)
-    which = f"row {outcome.index + 1}" if outcome.id is None else f"id {outcome.id}"
-    return f"{printable(which, 100)}: {error_line(error)}"
+
+def _failure(outcome: Outcome, error: ImagenError, width: int | None) -> str:
+    """Return what happened to an item, on one line that fits the terminal."""
+    message = spoken_message(error)
+    if outcome.request is not None:  # else the error names the line
+        which = f"row {outcome.index + 1}" if outcome.id is None else f"id {outcome.id}"
+        prompt = cut(outcome.request.prompt, 60 if width is None else width // 3)
+        message = f'{printable(which, 100)} "{prompt}": {message}'
+    return message if width is None else cut(message, width)

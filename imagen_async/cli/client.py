@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import signal
 import tempfile
 from pathlib import Path
@@ -13,7 +15,8 @@ import anyio
 import attrs
 
 from imagen_async.blocking.portal import new_loop
-from imagen_async.cli.console import note, warnings_as_notes
+from imagen_async.cli.console import note, warn, warnings_as_notes
+from imagen_async.cli.progress import open_progress
 from imagen_async.client import AsyncImagen
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits, Timeouts
@@ -25,6 +28,7 @@ from imagen_async.wire.text import printable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 
+    from imagen_async.cli.progress import Snapshot
     from imagen_async.session.events import Event
     from imagen_async.wire.generation import Image
 
@@ -53,11 +57,15 @@ class RequestFlags:
     allow_private: bool = False
     emulator: bool = False
     as_json: bool = False
+    settings: tuple[str, ...] = ()
+    quiet: bool = False
+    verbose: int = 0
 
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of each request that were given."""
         given = {name: getattr(self, name) for name in _FIELDS}
+        given["extra"] = dict(map(_setting, self.settings)) or None
         return {name: value for name, value in given.items() if value is not None}
 
     @property
@@ -80,6 +88,19 @@ class RequestFlags:
         if any(not colon or not name.strip() for name, colon, _ in parts):
             raise ConfigurationError("--header must be NAME:VALUE, such as 'X-Team:art'.")
         return {name.strip(): value.strip() for name, _, value in parts}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Return the name and the value of a ``--set``."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or name.strip() == "prompt":
+        raise ConfigurationError(
+            "--set must be KEY=VALUE, such as size=1024x1024, and not the prompt."
+        )
+    try:
+        return name.strip(), json.loads(value, parse_constant=int)  # which NaN is not: it is text
+    except (ValueError, RecursionError):
+        return name.strip(), value
 
 
 @contextlib.asynccontextmanager
@@ -123,6 +144,31 @@ async def open_client(
         yield await stack.enter_async_context(imagen)
 
 
+@contextlib.contextmanager
+def shown(flags: RequestFlags, look: Callable[[], Snapshot | str]) -> Iterator[int | None]:
+    """Show every now and then how a block goes; yield the columns of the terminal, if there is one.
+
+    Args:
+        flags: Of the command.
+        look: Returns a moment.
+    """
+    progress = open_progress(os.environ.get, quiet=flags.quiet)
+
+    async def tick() -> None:
+        if progress.width is None:
+            await asyncio.sleep(progress.every)
+        while True:
+            progress.show(look())
+            await asyncio.sleep(progress.every)
+
+    ticker = asyncio.create_task(tick())
+    try:
+        yield progress.width
+    finally:
+        ticker.cancel()
+        progress.close()
+
+
 def keep_bytes(images: Iterable[Image]) -> None:
     """Write images that are paid for, and in memory alone, to where temporary files go."""
     for image in images:
@@ -133,9 +179,9 @@ def keep_bytes(images: Iterable[Image]) -> None:
             path = folder / f"image{suffix(image.media_type)}"
             path.write_bytes(image.data)
         except disk.TROUBLE as error:
-            note(f"Note: paid for, and not to be kept anywhere: {disk.reason(error)}.")
+            warn(f"Note: paid for, and not to be kept anywhere: {disk.reason(error)}.")
         else:
-            note(f"Note: paid for, and kept in {printable(str(path))}.")
+            warn(f"Note: paid for, and kept in {printable(str(path))}.")
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
@@ -152,12 +198,11 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def interruptible(stop: Callable[[], int], say: Callable[[str], object]) -> Iterator[Interrupts]:
+def interruptible(stop: Callable[[], int]) -> Iterator[Interrupts]:
     """Let the first signal stop the block and the second one cancel it.
 
     Args:
         stop: Sends nothing more and returns how many calls are in flight and go on.
-        say: Writes a line.
     """
     heard = Interrupts()
 
@@ -166,7 +211,7 @@ def interruptible(stop: Callable[[], int], say: Callable[[str], object]) -> Iter
         if heard.count > 1:
             scope.cancel()
             return
-        say(
+        warn(
             f"Interrupted: what is in flight ({stop()}) is paid for and will be finished; "
             "Ctrl-C again cancels it."
         )

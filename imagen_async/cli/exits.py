@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from imagen_async.cli.words import error_words
 from imagen_async.errors import (
     ConfigurationError,
     DownloadError,
@@ -56,7 +57,7 @@ def exit_code(error: BaseException) -> int:
 def error_line(error: BaseException) -> str:
     """Return what an error says, on one line that is safe to show."""
     if isinstance(error, ImagenError):
-        return printable(str(error))
+        return error_words(error)
     return printable(
         f"unexpected {type(error).__name__}: {error}; set IMAGEN_DEBUG=1 to see where, "
         "and please report it."

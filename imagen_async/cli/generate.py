@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import secrets
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import attrs
@@ -19,13 +21,30 @@ from imagen_async.cli.client import (
     keep_bytes,
     open_client,
     run_loop,
+    shown,
 )
-from imagen_async.cli.console import note, result, warnings_as_notes
+from imagen_async.cli.console import (
+    logged,
+    note,
+    raw_result,
+    result,
+    set_up,
+    warn,
+    warnings_as_notes,
+)
 from imagen_async.cli.exits import DONE, INTERRUPTED, error_line, exit_code
-from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
+from imagen_async.cli.progress import Watch
+from imagen_async.cli.words import cut, duration
+from imagen_async.errors import (
+    Charge,
+    ConfigurationError,
+    ImagenError,
+    InvalidRequestError,
+    SaveError,
+)
 from imagen_async.policy.config import Limits
 from imagen_async.session.config import new_key
-from imagen_async.session.events import Cancelled, Done, Failed, Retrying, Sent
+from imagen_async.session.events import Cancelled, Done, Retrying
 from imagen_async.session.stream import Outcome, Stream
 from imagen_async.wire.generation import Generation, Image
 from imagen_async.wire.image_header import inspect
@@ -37,6 +56,10 @@ if TYPE_CHECKING:
 
     from imagen_async.client import AsyncImagen
     from imagen_async.session.events import Event
+
+
+STDOUT: Final = "-"
+"""The output that is standard output."""
 
 
 @attrs.frozen(kw_only=True)
@@ -53,9 +76,13 @@ def generate(flags: GenerateFlags) -> int:
     Raises:
         ImagenError: If something is wrong before anything is sent.
     """
+    set_up(quiet=flags.quiet)
     requests = list(_requests(flags))
     if not requests:
         raise InvalidRequestError("There is no prompt on standard input; write one a line.")
+    if flags.output == STDOUT:
+        _check_stdout(flags, requests)
+        return run_loop(_Run(flags, requests, Path(), to_folder=False).run())
     output = Path(flags.output)
     try:
         to_folder = _is_folder(flags.output, several=len(requests) > 1)
@@ -76,6 +103,19 @@ def _requests(flags: GenerateFlags) -> Iterator[GenerationRequest]:
             if row.request is None:
                 raise row.error or InvalidRequestError(f"line {row.line} cannot be read.")
             yield attrs.evolve(row.request, **flags.fields)
+
+
+def _check_stdout(flags: GenerateFlags, requests: Sequence[GenerationRequest]) -> None:
+    """Refuse what standard output cannot take while nothing is paid for."""
+    if len(requests) > 1 or (flags.n or 1) > 1:
+        raise ConfigurationError("-o - writes one image: give one prompt, and no -n above 1.")
+    if flags.as_json:
+        raise ConfigurationError("-o - and --json exclude each other: both are standard output.")
+    if sys.stdout is None or sys.stdout.isatty():
+        raise ConfigurationError(
+            "-o - would write an image to the terminal; send it on, as in -o - > fox.png, or name "
+            "a file with -o."
+        )
 
 
 def _is_folder(output: str, *, several: bool) -> bool:
@@ -110,50 +150,67 @@ class _Run:
         self._requests = requests
         self._output = output
         self._to_folder = to_folder
+        self._watch = Watch()
+        self._began = time.monotonic()
+        # A pipe gets the order of the prompts; a person sees each as it settles.
+        self._piped = sys.stdout is None or not sys.stdout.isatty()
         self._code = DONE
-        self._cut = self._saving = 0
+        self._cut = self._saving = self._settled = 0
         self._stopped = False
         self._scopes: dict[str, anyio.CancelScope] = {}
-        self._flying: set[str] = set()
 
     async def run(self) -> int:
+        with shown(self._flags, self._look) as self._width, logged(self._flags.verbose):
+            return await self._settle()
+
+    def _look(self) -> str:
+        doing = self._watch.doing or ("downloading" if self._saving else "")
+        total = len(self._requests)
+        done = f"{self._settled} of {total} settled" if total > 1 else ""
+        words = (duration(time.monotonic() - self._began), done, doing, self._watch.pause)
+        return " · ".join(filter(None, words))
+
+    async def _settle(self) -> int:
         limits = Limits()
         async with open_client(self._flags, limits=limits, on_event=self._hear) as imagen:
             stream = Stream(
                 self._requests,
                 lambda index, request: self._work(imagen, index, request),
                 concurrency=limits.concurrency,
-                ordered=True,
+                ordered=self._piped,
                 dropped=self._show,
             )
-            with interruptible(self._stop, note) as interrupts:
+            with interruptible(self._stop) as interrupts:
                 async with stream as outcomes:
                     async for outcome in outcomes:
                         self._show(await self._saved(imagen, outcome))
             if interrupts.count:
-                note(_interrupted(imagen.stats().dropped + self._cut))
+                warn(_interrupted(imagen.stats().dropped + self._cut))
                 return INTERRUPTED
         return self._code
 
     def _stop(self) -> int:
         """Give up what waits to be sent; return how many calls go on, for they may be paid for."""
-        self._stopped = True
+        self._stopped, flying = True, self._watch.in_flight
         for key, scope in self._scopes.items():
-            if key not in self._flying:
+            if key not in flying:
                 scope.cancel()
-        return len(self._flying) + self._saving
+        return len(flying) + self._saving
 
     def _hear(self, event: Event) -> None:
-        """Keep in mind which calls are in flight, and the links of those that are given up."""
-        key = event.idempotency_key
-        if isinstance(event, Sent):
-            self._flying.add(key)
-        elif isinstance(event, Retrying | Done | Failed | Cancelled):
-            self._flying.discard(key)
+        """Keep in mind what is waited for, and the links of calls that are given up."""
+        self._watch.hear(event)
+        if isinstance(event, Done) and self._piped and len(self._requests) > 1:
+            self._tell_done(event)
         if isinstance(event, Retrying) and self._stopped:
-            self._scopes[key].cancel()
+            self._scopes[event.idempotency_key].cancel()
         elif isinstance(event, Cancelled):
             _keep_links(event.images, self._output)
+
+    def _tell_done(self, event: Done) -> None:
+        """Show on a terminal that a prompt is done, if its path goes elsewhere."""
+        if self._width is not None:
+            note(f"done: {cut(event.request.prompt, self._width - len('done: '))}")
 
     async def _work(
         self, imagen: AsyncImagen, index: int, request: GenerationRequest
@@ -184,7 +241,10 @@ class _Run:
         images, self._saving = list(generation.images), 1
         for place, image in enumerate(images):
             try:
-                images[place] = await _save(imagen, image, self._output)
+                if self._flags.output == STDOUT:
+                    images[place] = await _pass_on(imagen, image, first=place == 0)
+                else:
+                    images[place] = await _save(imagen, image, self._output)
             except ImagenError as error:
                 images[place : place + 1] = error.images or (image,)
                 error.images = tuple(images)
@@ -193,13 +253,15 @@ class _Run:
                 self._cut += 1
                 _keep_links(images, self._output.parent)
                 raise
+        self._saving = 0
+        keep_bytes(images)
         return attrs.evolve(outcome, generation=attrs.evolve(generation, images=tuple(images)))
 
     def _show(self, outcome: Outcome) -> None:
         generation, error = outcome.generation, outcome.error
+        self._settled += 1
         if error is not None:
-            which = f"prompt {outcome.index + 1}: " if len(self._requests) > 1 else ""
-            note(f"Error: {which}{error_line(error)}")
+            warn(f"Error: {self._which(outcome.index)}{error_line(error)}")
             self._code = self._code or exit_code(error)
             _keep_links(error.images, self._output if self._to_folder else self._output.parent)
             keep_bytes(error.images)
@@ -212,6 +274,11 @@ class _Run:
         if generation is not None:
             self._print(generation)
 
+    def _which(self, index: int) -> str:
+        if len(self._requests) == 1:
+            return ""
+        return f'prompt {index + 1} "{cut(self._requests[index].prompt, 40)}": '
+
     def _print(self, generation: Generation) -> None:
         for problem in generation.problems:
             note(f"Note: {printable(problem)}")
@@ -219,6 +286,20 @@ class _Run:
             if image.path is not None:
                 as_json = self._flags.as_json
                 result(_json(generation, image, image.path) if as_json else str(image.path))
+
+
+async def _pass_on(imagen: AsyncImagen, image: Image, *, first: bool) -> Image:
+    """Write the first image to standard output; return the image with what must yet be kept."""
+    data = await imagen.read(image)
+    held = attrs.evolve(image, data=data, media_type=inspect(data).media_type)
+    if not first:  # some gateways send several, asked or not
+        return held
+    try:
+        raw_result(data)
+    except OSError as error:
+        text = f"Standard output did not take the image ({error.strerror})."
+        raise SaveError(text, charge=Charge.YES, images=(held,)) from None
+    return attrs.evolve(image, data=None, url=None)
 
 
 async def _save(imagen: AsyncImagen, image: Image, path: Path) -> Image:
@@ -249,9 +330,9 @@ def _keep_links(images: Sequence[Image], folder: Path) -> None:
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.writelines(f"{printable(link)}\n" for link in links)
     except OSError as error:
-        note(f"Note: the links could not be kept: {printable(str(error.strerror))}.")
+        warn(f"Note: the links could not be kept: {printable(str(error.strerror))}.")
     else:
-        note(f"Note: paid for and not here; the links are in {printable(str(path))}.")
+        warn(f"Note: paid for and not here; the links are in {printable(str(path))}.")
 
 
 def _json(generation: Generation, image: Image, path: Path) -> str:

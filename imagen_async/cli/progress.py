@@ -1,25 +1,94 @@
-"""How a batch is going: a bar on a terminal, else a line every few seconds; all on stderr."""
+"""How it is going: drawn on a terminal, else a line every few seconds; all on standard error."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
-from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from imagen_async.cli.console import note
+from imagen_async.cli.console import draw_around, note
+from imagen_async.cli.words import duration
+from imagen_async.session.events import (
+    Cancelled,
+    Done,
+    Failed,
+    Queued,
+    Received,
+    Retrying,
+    Sent,
+    Throttled,
+)
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from rich.console import RenderableType
+    from rich.live import Live
+
+    from imagen_async.session.events import Event
 
 LINE_EVERY: Final = 5.0
 """Seconds between lines where there is no terminal."""
-BAR_EVERY: Final = 0.2
-"""Seconds between two looks of the bar."""
+DRAW_EVERY: Final = 0.125
+"""Seconds between two looks of a terminal."""
 _WINDOW: Final = 30.0
 """Seconds over which the rate is taken: long enough for slow images, short enough to be true."""
+_PHASES: Final = {
+    Queued: "waiting for a free place",
+    Sent: "waiting for the gateway",
+    Retrying: "waiting to be sent again",
+    Received: "downloading",
+}
+
+
+class Watch:
+    """Hears a client's events, and tells what its calls wait for.
+
+    Args:
+        clock: Seconds of any steady clock.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._phases: dict[str, str] = {}
+        self._until = 0.0
+        self._reason = ""
+
+    def hear(self, event: Event) -> None:
+        """Take note of an event."""
+        if isinstance(event, Throttled | Retrying):
+            self._until = self._clock() + event.wait
+            self._reason = printable(event.reason, 200)
+        if isinstance(event, Done | Failed | Cancelled):
+            self._phases.pop(event.idempotency_key, None)
+        elif phase := _PHASES.get(type(event)):
+            self._phases[event.idempotency_key] = phase
+
+    @property
+    def in_flight(self) -> set[str]:
+        """The keys of calls that are with the gateway, or whose images are on their way."""
+        flying = (_PHASES[Sent], _PHASES[Received])
+        return {key for key, phase in self._phases.items() if phase in flying}
+
+    @property
+    def doing(self) -> str:
+        """What the calls are at, with their numbers if there are several."""
+        counts = Counter(self._phases.values())
+        if counts.total() < 2:
+            return "".join(counts)
+        return ", ".join(f"{counts[each]} {each}" for each in _PHASES.values() if counts[each])
+
+    @property
+    def pause(self) -> str:
+        """How long something is waited for before it is sent again, and why; empty if nothing."""
+        left = self._until - self._clock()
+        return f"waits {math.ceil(left)} s: {self._reason}" if left > 0 else ""
 
 
 @attrs.frozen(kw_only=True)
@@ -32,8 +101,10 @@ class Snapshot:
         failed: Items.
         unknown: Items.
         images: Images that are here.
+        in_flight: Calls under way.
         rate: Items settled per second, of late.
-        waits: What the gate waits for; empty if nothing.
+        cost: What was or may have been spent on the folder; None without a price.
+        waits: What is waited for; empty if nothing.
     """
 
     total: int | None
@@ -41,7 +112,9 @@ class Snapshot:
     failed: int
     unknown: int
     images: int
+    in_flight: int
     rate: float
+    cost: float | None = None
     waits: str = ""
 
     @property
@@ -50,30 +123,23 @@ class Snapshot:
         return self.done + self.failed + self.unknown
 
     @property
-    def line(self) -> str:
-        """The moment in words."""
-        of = "" if self.total is None else f" of {self.total:,}"
-        parts = [
-            f"{self.done:,}{of} done, {self.failed:,} failed, {self.unknown:,} unknown",
-            f"{self.images:,} images",
-        ]
-        if self.rate > 0:
-            parts.append(f"{self.rate * 60:,.0f}/min")
-            if self.total is not None and self.total > self.settled:
-                parts.append(f"{duration((self.total - self.settled) / self.rate)} left")
-        return "; ".join(parts)
+    def reached(self) -> str:
+        """How far it is, and how long it will take; empty if that cannot be told."""
+        if not self.total:
+            return ""
+        words = f"{self.settled:,} of {self.total:,} · {100 * self.settled // self.total} %"
+        if self.total <= self.settled or self.rate <= 0:
+            return words
+        return f"{words} · {duration((self.total - self.settled) / self.rate)} left"
 
-
-def duration(seconds: float) -> str:
-    """Return seconds in words, with two units at most."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+    @property
+    def counts(self) -> str:
+        """What came of it so far."""
+        images = f" ({self.images:,} images)" if self.images != self.done else ""
+        words = f"{self.done:,} done{images}, {self.failed:,} failed, {self.unknown:,} unknown"
+        rate = f" · {self.rate * 60:,.0f}/min" if self.rate > 0 else ""
+        cost = f" · {self.cost:,.2f} spent" if self.cost is not None else ""
+        return f"{words} · {self.in_flight:,} in flight{rate}{cost}"
 
 
 class Rate:
@@ -96,87 +162,106 @@ class Rate:
         return (settled - before) / (now - then) if now > then else 0.0
 
 
-class Progress(Protocol):
-    """Shows snapshots and notes."""
-
-    every: float
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Show a moment."""
-
-    def note(self, line: str) -> None:
-        """Write a line that stays."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-
-
 class Lines:
     """Progress as plain lines, for logs and pipes."""
 
     def __init__(self) -> None:
         self.every = LINE_EVERY
+        self.width: int | None = None
 
-    def show(self, snapshot: Snapshot) -> None:
-        """Write a moment as a line."""
-        note(f"{snapshot.line}; {snapshot.waits}" if snapshot.waits else snapshot.line)
-
-    def note(self, line: str) -> None:
-        """Write a line."""
-        note(line)
+    def show(self, moment: Snapshot | str) -> None:
+        """Write a moment of a batch as a line; what a single call waits for is for terminals."""
+        if isinstance(moment, Snapshot):
+            note(" · ".join(filter(None, (moment.reached, moment.counts, moment.waits))))
 
     def close(self) -> None:
         """Do nothing: lines stay."""
 
 
-class Bar:
-    """Progress as one line of a terminal that is drawn over."""
+class Terminal:
+    """Progress drawn over itself on the last lines of a terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+        from rich.spinner import Spinner
 
-        self.every = BAR_EVERY
-        self._bar = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=10),
-            # Not markup: reasons come from servers.
-            TextColumn("{task.description}", markup=False),
-            console=Console(stderr=True, highlight=False),
+        self.every = DRAW_EVERY
+        self._console = Console(stderr=True, highlight=False)
+        self.width: int | None = self._console.width
+        self._spinner = Spinner("dots", style="cyan")
+        self._live = self._open()
+        draw_around(self._away)
+
+    def _open(self) -> Live:
+        from rich.live import Live
+
+        # Redirected, results for a pipe would go to the terminal.
+        live = Live(
+            console=self._console,
             transient=True,
             auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
-        self._task = self._bar.add_task("", total=None)
-        self._bar.start()
+        live.start()
+        return live
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, moment: Snapshot | str) -> None:
         """Draw a moment."""
-        self._bar.update(
-            self._task,
-            completed=snapshot.settled,
-            total=snapshot.total,
-            description=f"{snapshot.line}\n{snapshot.waits}".rstrip(),
-            refresh=True,
-        )
+        from rich.console import Group
 
-    def note(self, line: str) -> None:
-        """Write a line above the bar."""
-        self._bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        if isinstance(moment, str):
+            rows = [self._row(moment)]
+        else:
+            rows = [self._bar(moment)] if moment.total else []
+            rows += [self._row(words) for words in (moment.counts, moment.waits) if words]
+        self._live.update(Group(*rows), refresh=True)
+
+    def _bar(self, moment: Snapshot) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True)
+        grid.add_row(ProgressBar(moment.total, moment.settled), moment.reached)
+        return grid
+
+    def _row(self, words: str) -> RenderableType:
+        from rich.text import Text
+
+        frame = self._spinner.render(self._console.get_time())
+        assert isinstance(frame, Text)
+        # Not markup: reasons come from servers.
+        return Text.assemble(frame, " ", printable(words), no_wrap=True, overflow="ellipsis")
+
+    @contextlib.contextmanager
+    def _away(self) -> Iterator[None]:
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live = self._open()
 
     def close(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+        """Take away what is drawn."""
+        draw_around(None)
+        self._live.stop()
 
 
-def open_progress(environment: Callable[[str], str | None]) -> Progress:
-    """Return a bar if standard error is a terminal that can draw one, and rich is there.
+def open_progress(
+    environment: Callable[[str], str | None], *, quiet: bool = False
+) -> Lines | Terminal:
+    """Return progress on a terminal if standard error is one that can be drawn on, else lines.
 
     Args:
         environment: Reads a variable.
+        quiet: Whether nothing is to be drawn.
     """
-    if sys.stderr is not None and sys.stderr.isatty() and environment("TERM") != "dumb":
+    terminal = sys.stderr is not None and sys.stderr.isatty() and environment("TERM") != "dumb"
+    if terminal and not quiet:
         try:
-            return Bar()
+            return Terminal()
         except ModuleNotFoundError:
             pass
     return Lines()

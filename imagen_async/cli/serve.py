@@ -7,20 +7,26 @@ import contextlib
 import json
 import os
 import signal
+import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from imagen_async.cli.client import on_signals, run_loop
-from imagen_async.cli.console import note, result
+from imagen_async.cli.console import note, result, set_up
 from imagen_async.cli.exits import DONE, INTERRUPTED
+from imagen_async.cli.words import cut
 from imagen_async.emulator import Emulator, FaultRule
 from imagen_async.errors import ConfigurationError, ImagenError
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from imagen_async.emulator import Account, Exchange
 
 _CONDITIONS = {
     "prompt": str,
@@ -53,6 +59,7 @@ class ServeFlags:
     faults: tuple[str, ...]
     seed: int
     ready_file: str | None
+    quiet: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -62,7 +69,7 @@ class ServeFlags:
             ValueError: If a rule cannot be read.
         """
         flags = attrs.asdict(self)
-        del flags["ready_file"]
+        del flags["ready_file"], flags["quiet"]
         flags["keys"] = self.keys or None
         flags["faults"] = tuple(fault_rule(text) for text in self.faults)
         return flags
@@ -75,11 +82,34 @@ def serve(flags: ServeFlags) -> int:
         ConfigurationError: If a flag makes no emulator.
         ImagenError: If the port cannot be taken.
     """
+    set_up(quiet=flags.quiet)
+    faults: Counter[str] = Counter()
     try:
-        emulator = Emulator(**flags.settings)
+        emulator = Emulator(**flags.settings, on_exchange=partial(_tell, faults))
     except ValueError as error:
         raise ConfigurationError(printable(str(error))) from None
-    return run_loop(_serve(emulator, flags))
+    code = run_loop(_serve(emulator, flags))
+    note(_ledger_line(emulator.ledger.total, faults))
+    return code
+
+
+def _tell(faults: Counter[str], exchange: Exchange) -> None:
+    """Log a request in a line."""
+    struck = [fault for fault in (exchange.fault, exchange.file_fault) if fault is not None]
+    faults.update(struck)
+    status = "none" if exchange.status is None else str(exchange.status)
+    charged = "charged" if exchange.charged else "free   "
+    because = f" (fault {', '.join(struck)})" if struck else ""
+    prompt = cut(exchange.prompt, 60)
+    note(f'{time.strftime("%H:%M:%S")} {status:4} {charged} "{prompt}"{because}')
+
+
+def _ledger_line(total: Account, faults: Counter[str]) -> str:
+    struck = ", ".join(f"{number:,} {fault}" for fault, number in faults.most_common())
+    return (
+        f"{total.posts:,} requests, {total.charged:,} charged, {total.images:,} images, "
+        f"{faults.total():,} faults{f' ({struck})' if struck else ''}"
+    )
 
 
 def fault_rule(text: str) -> FaultRule:

@@ -155,6 +155,8 @@ class Gateway:
         exchange.status = answer.status if answer.framing.has_head else None
         if exchange.prompt:
             self.ledger.account(exchange.prompt).delivered += exchange.delivered
+        if self.settings.on_exchange is not None:
+            self.settings.on_exchange(exchange)
 
     async def answer(self, exchange: Exchange, header: str | None) -> Answer:
         """Return the answer to a request for images.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from imagen_async.emulator.dialects import DIALECTS, Dialect
 from imagen_async.emulator.faults import FaultRule, as_rule
 from imagen_async.emulator.latency import PROFILES
+
+if TYPE_CHECKING:
+    from imagen_async.emulator.ledger import Exchange
 
 DRAWINGS: Mapping[str, str] = {
     "full": "a picture with the prompt in it (needs Pillow, else plain)",
@@ -95,6 +98,7 @@ class Settings:
         task_ttl: Seconds for which a task is kept; then it is 404.
         report_cost: One of ``COSTS``; None tells no cost.
         price: What an image costs, in USD.
+        on_exchange: Called with each request for images once its answer has left.
 
     Raises:
         ValueError: If a value is out of range.
@@ -144,6 +148,7 @@ class Settings:
     task_ttl: float = attrs.field(default=86_400.0, validator=_above_zero)
     report_cost: str | None = attrs.field(default=None, validator=_one_of((None, *COSTS)))
     price: float = attrs.field(default=0.04, validator=attrs.validators.ge(0))
+    on_exchange: Callable[[Exchange], object] | None = None
 
     @property
     def voice(self) -> Dialect:

@@ -11,6 +11,7 @@ from imagen_async.errors import (
     ImagenError,
     NotSentError,
     OutcomeUnknownError,
+    RejectedError,
     SaveError,
     Verdict,
 )
@@ -54,6 +55,7 @@ class Call:
         charge: The worst so far, in this run and earlier ones.
         history: What its attempts came to; of earlier runs only ``sends``.
         patience: Of the run that it belongs to, if that may end for all its calls.
+        keyless: Whether nothing in its headers says who asks.
 
     Attributes:
         id: Unlike that of any other call of this process.
@@ -78,6 +80,7 @@ class Call:
     id: int = attrs.field(init=False, factory=events.new_id)
     history: History = NEW
     patience: SharedPatience | None = None
+    keyless: bool = False
     deadline: Deadline = attrs.field(init=False)
     attempts: int = attrs.field(init=False, default=0)
     retried: bool = attrs.field(init=False, default=False)
@@ -114,7 +117,7 @@ class Call:
         assert self.failure is not None
         judgement = self.failure.judgement
         why = f" Not sent again: {reason}." if reason else ""
-        return error_for(
+        error = error_for(
             attrs.evolve(judgement, message=judgement.message + why),
             charge=self.charge,
             attempts=self.attempts,
@@ -122,6 +125,9 @@ class Call:
             idempotency_key=self.idempotency_key,
             retry_after=self.failure.retry_after,
         )
+        if self.keyless and isinstance(error, RejectedError):
+            error.without_key()
+        return error
 
     def unsent(self, reason: str) -> ImagenError:
         """Return the error of a call that ended before this attempt could be sent."""

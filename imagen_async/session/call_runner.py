@@ -102,6 +102,8 @@ class CallRunner:
                 with _while_hopeful(call.patience):
                     await anyio.sleep(retry.wait)
         if generation.task is not None or (call.downloads and has_links(generation)):
+            if call.heard:
+                self.listener.tell(events.Received(*call.named))
             return await self._collected(call, generation, transport)
         return generation
 

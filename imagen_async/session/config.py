@@ -55,6 +55,11 @@ class Config:
                 secrets += [part for part in (value, *value.split()) if len(part) >= LONG]
         object.__setattr__(self, "mask", Mask(secrets))
 
+    @property
+    def names_caller(self) -> bool:
+        """Whether requests say who asks: by the key, or by a header of the caller's."""
+        return self.api_key is not None or any(map(_SECRETIVE.search, self.headers))
+
 
 def configure(
     *,

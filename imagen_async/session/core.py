@@ -165,6 +165,7 @@ class Core:
             charge=charge,
             history=History(sends=sends) if sends else NEW,
             patience=patience,
+            keyless=not self.config.names_caller,
         )
         transport, task = self._lifecycle.begin()
         try:

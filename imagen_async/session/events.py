@@ -63,6 +63,11 @@ class Throttled(CallEvent):
 
 
 @attrs.frozen
+class Received(CallEvent):
+    """A paid answer came, and its links are downloaded now."""
+
+
+@attrs.frozen
 class Downloaded(CallEvent):
     """The image of a link is here."""
 
@@ -98,7 +103,9 @@ class Cancelled(CallEvent):
     images: tuple[Image, ...]
 
 
-Event: TypeAlias = Queued | Sent | Retrying | Throttled | Downloaded | Done | Failed | Cancelled
+Event: TypeAlias = (
+    Queued | Sent | Retrying | Throttled | Received | Downloaded | Done | Failed | Cancelled
+)
 Named: TypeAlias = "tuple[int, GenerationRequest, str]"
 """What each event of one call begins with: its id, its request, its key."""
 Hook: TypeAlias = "Callable[[Event], object]"

@@ -87,6 +87,14 @@ def _check_n(_: object, __: object, n: Any) -> None:
         raise InvalidRequestError(f"n must be a whole number of images, 1 or more, not {n!r}.")
 
 
+def unknown_field(name: str, value: object) -> InvalidRequestError:
+    """Return the error for a field that only a gateway knows, with the way to send it."""
+    shown = printable(repr({name: value}), 200)
+    return InvalidRequestError(
+        f"{printable(name)} is no field that every gateway knows; send it as extra={shown}."
+    )
+
+
 def _mapping(value: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         copied = dict(value) if value else {}

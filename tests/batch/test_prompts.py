@@ -44,6 +44,18 @@ def test_text_gives_one_row_a_line(tmp_path: Path) -> None:
     ]
 
 
+def test_comments_of_a_text_are_no_rows(tmp_path: Path) -> None:
+    """A # begins a comment, a backslash before it a prompt; both only at a line's begin."""
+    rows = rows_of(tmp_path / "a.txt", b"# one\ntwo # 2\n  #three\n\\#4\n\\\\#5\n\\six\n")
+
+    assert [(row.line, row.request and row.request.prompt) for row in rows] == [
+        (2, "two # 2"),
+        (4, "#4"),
+        (5, "\\\\#5"),
+        (6, "\\six"),
+    ]
+
+
 def test_json_lines_carry_every_field(tmp_path: Path) -> None:
     """An object's fields become the request's, a bare string is a prompt, None is not given."""
     line = {

@@ -37,7 +37,7 @@ def test_a_text_file_becomes_a_folder_of_images(cli, gateway):
     assert (ended.code, ended.lines) == (0, ["shots/index.html"])
     assert Path("shots/index.html").exists()
     assert {row["prompt"] for row in rows("shots/metadata.jsonl")} == {"a fox", "一只狐狸"}
-    assert "2 of 2 done (2 images), 0 failed, 0 unknown" in ended.err.splitlines()[-1]
+    assert ended.err.startswith("shots: 2 of 2 done (2 images), 0 failed, 0 unknown")
 
 
 def test_json_is_the_report(cli, gateway):
@@ -98,8 +98,8 @@ def test_many_errors_do_not_bury_the_progress(cli, gateway):
     gateway.fail("400")
     ended = cli("batch", write("in.txt", *(f"fox {n}" for n in range(20))), "--out", "shots")
     assert ended.code == 3
-    assert len(re.findall(r"^row \d+: ", ended.err, re.MULTILINE)) == 5
-    assert ended.err.count("Further errors are listed") == 1
+    assert len(re.findall(r"^row \d+ \"fox \d+\": ", ended.err, re.MULTILINE)) == 5
+    assert ended.err.count("Further errors are counted") == 1
     assert "20 failed and cost nothing" in ended.err
     assert "--retry-failed" in ended.err
 
@@ -133,7 +133,7 @@ def test_an_empty_account_stops_the_run(cli, gateway):
     assert ended.code == 3
     assert json.loads(ended.out)["stopped_by"] == "quota"
     assert "Stopped early: quota" in ended.err
-    assert "run the same command again" in ended.err
+    assert "go on: imagen-async batch in.txt --out shots --concurrency 1 --json\n" in ended.err
     assert len(gateway.requests) < 5
     assert cli("batch", "in.txt", "--out", "shots").code == 0
 
@@ -169,6 +169,107 @@ def test_a_dry_run_sends_and_makes_nothing(cli, gateway):
     assert (plan["rows"], plan["to_send"]) == (2, 2)
 
 
+def test_a_dry_run_names_bad_rows(cli, gateway):
+    """The first five are named, all are counted, and the code is 3."""
+    write("in.jsonl", '{"prompt": "a fox"}', *(['{"prompt": ""}'] * 7), "[")
+    ended = cli("batch", "in.jsonl", "--out", "shots", "--dry-run")
+    assert ended.code == 3
+    assert [f"line {number}: " in ended.out for number in range(2, 8)] == [True] * 5 + [False]
+    assert "8  cannot be sent as they are" in ended.out
+    assert "and 3 more" in ended.out
+    plan = json.loads(cli("batch", "in.jsonl", "--out", "shots", "--dry-run", "--json").out)
+    assert (plan["invalid"], len(plan["wrong"])) == (8, 5)
+
+
+def test_a_dry_run_shows_where_the_budget_stops_and_the_run_stops_there(cli, gateway):
+    """What the plan has room for is what the run buys; the budget that it names finishes."""
+    write("in.txt", *(f"fox {number}" for number in range(9)))
+    again = ("batch", "in.txt", "--out", "shots", "--price-per-image", "0.04", "--budget")
+    assert "The budget stops after 5 of 9; 0.36 would finish" in cli(*again, "0.2", "--dry-run").out
+    ended = cli(*again, "0.2")
+    assert len(gateway.requests) == 5
+    assert "A budget of 0.36 would finish it" in ended.err
+    planned = cli(*again, "0.2", "--dry-run").out
+    assert "0.20  is spent already" in planned
+    assert "The budget stops after 0 of 4; 0.36 would finish" in planned
+    assert "The budget stops" not in cli(*again, "0.36", "--dry-run").out
+    assert cli(*again, "0.36").code == 0
+    assert len(gateway.requests) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [("in.txt", []), ("in.txt", ["", "# a fox", "  # a hare"]), ("in.csv", ["prompt"])],
+)
+def test_an_empty_input_is_an_error(cli, gateway, name, lines):
+    """Nothing to do is said, as wrong usage, and no folder is begun."""
+    ended = cli("batch", write(name, *lines), "--out", "shots")
+    assert (ended.code, Path("shots").exists()) == (2, False)
+    assert f"There is no prompt in {name}" in ended.err
+
+
+def test_comments_of_a_text_file_are_no_prompts(cli, gateway):
+    """A line that begins with # is left out and not counted; a backslash makes it a prompt."""
+    ended = cli("batch", write("in.txt", "# foxes", "a fox #1", r"\#1 fan"), "--out", "shots")
+    assert ended.code == 0
+    assert sorted(exchange.prompt for exchange in gateway.requests) == ["#1 fan", "a fox #1"]
+    assert "2 of 2 done" in ended.err
+
+
+def test_fields_that_only_the_gateway_knows_are_sent(cli, gateway):
+    """--set reaches every row's body, as JSON where it can be read so; rows win."""
+    write("in.jsonl", '{"prompt": "a fox"}', '{"prompt": "a hare", "extra": {"seed": 1}}')
+    given = ("--set", "size=1024x1024", "--set", "seed=7", "--set", 'tags=["a"]')
+    assert cli("batch", "in.jsonl", "--out", "shots", *given).code == 0
+    sent = {exchange.prompt: exchange.body for exchange in gateway.requests}
+    fox, hare = sent["a fox"], sent["a hare"]
+    assert (fox["size"], fox["seed"], fox["tags"]) == ("1024x1024", 7, ["a"])
+    assert (hare["size"], hare["seed"]) == ("1024x1024", 1)
+    ended = cli("batch", "in.jsonl", "--out", "shots")
+    assert (ended.code, len(gateway.requests)) == (2, 2)
+    assert "add --new-options to buy them" in ended.err
+
+
+def test_failures_end_in_commands_that_do_what_they_say(cli, gateway):
+    """Each command that the end of a batch prints exists, and sends again what it says."""
+    gateway.fail_next("400", prompt="fox")
+    gateway.fail_next("504", prompt="hare")
+    gateway.fail_next("file_expired", prompt="owl")
+    write("in.txt", "a fox", "a hare", "an owl")
+    err = cli("batch", "in.txt", "--out", "shots", "--limit", "3").err
+    found = dict(re.findall(r"^  (.*): imagen-async (.*)$", err, re.MULTILINE))
+    buy, close = "buy again, links first", "close, links first"
+    assert list(found) == ["try again", "try the links again", buy, close]
+    posts = [len(gateway.requests)]
+    for name in ("try again", "try the links again", buy):
+        code = cli(*found[name].split()).code
+        posts.append(len(gateway.requests))
+    assert (code, posts) == (0, [3, 4, 4, 6])
+
+
+def test_quiet_leaves_errors_and_results(cli, gateway):
+    """-q shows only the result of a run that goes well, and the errors of one that does not."""
+    ended = cli("batch", write("in.txt", "a fox", "a hare"), "--out", "shots", "-q", "--limit", "1")
+    assert (ended.code, ended.err, ended.out) == (0, "", "shots/index.html\n")
+    gateway.fail_next("400")
+    ended = cli("batch", "in.txt", "--out", "shots", "-q")
+    assert ended.code == 3
+    assert 'row 2 "a hare": The gateway answered 400' in ended.err
+    assert "--retry-failed" in ended.err
+
+
+def test_verbose_logs_retries(cli, gateway):
+    """-v writes the package's log to standard error, once, and leaves the logger as it was."""
+    gateway.fail_next("503_queue")
+    write("in.txt", "a fox")
+    ended = cli("batch", "in.txt", "--out", "shots", "-v")
+    lines = re.findall(r"^\d\d:\d\d:\d\d retrying in .* s after", ended.err, re.MULTILINE)
+    assert len(lines) == 1
+    gateway.fail_next("503_queue")
+    assert "retrying in" not in cli("batch", "in.txt", "--out", "other").err
+    assert cli("batch", "in.txt", "--out", "more", "-vv").err.count("Queued(") == 1
+
+
 def test_emulator_is_a_run_of_its_own_kind(cli, gateway):
     """A folder begun with --emulator goes on with it, and never with a gateway that costs."""
     write("in.txt", "a fox")
@@ -194,6 +295,9 @@ def test_emulator_is_a_run_of_its_own_kind(cli, gateway):
         (["in.txt", "--out", "shots", "--on-unknown", "guess"], "resend"),
         (["in.txt", "--out", "shots", "--emulator", "--base-url", "http://a/v1"], "exclude"),
         (["in.txt", "--out", "shots", "--header", KEY], "NAME:VALUE"),
+        (["in.txt", "--out", "shots", "--size", "1024x1024"], "--set size=1024x1024"),
+        (["in.txt", "--out", "shots", "--set", "size"], "KEY=VALUE"),
+        (["in.csv", "--out", "shots", "--prompt-column", "it"], "with --prompt-column"),
     ],
 )
 def test_wrong_usage_says_what_to_do_and_makes_nothing(cli, gateway, arguments, says):
@@ -216,7 +320,7 @@ def test_lines_tell_how_it_goes_without_a_terminal(cli, gateway, monkeypatch):
     monkeypatch.setattr("imagen_async.cli.progress.LINE_EVERY", 0.005)
     write("in.txt", *(f"fox {number}" for number in range(40)))
     ended = cli("batch", "in.txt", "--out", "shots")
-    moments = r"^\d+ of 40 done, 0 failed, 0 unknown; \d+ images"
+    moments = r"^\d+ of 40 · \d+ % .*\d+ done, 0 failed, 0 unknown · \d in flight"
     assert len(re.findall(moments, ended.err, re.MULTILINE)) > 1
 
 
@@ -273,12 +377,13 @@ def test_the_second_ctrl_c_cancels_and_lists_what_is_unknown(spawn, monkeypatch)
         until(lambda: len(gateway.requests) == 2)
         child.signal(signal.SIGINT)
         line = child.process.stderr.readline()
-        while "in flight" not in line:
+        while "in flight (" not in line:
             line = child.process.stderr.readline()
         child.signal(signal.SIGINT)
         ended = child.end()
     assert ended.code == 130
     assert json.loads(ended.out)["unknown"] == 2
+    assert "2 charged or perhaps charged, and no image: 2 cut off" in ended.err
     plan = spawn("batch", "in.txt", "--out", "shots", "--dry-run", "--json").end()
     assert (json.loads(plan.out)["unknown"], json.loads(plan.out)["to_send"]) == (2, 7)
 
@@ -317,12 +422,13 @@ def test_a_terminal_gets_a_bar(spawn, slow_gateway, monkeypatch, plain):
     shown = _read(ours)
     assert child.process.wait(20) == 3
     assert child.process.stdout.read() == "shots/index.html\n"
-    assert "of 2 done" in shown
-    assert "row 2: " in shown
+    assert "1 of 2 · 50 %" in shown
+    assert re.search(r"━{20}", shown)
+    assert 'row 2 "a hare": ' in shown
     assert KEY not in shown
     assert ("\x1b[3" in shown) is not plain
     assert "\x1b[?25h" in shown  # the cursor is back
-    assert shown.rstrip().endswith("gallery: shots/index.html")
+    assert "shots: 1 of 2 done" in shown.splitlines()[-1]
 
 
 def _read(descriptor: int) -> str:

@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import os
+import pty
+import re
 import signal
 import socket
 import stat
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -55,6 +58,27 @@ def test_sends_what_the_flags_say(cli, gateway):
     (exchange,) = gateway.requests
     sent = json.dumps(exchange.as_json())
     assert all(word in sent for word in ("imagen4", "16:9", "b64_json"))
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("size=1024x1024", "1024x1024"),
+        ("size=7", 7),
+        ("size=true", True),
+        ('size={"w": 1}', {"w": 1}),
+        ('size="7"', "7"),
+        ("size=a=b", "a=b"),
+        ("size=", ""),
+        ("size=NaN", "NaN"),
+        ("size=" + "[" * 9000, "[" * 9000),
+    ],
+)
+def test_a_field_that_only_the_gateway_knows(cli, gateway, given, sent):
+    """--set is JSON where it can be read so, else text."""
+    assert cli("generate", "a fox", "--set", given).code in (0, 4)
+    (exchange,) = gateway.requests
+    assert exchange.body["size"] == sent
 
 
 def test_json_is_an_object_of_each_image(cli, gateway):
@@ -163,6 +187,136 @@ def test_a_key_over_plain_http_is_a_note(cli):
     assert KEY not in ended.err
 
 
+@pytest.mark.parametrize("form", ["url", "b64_json"])
+def test_writes_one_image_to_standard_output(spawn, gateway, form):
+    """-o - is the image's bytes and nothing else, and no file is left."""
+    words = ("generate", "a fox", "-o", "-", "--response-format", form)
+    out, err = spawn(*words, text=False).process.communicate(timeout=20)
+    assert (err, inspect(out).complete) == (b"", True)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.fixture
+def spare(monkeypatch, tmp_path_factory):
+    """Where temporary files of a run go."""
+    folder = tmp_path_factory.mktemp("spare")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def test_further_images_are_kept_beside_standard_output(spawn, gateway, spare):
+    """A gateway that sends more than was asked for is paid for them, so they are kept."""
+    gateway.fail_next("more")
+    out, err = spawn("generate", "a fox", "-o", "-", text=False).process.communicate(timeout=20)
+    (kept,) = spare.glob("*/image.png")
+    assert inspect(out).complete
+    assert inspect(kept.read_bytes()).complete
+    assert f"kept in {kept}" in err.decode()
+
+
+def test_an_image_that_standard_output_does_not_take_is_kept(spawn, gateway, spare):
+    """A pipe that broke costs nobody a paid image."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    child = spawn("generate", "a fox", "-o", "-", stdout=writing)
+    os.close(writing)
+    _, err = child.process.communicate(timeout=20)
+    assert child.process.returncode == 1
+    assert "It was charged" in err
+    assert "Exception" not in err
+    (kept,) = spare.glob("*/image.png")
+    assert inspect(kept.read_bytes()).complete
+
+
+def drawn(descriptor):
+    """Return all that is written to a terminal."""
+    pieces = []
+    with suppress(OSError), os.fdopen(descriptor, "rb", buffering=0) as terminal:
+        while piece := terminal.read(65536):
+            pieces.append(piece)
+    return b"".join(pieces).decode()
+
+
+def plain(text):
+    """Return what is written without the control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+@pytest.fixture
+def on_a_terminal(spawn, monkeypatch):
+    """Run with a terminal as standard error, and return the run and what it drew there."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    def run(*words, both=False):
+        ours, theirs = pty.openpty()
+        child = spawn(*words, stderr=theirs, **({"stdout": theirs} if both else {}))
+        os.close(theirs)
+        shown = drawn(ours)
+        child.process.wait(20)
+        return child.process, shown
+
+    return run
+
+
+def test_a_terminal_refuses_an_image(on_a_terminal, gateway):
+    """-o - to a terminal is wrong usage, before anything is sent."""
+    process, shown = on_a_terminal("generate", "a fox", "-o", "-", both=True)
+    assert "-o - > fox.png" in shown
+    assert (process.returncode, gateway.requests) == (2, [])
+
+
+def test_a_spinner_says_what_is_waited_for(on_a_terminal, slow_gateway):
+    """On a terminal the seconds and the reason are drawn, and gone at the end."""
+    slow_gateway.fail_next("retry_after:1")
+    process, shown = on_a_terminal("generate", "a fox", "-o", "fox.png")
+    assert process.stdout.read() == "fox.png\n"
+    assert re.search(r"\d\.\d s · waiting for the gateway", plain(shown))
+    pause = r"waiting to be sent again · waits 1 s: The gateway answered 429"
+    assert re.search(pause, plain(shown))
+    assert plain(shown.rpartition("\x1b[2K")[2]).strip() == ""
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_several_prompts_show_a_line_each(on_a_terminal, gateway):
+    """On a terminal each prompt has its line as it settles; the pipe has paths in order."""
+    gateway.fail_next("400", prompt="hare")
+    process, shown = on_a_terminal("generate", "a fox", "a hare", "an owl", "-o", "shots/")
+    assert process.returncode == 4
+    paths = process.stdout.read().splitlines()
+    assert [Path(path).name[:5] for path in paths] == ["a-fox", "an-ow"]
+    assert all(f"done: {prompt}\r\n" in plain(shown) for prompt in ("a fox", "an owl"))
+    assert 'Error: prompt 2 "a hare": The gateway answered 400' in plain(shown)
+
+
+def test_results_and_spinner_share_a_terminal(on_a_terminal, gateway):
+    """Where both streams are one terminal, paths are whole lines between what is drawn."""
+    process, shown = on_a_terminal("generate", "a fox", "a hare", "-o", "s/", both=True)
+    assert process.returncode == 0
+    assert len(re.findall(r"[\r\n]s/a-(?:fox|hare)-\w+\.png\r\n", plain(shown))) == 2
+    assert "done: " not in shown
+
+
+def test_a_quiet_terminal_shows_nothing(on_a_terminal):
+    """-q draws nothing, and the emulator's word is left out."""
+    process, shown = on_a_terminal("generate", "a fox", "-o", "f.png", "-q", "--emulator")
+    assert (process.stdout.read(), shown) == ("f.png\n", "")
+
+
+@pytest.mark.parametrize("command", ["generate", "batch"])
+def test_a_refusal_without_a_key_says_that_none_was_sent(cli, monkeypatch, command):
+    """A 401 names IMAGEN_API_KEY if it is not set, and says nothing of it if it is."""
+    Path("in.txt").write_text("a fox\n")
+    words = {"generate": ("generate", "a fox"), "batch": ("batch", "in.txt", "--out", "shots")}
+    with Emulator(draw="tiny", keys=["other"]) as emulator:
+        monkeypatch.setenv("IMAGEN_BASE_URL", emulator.base_url)
+        assert "no key was sent" not in cli(*words[command]).err
+        monkeypatch.delenv("IMAGEN_API_KEY")
+        assert "no key was sent" not in cli(*words[command], "--header", "X-Api-Key:other-key").err
+        ended = cli(*words[command])
+        assert "no key was sent: set IMAGEN_API_KEY." in ended.err
+        assert ended.code == {"generate": 4, "batch": 3}[command]
+
+
 def test_emulator_needs_no_key_and_says_what_it_is(cli, monkeypatch):
     """--emulator runs with no configuration and says plainly that nothing is bought."""
     monkeypatch.setenv("IMAGEN_API_KEY", "bad\nkey")
@@ -264,12 +418,20 @@ def test_one_failure_costs_no_other_prompt_its_image(cli, gateway):
         (["generate", "fox", "--proxy", "nonsense"], "proxy"),
         (["generate", "fox", "--emulator", "--base-url", "http://a/v1"], "exclude"),
         (["generate", "fox", "--base-url", "ftp://a/v1"], "https://"),
-        (["generate", "fox", "--base-url", f"http://u:{KEY}@a/v1"], "api_key"),
+        (["generate", "fox", "--base-url", f"http://u:{KEY}@a/v1"], "IMAGEN_API_KEY"),
         (["generate", "fox", "hare", "-o", "a-file"], "several prompts"),
         (["generate", "fox", "-o", "a-file/fox.png"], "a-file"),
         (["generate", "fox", "-o", "a-file/"], "a-file"),
         (["generate", "fox", "-o", "x" * 300], "too long"),
         (["generate", "fox", "--nope\x1b]0;x\x07"], "No such option"),
+        (["generate", "fox", "--size", "1024x1024"], "--set size=1024x1024"),
+        (["generate", "fox", "--quality=high"], "--set quality=high"),
+        (["generate", "fox", "--set", "size"], "KEY=VALUE"),
+        (["generate", "fox", "--set", "prompt=a hare"], "KEY=VALUE"),
+        (["generate", "fox", "--set", "x=1e999"], "--set holds"),
+        (["generate", "fox", "hare", "-o", "-"], "one prompt"),
+        (["generate", "fox", "-n", "2", "-o", "-"], "one image"),
+        (["generate", "fox", "-o", "-", "--json"], "exclude"),
         (["paint\x9b2J"], "No such command"),
         ([], "Usage"),
     ],

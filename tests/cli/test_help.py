@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 
@@ -55,6 +57,34 @@ def test_completion_does_not_load_the_network():
     ended = run_python(code, **words, _IMAGEN_ASYNC_COMPLETE="bash_complete")
     assert "--aspect-ratio" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_documented_line_completes_in_every_shell(cli, shell):
+    """The variable that the help names makes the program print the shell's script."""
+    assert "_IMAGEN_ASYNC_COMPLETE=bash_source imagen-async" in cli("--help").out
+    code = "import sys; from imagen_async.cli import main; sys.exit(main([]))"
+    ended = run_python(code, _IMAGEN_ASYNC_COMPLETE=f"{shell}_source")
+    assert (ended.returncode, "imagen-async" in ended.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("name", ["generate", "batch", "serve", "gallery"])
+def test_help_begins_with_examples_that_can_be_parsed(cli, name):
+    """Each example is a command of the program's own, and the options come after them."""
+    out = cli(name, "--help").out
+    examples = re.findall(rf"imagen-async {name} (.*)$", out.partition("\n\n")[2], re.MULTILINE)
+    assert examples
+    assert out.index("Examples:") < out.index("  -h, --help")
+    for example in examples:
+        words = shlex.split(re.split("[#|]", example)[0])
+        imagen_async.commands[name].make_context(name, words)
+
+
+def test_every_option_of_a_command_is_in_a_group(cli):
+    """Only help itself is left over."""
+    for name in ("generate", "batch", "serve"):
+        other = cli(name, "--help").out.partition("\nOther:\n")[2]
+        assert re.findall(r"^  (-\S+)", other, re.MULTILINE) == ["-h,"]
 
 
 def test_version_is_the_packages(cli):

@@ -43,7 +43,7 @@ def test_a_yes_buys_and_is_told_what_was_bought_before(cli, begun):
     assert ended.code == 0
     assert "3 new rows ask for prompts that were bought before" in ended.err
     assert "shots: 3 of 3 done (9 images)" in last(ended.err)
-    assert "; the folder holds 3 more; " in last(ended.err)
+    assert "; the folder holds 3 more" in last(ended.err)
     assert cli(*again[:-1]).code == 0
     assert len(begun.requests) == 6
 
@@ -53,7 +53,7 @@ def test_counts_never_exceed_the_input(cli, begun, monkeypatch):
     monkeypatch.setattr("imagen_async.cli.progress.LINE_EVERY", 0.005)
     Path("one.txt").write_text("a fox\na wolf\n")
     ended = cli("batch", "one.txt", "--out", "shots", "--model", "imagen4", "-n", "2")
-    counts = [tuple(map(int, each)) for each in re.findall(r"(\d+) of (\d+) done", ended.err)]
+    counts = [tuple(map(int, each)) for each in re.findall(r"(\d+) of (\d+) ", ended.err)]
     assert len(counts) > 1
     assert all(done <= total == 2 for done, total in counts)
     assert "the folder holds 2 more" in last(ended.err)
@@ -65,8 +65,8 @@ def test_dead_links_name_what_acts_on_them(cli, gateway):
     gateway.fail_next("504", prompt="hare")
     Path("in.txt").write_text(ROWS)
     ended = cli("batch", "in.txt", "--out", "shots")
-    assert "1 were or may have been charged and are not done" in ended.err
-    assert "1 are paid for and their images did not come" in ended.err
+    assert "1 charged or perhaps charged, and no image: 1 504 Gateway Timeout" in ended.err
+    assert "1 paid for, and the images did not come: 1 link refused" in ended.err
     ended = cli("batch", "in.txt", "--out", "shots", "--on-unknown", "resend", "--json")
     report = json.loads(ended.out)
     assert (report["done"], report["resent"], report["spent"]) == (3, 2, 5)
@@ -90,7 +90,8 @@ def test_a_spent_budget_asks_for_a_larger_one(cli, gateway):
     Path("in.txt").write_text(ROWS)
     price = ("batch", "in.txt", "--out", "shots", "--price-per-image", "1", "--budget")
     ended = cli(*price, "1")
-    assert "run the same command again with a larger --budget to go on in shots" in ended.err
+    assert "A budget of 3.00 would finish it" in ended.err
+    assert f"go on: imagen-async {' '.join(price[:-1])} --budget 3\n" in ended.err
     assert cli(*price, "3").code == 0
 
 

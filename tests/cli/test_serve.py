@@ -51,6 +51,23 @@ def test_serves_until_a_signal(spawn, number, code):
     assert ended.code == code
     assert "nothing is bought" in ended.err
     assert not Path("ready").exists()
+    lines = [line for line in ended.err.splitlines() if line[:2].isdigit() and line[2] == ":"]
+    assert [line[9:] for line in lines] == [
+        '429  free    "a fox" (fault 429)',
+        '200  charged "a fox"',
+        '402  free    "a hare" (fault 402)',
+        '401  free    "a fox"',
+    ]
+    ledger = "4 requests, 1 charged, 1 images, 2 faults (1 429, 1 402)"
+    assert ended.err.splitlines()[-1] == ledger
+
+
+def test_quiet_says_nothing_but_the_base_url(spawn):
+    """-q logs no request and no ledger."""
+    child = spawn("serve", "--port", "0", "-q")
+    assert post(child.process.stdout.readline().strip(), "a fox") == 200
+    child.signal(signal.SIGTERM)
+    assert child.end().err == ""
 
 
 def test_a_gateway_with_a_log_tasks_keys_and_costs(spawn):

@@ -172,6 +172,35 @@ async def test_a_request_that_is_wrong(fields: dict[str, Any], words: str) -> No
         assert server.ledger.connections == 0
 
 
+@pytest.mark.parametrize("to", [(), ("shots",)], ids=["generate", "generate_to"])
+async def test_a_field_that_only_a_gateway_knows(to: tuple[str, ...]) -> None:
+    """It is refused before anything is sent, in one line that says how to send it."""
+    async with chaos() as (server, imagen):
+        method: Any = imagen.generate_to if to else imagen.generate
+        with pytest.raises(InvalidRequestError, match=re.escape("extra={'size': '1024x1024'}")):
+            await method(*to, "p", size="1024x1024", self="x")
+        assert server.ledger.connections == 0
+
+
+@pytest.mark.parametrize("status_code", [401, 403])
+async def test_a_refusal_without_a_key(status_code: int) -> None:
+    """The error says that none was sent only if none was, and only where the key is at fault."""
+    says = {}
+    given: dict[str, dict[str, Any]] = {
+        "none": {"api_key": ""},
+        "key": {},
+        "header": {"api_key": "", "headers": {"X-Api-Key": "a-long-secret"}},
+    }
+    for name, settings in given.items():
+        script = {"p": [error(status_code, message="no")]}
+        async with chaos(script, options=settings) as (_, imagen):
+            with pytest.raises(ImagenError) as caught:
+                await imagen.generate("p")
+        says[name] = "no key was sent: set IMAGEN_API_KEY, or pass api_key." in str(caught.value)
+
+    assert says == {"none": True, "key": False, "header": False}
+
+
 async def test_a_request_and_fields_beside_it() -> None:
     """A whole request stands alone."""
     async with chaos() as (_, imagen):

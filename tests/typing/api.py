@@ -65,7 +65,7 @@ def blocking_refuses(imagen: Imagen, image: Image) -> None:
     imagen.generate(7)  # type: ignore[arg-type]
     imagen.generate("a fox", "imagen4")  # type: ignore[call-arg]
     imagen.generate("a fox", n="two")  # type: ignore[arg-type]
-    imagen.generate("a fox", colour="red")  # type: ignore[call-arg]
+    imagen.generate("a fox", colour="red")  # type: ignore[arg-type]
     imagen.generate_to("a fox")  # type: ignore[call-arg]
     imagen.read("https://gateway.example/fox.png")  # type: ignore[arg-type]
     imagen.save(image)  # type: ignore[call-arg]
