@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from imagen_async.batch.prompts import Row, read_source
     from imagen_async.batch.report import Report
     from imagen_async.batch.run import Run
+    from imagen_async.batch.settling import Settled, SettledItem
     from imagen_async.blocking.run import BlockingRun
     from imagen_async.blocking.stream import BlockingStream
     from imagen_async.client import AsyncImagen
     from imagen_async.errors import (
+        CallLogError,
         Charge,
         ConfigurationError,
         DownloadError,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         SaveError,
         ServerFailedError,
         SpoiledAnswerError,
+        UnfinishedTaskError,
         Verdict,
     )
     from imagen_async.policy.config import Limits, Timeouts
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from imagen_async.session.stats import Stats
     from imagen_async.session.stream import Outcome, Stream
     from imagen_async.sync import Imagen
+    from imagen_async.wire.cost import Cost
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import AspectRatio, GenerationRequest, ResponseFormat
 
@@ -62,9 +66,11 @@ __all__ = [
     "AsyncImagen",
     "BlockingRun",
     "BlockingStream",
+    "CallLogError",
     "Cancelled",
     "Charge",
     "ConfigurationError",
+    "Cost",
     "Done",
     "DownloadError",
     "Downloaded",
@@ -97,11 +103,14 @@ __all__ = [
     "SaveError",
     "Sent",
     "ServerFailedError",
+    "Settled",
+    "SettledItem",
     "SpoiledAnswerError",
     "Stats",
     "Stream",
     "Throttled",
     "Timeouts",
+    "UnfinishedTaskError",
     "Verdict",
     "__version__",
     "read_source",
@@ -111,11 +120,13 @@ _ROOMS = {
     "batch.plan": ("Plan",),
     "batch.report": ("Report",),
     "batch.run": ("Run",),
+    "batch.settling": ("Settled", "SettledItem"),
     "batch.prompts": ("Row", "read_source"),
     "blocking.run": ("BlockingRun",),
     "blocking.stream": ("BlockingStream",),
     "client": ("AsyncImagen",),
     "errors": (
+        "CallLogError",
         "Charge",
         "ConfigurationError",
         "DownloadError",
@@ -131,6 +142,7 @@ _ROOMS = {
         "SaveError",
         "ServerFailedError",
         "SpoiledAnswerError",
+        "UnfinishedTaskError",
         "Verdict",
     ),
     "policy.config": ("Limits", "Timeouts"),
@@ -150,6 +162,7 @@ _ROOMS = {
     "session.stream": ("Outcome", "Stream"),
     "session.stats": ("Stats",),
     "sync": ("Imagen",),
+    "wire.cost": ("Cost",),
     "wire.generation": ("Generation", "Image"),
     "wire.request": ("AspectRatio", "GenerationRequest", "ResponseFormat"),
 }

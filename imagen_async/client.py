@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from imagen_async.batch.intake import OnUnknown
     from imagen_async.batch.prompts import Requests
     from imagen_async.batch.run import Run
+    from imagen_async.batch.settling import Settled
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
+    from imagen_async.policy.settlement import LogName
     from imagen_async.session.events import OnEvent
     from imagen_async.session.stats import Stats
     from imagen_async.wire.generation import Generation, Image
@@ -149,7 +151,7 @@ class AsyncImagen:
         Raises:
             ImagenError: How it ended without an image; see its ``charge`` and ``verdict``.
         """
-        request = self._request(prompt, model, response_format, aspect_ratio, n, extra, unknown)
+        request = self._request(prompt, unknown, model, response_format, aspect_ratio, n, extra)
         return await self._core.generate(
             request, store=MemoryStore(), idempotency_key=idempotency_key, timeout=timeout
         )
@@ -186,7 +188,7 @@ class AsyncImagen:
         Raises:
             ImagenError: How it ended; images that were saved all the same are on its ``images``.
         """
-        request = self._request(prompt, model, response_format, aspect_ratio, n, extra, unknown)
+        request = self._request(prompt, unknown, model, response_format, aspect_ratio, n, extra)
         key = idempotency_key or new_key()
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return await self._core.generate(
@@ -226,7 +228,7 @@ class AsyncImagen:
         async def work(index: int, item: str | GenerationRequest) -> Outcome:
             request: GenerationRequest | None = None
             try:
-                request = self._request(item)
+                request = self._request(item, {})
                 generation = await self._core.generate(
                     request, store=MemoryStore(), waits=True, patience=patience
                 )
@@ -311,6 +313,33 @@ class AsyncImagen:
         )
         return Run(self._core, prompts, Path(out), options)
 
+    async def settle(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        log: LogName | None = None,
+        horizon: float = 900.0,
+        dry_run: bool = False,
+    ) -> Settled:
+        """Ask the gateway's own log what was charged of what a batch has in doubt.
+
+        What was not is sent by the batch's next run, what was stays listed with the gateway's id,
+        and what the log does not prove stays in doubt.
+
+        Args:
+            out: The batch's folder.
+            log: The kind of log; None finds out by asking.
+            horizon: Seconds after a send from which a missing row means that it was free.
+            dry_run: Whether nothing is kept.
+
+        Raises:
+            ConfigurationError: If the folder holds no batch of this gateway, or it runs now.
+            CallLogError: If the log cannot be read; nothing is settled.
+        """
+        from imagen_async.batch.settling import settle
+
+        return await settle(self._core, Path(out), log=log, horizon=horizon, dry_run=dry_run)
+
     async def read(self, image: Image) -> bytes:
         """Return an image's bytes: those it holds, its file's, or those of its link.
 
@@ -354,26 +383,12 @@ class AsyncImagen:
         await self._core.aclose()
 
     def _request(
-        self,
-        prompt: str | GenerationRequest,
-        model: str | None = None,
-        response_format: ResponseFormat | str | None = None,
-        aspect_ratio: AspectRatio | str | None = None,
-        n: int | None = None,
-        extra: Mapping[str, Any] | None = None,
-        unknown: Mapping[str, Any] | None = None,
+        self, prompt: str | GenerationRequest, unknown: Mapping[str, Any], *fields: Any
     ) -> GenerationRequest:
-        for name, value in (unknown or {}).items():
+        for name, value in unknown.items():
             raise unknown_field(name, value)
         if isinstance(prompt, GenerationRequest):
-            if (model, response_format, aspect_ratio, n, extra) != (None,) * 5:
+            if any(value is not None for value in fields):
                 raise InvalidRequestError("Pass a GenerationRequest alone, without further fields.")
             return self._core.resolve(prompt)
-        return GenerationRequest(
-            prompt,
-            model=self._core.config.model if model is None else model,
-            response_format=response_format,
-            aspect_ratio=aspect_ratio,
-            n=n,
-            extra=extra,
-        )
+        return self._core.request(prompt, *fields)

@@ -14,9 +14,10 @@ The tree, split by what the caller can do::
     ├── OutcomeUnknownError     an image may have been made and paid for
     ├── SpoiledAnswerError      paid, and the answer cannot be used
     ├── SaveError               paid, and the image cannot be written
-    └── DownloadError           paid, and the image cannot be fetched yet
-        ├── ExpiredUrlError     the link, or the task, is dead
-        └── UnfinishedTaskError the gateway still makes the image
+    ├── DownloadError           paid, and the image cannot be fetched yet
+    │   ├── ExpiredUrlError     the link, or the task, is dead
+    │   └── UnfinishedTaskError the gateway still makes the image
+    └── CallLogError            the gateway's log cannot be read: nothing is settled
 """
 
 from __future__ import annotations
@@ -219,3 +220,7 @@ class UnfinishedTaskError(DownloadError):
     """The gateway took the order as a task, and has not finished it yet."""
 
     advice = "a batch that is run again asks on; else ask the gateway by the task id."
+
+
+class CallLogError(ImagenError):
+    """The gateway's log of calls cannot be read; nothing is settled by it."""

@@ -123,6 +123,7 @@ class Imagen:
     generate_to: Final = _blocking(AsyncImagen.generate_to)
     read: Final = _blocking(AsyncImagen.read)
     save: Final = _blocking(AsyncImagen.save)
+    settle: Final = _blocking(AsyncImagen.settle)
 
     @_documented(AsyncImagen.generate_many)
     def generate_many(  # noqa: D102

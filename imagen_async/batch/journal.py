@@ -30,6 +30,7 @@ from imagen_async.batch.records import (
 )
 from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError
+from imagen_async.session.record import Trace
 from imagen_async.storage.offload import in_thread
 from imagen_async.wire.text import printable
 
@@ -41,16 +42,14 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _unclosed: list[sqlite3.Connection] = []
-
-
 _Statement: TypeAlias = "tuple[str, tuple[Any, ...]]"
 
 
 @attrs.define(eq=False)
 class _Job:
-    """A statement for the next commit, or a function that has the connection to itself."""
+    """Statements for the next commit, or a function that has the connection to itself."""
 
-    work: _Statement | Callable[[sqlite3.Connection], Any]
+    work: tuple[_Statement, ...] | Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
 
 
@@ -107,9 +106,23 @@ class SqliteView:
             for state, charge, *sums in self.connection.execute(schema.COUNTS)
         ]
 
-    def settled(self, item: Item) -> None:
+    def settled(self, item: Item, trace: Trace | None = None) -> None:
         """Keep an item's end."""
-        self.connection.execute(*_settled(item))
+        for statement in (_settled(item), *_traced(item, trace)):
+            self.connection.execute(*statement)
+
+    def sends(self) -> Iterator[tuple[bytes, Trace]]:
+        """Yield each time that a body went out, with its item's id, in the order of the ends."""
+        for identity, at, until, charge, *told in self.connection.execute(schema.SENDS):
+            yield identity, Trace(at, until, Charge(charge), *told)
+
+    def cleared(self, item: Item) -> None:
+        """Keep a charge that is lower than it was thought."""
+        self.connection.execute(*_cleared(item, 0))
+
+    def decided(self, item: Item, at: float, decision: str) -> None:
+        """Keep why an item was settled."""
+        self.connection.execute(schema.EVIDENCE, (item.id, at, decision))
 
     def forget_refused(self) -> None:
         """Forget the rows that earlier runs did not send."""
@@ -191,34 +204,40 @@ class SqliteJournal:
 
     async def sending(self, item: Item, *, images: int, resends: int) -> None:
         """Keep that an attempt is about to be sent; see ``ports`` for every step."""
-        await self._ask(_sending(item, images, resends))
+        await self._ask((_sending(item, images, resends),))
 
-    async def returned(self, item: Item, *, images: int, presumed: int) -> None:
+    async def returned(
+        self, item: Item, trace: Trace | None, *, images: int, presumed: int
+    ) -> None:
         """Keep that the attempt under way was free."""
-        await self._ask(_returned(item, images, presumed))
+        await self._ask((_returned(item, images, presumed), *_traced(item, trace)))
 
-    async def received(self, item: Item, *, excess: int) -> None:
-        """Keep a paid answer whose links are not downloaded yet."""
-        await self._ask(_received(item, excess))
+    async def received(self, item: Item, trace: Trace | None, *, excess: int) -> None:
+        """Keep a paid answer whose images are elsewhere yet."""
+        await self._ask((_received(item, excess), *_traced(item, trace)))
 
-    async def settled(self, item: Item, *, excess: int = 0, presumed: int = 0) -> None:
+    async def settled(
+        self, item: Item, trace: Trace | None = None, *, excess: int = 0, presumed: int = 0
+    ) -> None:
         """Keep how an item stands as its call ends."""
-        await self._ask(_settled(item, excess, presumed))
+        await self._ask((_settled(item, excess, presumed), *_traced(item, trace)))
 
     async def cleared(self, item: Item, *, presumed: int = 0) -> None:
         """Keep a charge that is lower than it was thought."""
-        await self._ask(_cleared(item, presumed))
+        await self._ask((_cleared(item, presumed),))
 
     async def refused(self, row: RefusedRow) -> None:
         """Keep a row that is not sent."""
-        await self._ask((schema.INVALID, (encode(row),)))
+        await self._ask(((schema.INVALID, (encode(row),)),))
 
     async def call(self, work: Callable[[JournalView], _T]) -> _T:
         """Run a function in the journal's thread, after everything that was asked before it."""
         result: _T = await self._ask(lambda connection: work(SqliteView(connection)))
         return result
 
-    def _ask(self, work: _Statement | Callable[[sqlite3.Connection], Any]) -> asyncio.Future[Any]:
+    def _ask(
+        self, work: tuple[_Statement, ...] | Callable[[sqlite3.Connection], Any]
+    ) -> asyncio.Future[Any]:
         if self.broken is not None:
             raise self.broken
         job = _Job(work, self._loop.create_future())
@@ -311,7 +330,8 @@ def _run(connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
         if not callable(job.work):
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
-            connection.execute(*job.work)
+            for statement in job.work:
+                connection.execute(*statement)
             results.append(None)
             continue
         if connection.in_transaction:
@@ -328,8 +348,8 @@ def _run(connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
 def _sending(item: Item, images: int, resends: int) -> _Statement:
     row, charge = item.row.json, int(item.charge)
     key = item.idempotency_key
-    values = (item.id, item.position, row, charge, item.sends, images, resends, key)
-    return schema.SENDING, values
+    place = (item.id, item.position, row, charge, item.sends)
+    return schema.SENDING, (*place, images, resends, key, item.sent_at)
 
 
 def _returned(item: Item, images: int, presumed: int) -> _Statement:
@@ -364,9 +384,16 @@ def _cleared(item: Item, presumed: int) -> _Statement:
     return schema.CLEARED, values
 
 
+def _traced(item: Item, trace: Trace | None) -> tuple[_Statement, ...]:
+    if trace is None:
+        return ()
+    told = (trace.status, trace.request_id)
+    return ((schema.SEND, (item.id, trace.at, trace.until, int(trace.charge), *told)),)
+
+
 def _item(columns: tuple[Any, ...]) -> Item:
     values: list[Any] = [*columns]
     values[2:5] = decode(columns[2], RequestRow), State(columns[3]), Charge(columns[4])
-    last = zip(columns[12:], (KeptError, KeptAnswer), strict=True)
-    values[12:] = [None if text is None else decode(text, kind) for text, kind in last]
+    last = zip(columns[13:], (KeptError, KeptAnswer), strict=True)
+    values[13:] = [None if text is None else decode(text, kind) for text, kind in last]
     return Item(*values)

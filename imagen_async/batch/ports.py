@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from imagen_async.batch.records import Count, Item, RefusedRow
     from imagen_async.errors import ConfigurationError
+    from imagen_async.session.record import Trace
 
 _T = TypeVar("_T")
 
@@ -58,8 +59,26 @@ class JournalView(Protocol):
         """Return how many items are in which state."""
         ...
 
-    def settled(self, item: Item) -> None:
+    def settled(self, item: Item, trace: Trace | None = None) -> None:
         """Keep an item's end; see ``Journal.settled``."""
+        ...
+
+    def sends(self) -> Iterator[tuple[bytes, Trace]]:
+        """Yield each time that a body went out, with its item's id, in the order of the ends."""
+        ...
+
+    def cleared(self, item: Item) -> None:
+        """Keep a charge that is lower than it was thought; see ``Journal.cleared``."""
+        ...
+
+    def decided(self, item: Item, at: float, decision: str) -> None:
+        """Keep why an item was settled.
+
+        Args:
+            item: As it stands now.
+            at: Unix seconds.
+            decision: The charge, the rule and the rows of the log, as JSON.
+        """
         ...
 
     def forget_refused(self) -> None:
@@ -105,26 +124,32 @@ class Journal(Protocol):
         """
         ...
 
-    async def returned(self, item: Item, *, images: int, presumed: int) -> None:
+    async def returned(
+        self, item: Item, trace: Trace | None, *, images: int, presumed: int
+    ) -> None:
         """Keep that the attempt under way was free.
 
         Args:
             item: With its charge and its ``sends``.
+            trace: What a log may show of it; None if no body went out.
             images: How many images to take back from what is spent.
             presumed: How many of them are only taken as free.
         """
         ...
 
-    async def received(self, item: Item, *, excess: int) -> None:
+    async def received(self, item: Item, trace: Trace | None, *, excess: int) -> None:
         """Keep a paid answer whose links are not downloaded yet.
 
         Args:
             item: With its answer.
+            trace: What a log may show of the attempt.
             excess: Images that came beyond those that were counted when it was sent.
         """
         ...
 
-    async def settled(self, item: Item, *, excess: int = 0, presumed: int = 0) -> None:
+    async def settled(
+        self, item: Item, trace: Trace | None = None, *, excess: int = 0, presumed: int = 0
+    ) -> None:
         """Keep how an item stands as its call ends; see the other steps for the arguments."""
         ...
 

@@ -22,6 +22,7 @@ all attempts is kept, and decides what an end without an image is called::
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import attrs
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     import anyio
 
     from imagen_async.batch.run_context import RunContext
+    from imagen_async.session.record import Trace
     from imagen_async.wire.generation import Image
 
 
@@ -85,6 +87,7 @@ class ItemRecorder:
     account: ItemAccount = attrs.field(init=False)
     store: ItemFiles = attrs.field(init=False)
     _busy: bool = attrs.field(init=False, default=False)
+    _trace: Trace | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self.account = ItemAccount(
@@ -116,6 +119,7 @@ class ItemRecorder:
         item, counted_before = self.item, self.item.sends
         state = after(item.state, Event.SENDING, item.charge)
         item.sends, item.idempotency_key = account.sends, idempotency_key
+        item.sent_at, self._trace = time.time(), None
         try:
             await context.journal.sending(item, images=account.images, resends=resends)
         except ConfigurationError as error:
@@ -130,6 +134,10 @@ class ItemRecorder:
         item.state, item.error = state, None
         self.resend = self.recount = False
 
+    def traced(self, trace: Trace) -> None:
+        """Hear of an attempt whose body went out; the next step keeps it."""
+        self._trace = trace
+
     # From here on the state is changed first and the commit awaited last: it is in the journal's
     # queue by then, so that a cancellation of the wait cannot undo what was told.
 
@@ -139,8 +147,10 @@ class ItemRecorder:
         self._busy = False
         self._move(Event.RETURNED, charge)
         self.account.moved(self.item)
-        images = self.account.images
-        await self._kept(self.context.journal.returned(self.item, images=images, presumed=presumed))
+        step = self.context.journal.returned(
+            self.item, self._told(), images=self.account.images, presumed=presumed
+        )
+        await self._kept(step)
 
     async def received(self, generation: Generation) -> None:
         """Commit the task or the links of a paid answer before the first poll or download."""
@@ -148,7 +158,7 @@ class ItemRecorder:
         self._busy = False
         self.item.answer = self._answer_of(generation)
         self._move(Event.RECEIVED, Charge.YES)
-        await self._kept(self.context.journal.received(self.item, excess=excess))
+        await self._kept(self.context.journal.received(self.item, self._told(), excess=excess))
 
     async def settled(self, result: Generation | ImagenError) -> None:
         """Commit the end; what the run must stop for goes back to be sent another day."""
@@ -298,7 +308,7 @@ class ItemRecorder:
             item.error = None
         self._move(event, charge)
         self.account.moved(item)
-        step = self.context.journal.settled(item, excess=excess, presumed=presumed)
+        step = self.context.journal.settled(item, self._told(), excess=excess, presumed=presumed)
         await self._kept(step)
 
     def _move(self, event: Event, charge: Charge) -> None:
@@ -320,6 +330,11 @@ class ItemRecorder:
             after=self.store.after,
             images=self.item.with_older(self._described(generation.images)),
         )
+
+    def _told(self) -> Trace | None:
+        """Return what a log may show of the attempt under way, once."""
+        trace, self._trace = self._trace, None
+        return trace
 
     def _task_of(self, generation: Generation) -> KeptTask | None:
         task = generation.task

@@ -183,6 +183,7 @@ class Item:
         resends: How often it was sent again although it may have been charged.
         images: How many files of it are here.
         idempotency_key: What its last attempts carried.
+        sent_at: When its last attempt was begun, Unix seconds.
         error: The last error.
         answer: What came.
     """
@@ -199,6 +200,7 @@ class Item:
     resends: int = 0
     images: int = 0
     idempotency_key: str | None = None
+    sent_at: float | None = None
     error: KeptError | None = None
     answer: KeptAnswer | None = None
 

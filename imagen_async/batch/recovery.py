@@ -16,6 +16,7 @@ from imagen_async.batch.identity import DuplicateCounter, IdSet, body_digest, pr
 from imagen_async.batch.records import request_fields
 from imagen_async.batch.states import Event, State, after
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
+from imagen_async.session.record import Trace
 from imagen_async.storage import disk
 from imagen_async.wire.request import GenerationRequest
 from imagen_async.wire.text import printable
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from imagen_async.batch.records import Count, Item
 
 RUN = "run.json"
+LEFT_WITHIN = 120.0
+"""Seconds from an attempt's commit until its body has left: a slow disk, and a connection."""
 _HALVES = struct.Struct(">QQ")
 _SAY_YES = "say new_options (--new-options)"
 
@@ -122,6 +125,25 @@ def check(journal: JournalView, folder: Path, terms: Terms) -> int:
                 f"charged would be bought again; give the same options, or {_SAY_YES} to buy them."
             )
     return runs
+
+
+def check_endpoint(folder: Path, endpoint: str) -> None:
+    """Raise ConfigurationError unless a folder holds a batch that was begun with this endpoint."""
+    shown = printable(str(folder), 300)
+    begun = _begun(folder / RUN)
+    if begun is None or not (folder / schema.NAME).is_file():
+        raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
+    if begun.endpoint != endpoint:
+        raise ConfigurationError(
+            f"This batch was begun with {printable(begun.endpoint, 300)}, so its log cannot be "
+            f"asked at {printable(endpoint, 300)}; use the first."
+        )
+
+
+def endpoint_of(folder: Path) -> str | None:
+    """Return the base URL, or the word ``emulator``, that a folder's batch was begun with."""
+    begun = _begun(folder / RUN)
+    return None if begun is None else begun.endpoint
 
 
 def begin(journal: JournalView, folder: Path, terms: Terms) -> None:
@@ -244,7 +266,7 @@ def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recove
     cut = list(journal.items([State.SENDING])) if known.has_any(State.SENDING) else []
     settled = [_settled(folder, item) for item in cut]
     for item in settled:
-        journal.settled(item)
+        journal.settled(item, _trace_of(item))
     for part in parts:  # those that held an image have a name by now
         disk.remove(part)
     journal.forget_refused()
@@ -252,6 +274,13 @@ def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recove
         journal.drop_unknown()
     known = KnownItems(journal.known()) if cut or drop else known
     return Recovered(known, journal.counts(), settled)
+
+
+def _trace_of(item: Item) -> Trace | None:
+    """Return when a dead run's body may have left: at once, or once it had a connection."""
+    if item.sent_at is None:
+        return None
+    return Trace(item.sent_at, item.sent_at + LEFT_WITHIN, item.charge)
 
 
 def _settled(folder: Path, item: Item) -> Item:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from imagen_async.batch.prompts import Requests
     from imagen_async.batch.recorder import ItemRecorder
     from imagen_async.batch.report import Report
+    from imagen_async.batch.settling import Settled
+    from imagen_async.policy.settlement import LogName
     from imagen_async.session.core import Core
     from imagen_async.wire.generation import Generation
     from imagen_async.wire.notebook import Bundle
@@ -213,6 +215,14 @@ class Run:
         for item in tuple(self._active):
             if item.idle and item.scope is not None:
                 item.scope.cancel()
+
+    async def settle(
+        self, *, log: LogName | None = None, horizon: float = 900.0, dry_run: bool = False
+    ) -> Settled:
+        """Ask the gateway's log what was charged, after the block; see ``AsyncImagen.settle``."""
+        from imagen_async.batch.settling import settle
+
+        return await settle(self._core, self._folder, log=log, horizon=horizon, dry_run=dry_run)
 
     async def plan(self) -> Plan:
         """Read the whole input and return what a run would do; nothing is sent or made.

@@ -20,7 +20,7 @@ OURS = frozenset(
     {"run.json", "images", "metadata.jsonl", "failed.jsonl", "unknown.jsonl", "report.json"}
 )
 """What a folder holds beside its journal once a batch has begun in it."""
-VERSION = 2
+VERSION = 3
 APPLICATION = 0x696D6731
 """SQLite's application id of our files: the letters img1."""
 
@@ -41,8 +41,18 @@ CREATE TABLE item (
     images INTEGER NOT NULL DEFAULT 0 CHECK (images >= 0),
     idempotency_key TEXT,
     error TEXT,
-    answer TEXT
+    answer TEXT,
+    sent_at REAL
 );
+CREATE TABLE send (
+    item BLOB NOT NULL CHECK (length(item) = 16),
+    at REAL NOT NULL,
+    until REAL NOT NULL CHECK (until >= at),
+    charge INTEGER NOT NULL CHECK (charge IN (0, 1, 2)),
+    status INTEGER,
+    request_id TEXT
+);
+CREATE TABLE evidence (item BLOB NOT NULL, at REAL NOT NULL, decision TEXT NOT NULL);
 CREATE TABLE invalid (row TEXT NOT NULL);
 CREATE TABLE closed (
     whole INTEGER NOT NULL CHECK (whole IN (0, 1)),
@@ -53,7 +63,7 @@ INSERT INTO closed VALUES (1, 0);
 
 _ITEM = (
     "id, position, row, state, charge, attempts, sends, spent, presumed, resends, images, "
-    "idempotency_key, error, answer"
+    "idempotency_key, sent_at, error, answer"
 )
 FIND = f"SELECT {_ITEM} FROM item WHERE id = ?"  # noqa: S608 - a constant
 RUNS = "SELECT runs FROM closed"
@@ -70,13 +80,13 @@ FROM item GROUP BY state, charge
 # Plain placeholders, each named once: Python 3.12.0 to 3.12.3 warns of numbered ones.
 SENDING = """
 INSERT INTO item
-    (id, position, row, state, charge, attempts, sends, spent, resends, idempotency_key)
-VALUES (?, ?, ?, 'sending', ?, 1, ?, ?, ?, ?)
+    (id, position, row, state, charge, attempts, sends, spent, resends, idempotency_key, sent_at)
+VALUES (?, ?, ?, 'sending', ?, 1, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     position = excluded.position, row = excluded.row, state = 'sending',
     charge = max(charge, excluded.charge), attempts = attempts + 1, sends = excluded.sends,
     spent = spent + excluded.spent, resends = resends + excluded.resends,
-    idempotency_key = excluded.idempotency_key, error = NULL
+    idempotency_key = excluded.idempotency_key, sent_at = excluded.sent_at, error = NULL
 """
 RETURNED = """
 UPDATE item SET
@@ -105,6 +115,9 @@ UPDATE item SET
     presumed = presumed + ?, error = ?
 WHERE id = ?
 """
+SEND = "INSERT INTO send VALUES (?, ?, ?, ?, ?, ?)"
+SENDS = "SELECT item, at, until, charge, status, request_id FROM send ORDER BY rowid"
+EVIDENCE = "INSERT INTO evidence VALUES (?, ?, ?)"
 DROP = "UPDATE item SET state = 'dropped' WHERE state = 'unknown'"
 INVALID = "INSERT INTO invalid VALUES (?)"
 FORGET_INVALID = "DELETE FROM invalid"

@@ -30,6 +30,7 @@ class Event(enum.StrEnum):
     FAILED = "the call ended with an error, or was cut off"
     UNDELIVERED = "a link of a paid answer could not be downloaded this time"
     REORDERED = "the links of a paid answer are dead, and it is to be ordered again"
+    CLEARED = "the gateway's log shows that nothing was charged"
     DROPPED = "the user gave up what was charged or may have been"
 
 
@@ -47,6 +48,7 @@ _TABLE: Final = {
     ),
     Event.UNDELIVERED: ((_S.RECEIVED,), _S.RECEIVED, _S.RECEIVED),
     Event.REORDERED: ((_S.RECEIVED,), _S.UNKNOWN, _S.UNKNOWN),
+    Event.CLEARED: ((_S.UNKNOWN,), _S.NEW, _S.UNKNOWN),
     Event.DROPPED: ((_S.RECEIVED, _S.UNKNOWN), _S.DROPPED, _S.DROPPED),
 }
 TRANSITIONS: Final = {

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from imagen_async.batch.plan import Plan
     from imagen_async.batch.report import Report
     from imagen_async.batch.run import Run  # noqa: F401 - in a base class, by name
+    from imagen_async.batch.settling import Settled
+    from imagen_async.policy.settlement import LogName
     from imagen_async.wire.notebook import Bundle
 
 
@@ -52,6 +54,14 @@ class BlockingRun(BlockingStream["Run"]):
         """
         self._pull_all()
         return self._portal.call(self._stream.plan)
+
+    def settle(
+        self, *, log: LogName | None = None, horizon: float = 900.0, dry_run: bool = False
+    ) -> Settled:
+        """Ask the gateway's log what was charged, after the block; see ``Imagen.settle``."""
+        return self._portal.call(
+            partial(self._stream.settle, log=log, horizon=horizon, dry_run=dry_run)
+        )
 
     def _leave(self, error: BaseException | None) -> None:
         if isinstance(error, KeyboardInterrupt):

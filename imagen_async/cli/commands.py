@@ -2,98 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from imagen_async import __version__
-from imagen_async.cli.help import ARGUMENTS, Command, Group, Option
+from imagen_async.cli import options
+from imagen_async.cli.help import ARGUMENTS, Command, Group
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-_ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
-_COUNT = click.IntRange(min=1)
-_FOLDER = click.Path(file_okay=False)
-
-_image = partial(click.option, cls=Option, group="Image")
-_gateway = partial(click.option, cls=Option, group="Gateway")
-_retries = partial(click.option, cls=Option, group="Retries and charges")
-_output = partial(click.option, cls=Option, group="Output")
-_input = partial(click.option, cls=Option, group="Input")
-_again = partial(click.option, cls=Option, group="Going on")
-_money = partial(click.option, cls=Option, group="Money and limits")
-_faults = partial(click.option, cls=Option, group="What goes wrong")
-_times = partial(click.option, cls=Option, group="Time and limits")
-
-_QUIET = _output("-q", "--quiet", is_flag=True, help="Errors and results only.")
-_REQUEST_FLAGS = (
-    _image("--model", help="The gateway's name of a model, such as imagen4."),
-    _image(
-        "--aspect-ratio",
-        type=click.Choice(["1:1", "3:4", "4:3", "9:16", "16:9"]),
-        help="The shape of the images.",
-    ),
-    _image("-n", type=_COUNT, help="Images for each prompt."),
-    _image(
-        "--set",
-        "settings",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="A field that only the gateway knows, such as size=1024x1024; the value is JSON if "
-        "it can be read so, else text; may be repeated.",
-    ),
-    _image(
-        "--response-format",
-        type=click.Choice(["url", "b64_json"]),
-        help="Whether the answer carries links or the images themselves.",
-    ),
-    _gateway("--base-url", help="Where it answers, /v1 included [env: IMAGEN_BASE_URL]."),
-    _gateway(
-        "--emulator",
-        is_flag=True,
-        help="Ask a gateway emulated in this process: no key, no network, nothing is bought.",
-    ),
-    _gateway(
-        "--timeout",
-        type=_ABOVE_ZERO,
-        metavar="SECONDS",
-        help="For a whole call, its retries included [default: 600].",
-    ),
-    _gateway(
-        "--header",
-        multiple=True,
-        metavar="NAME:VALUE",
-        help="Sent with every request to the gateway; may be repeated.",
-    ),
-    _gateway("--proxy", metavar="URL", help="Such as http://proxy.example:3128."),
-    _gateway("--allow-private", is_flag=True, help="Follow links to private addresses, too."),
-    _retries(
-        "--max-attempts",
-        type=_COUNT,
-        help="How often a prompt is tried that fails or does not get through [default: 4].",
-    ),
-    _retries(
-        "--max-sends",
-        type=_COUNT,
-        help="How often a prompt may go out in all, whatever comes back but a 429 or the "
-        "gateway's own refusal [default: 4].",
-    ),
-    _retries(
-        "--max-charges",
-        type=_COUNT,
-        help="Send again what may have been charged, until so many charges [default: 1].",
-    ),
-    _retries(
-        "--server-errors-free",
-        is_flag=True,
-        help="State that this gateway does not charge for its 500, 503 and 529.",
-    ),
-    _output("--json", "as_json", is_flag=True, help="Results as JSON."),
-    _QUIET,
-    _output("-v", "--verbose", count=True, help="Log retries and failures; -vv logs every event."),
-)
 _ENVIRONMENT = (
     ("IMAGEN_BASE_URL", "Where the gateway answers, /v1 included."),
     ("IMAGEN_API_KEY", "Its key; there is no flag for it, which would show in lists of processes."),
@@ -110,15 +26,6 @@ _EXIT_CODES = (
     ("6", "the network, or a busy server"),
     ("130", "interrupted"),
 )
-
-
-def _add(options: Iterable[Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed([*options]):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @click.group(
@@ -154,7 +61,7 @@ def imagen_async() -> None:
     ),
 )
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
-@_output(
+@options.output(
     "-o",
     "--output",
     default=".",
@@ -163,7 +70,7 @@ def imagen_async() -> None:
     "[default: the current folder]; - writes one image to standard output. Nothing is "
     "overwritten.",
 )
-@_add(_REQUEST_FLAGS)
+@options.add(options.REQUEST)
 def generate(**flags: Any) -> int:
     """Generate images from prompts.
 
@@ -186,18 +93,20 @@ def generate(**flags: Any) -> int:
     ),
 )
 @click.argument("source", metavar="INPUT")
-@_input("--prompt-column", default="prompt", show_default=True, help="Holds the prompts.")
-@_input("--id-column", default="id", show_default=True, help="Holds ids of your own.")
-@_input("--limit", type=_COUNT, help="Take only the first rows.")
-@_output("--out", required=True, type=_FOLDER, metavar="DIR", help="The batch's folder.")
-@_output("--ordered", is_flag=True, help="Settle items in the order of the input.")
-@_again("--dry-run", is_flag=True, help="Say what would be done and send nothing.")
-@_again(
+@options.source("--prompt-column", default="prompt", show_default=True, help="Holds the prompts.")
+@options.source("--id-column", default="id", show_default=True, help="Holds ids of your own.")
+@options.source("--limit", type=options.COUNT, help="Take only the first rows.")
+@options.output(
+    "--out", required=True, type=options.FOLDER, metavar="DIR", help="The batch's folder."
+)
+@options.output("--ordered", is_flag=True, help="Settle items in the order of the input.")
+@options.again("--dry-run", is_flag=True, help="Say what would be done and send nothing.")
+@options.again(
     "--retry-failed",
     is_flag=True,
     help="Try failed items again, which count as not charged; their sends are counted anew.",
 )
-@_again(
+@options.again(
     "--on-unknown",
     type=click.Choice(["hold", "resend", "drop"]),
     default="hold",
@@ -205,25 +114,27 @@ def generate(**flags: Any) -> int:
     help="Items that may have been charged and brought no image: list them, buy them again, "
     "or close them.",
 )
-@_again(
+@options.again(
     "--new-options",
     is_flag=True,
     help="Go on although --model, -n, --aspect-ratio or --set are not as before: buys prompts "
     "again.",
 )
-@_money("--price-per-image", type=_ABOVE_ZERO, help="For --budget and --dry-run.")
-@_money("--budget", type=_ABOVE_ZERO, help="Stop before more than this may be spent.")
-@_money("--concurrency", type=_COUNT, default=8, show_default=True, help="Calls at once.")
-@_money("--rpm", type=_ABOVE_ZERO, help="Requests per minute at most.")
-@_money("--max-failures", type=_COUNT, help="Stop after so many failed items.")
-@_money(
+@options.money("--price-per-image", type=options.ABOVE_ZERO, help="For --budget and --dry-run.")
+@options.money("--budget", type=options.ABOVE_ZERO, help="Stop before more than this may be spent.")
+@options.money(
+    "--concurrency", type=options.COUNT, default=8, show_default=True, help="Calls at once."
+)
+@options.money("--rpm", type=options.ABOVE_ZERO, help="Requests per minute at most.")
+@options.money("--max-failures", type=options.COUNT, help="Stop after so many failed items.")
+@options.money(
     "--give-up-after",
-    type=_ABOVE_ZERO,
+    type=options.ABOVE_ZERO,
     metavar="SECONDS",
     help="Stop if nothing comes but refusals for so long [default: 60 if nothing was ever "
     "reached, else 1800].",
 )
-@_add(_REQUEST_FLAGS)
+@options.add(options.REQUEST)
 def batch(**flags: Any) -> int:
     r"""Generate images from a file of prompts.
 
@@ -237,8 +148,43 @@ def batch(**flags: Any) -> int:
     return batch(BatchFlags(arguments=click.get_current_context().meta[ARGUMENTS], **flags))
 
 
+@imagen_async.command(
+    cls=Command,
+    examples=(
+        "imagen-async settle shots --dry-run   # what the gateway's log says",
+        "imagen-async settle shots",
+        "imagen-async settle shots --log newapi --horizon 1800",
+    ),
+)
+@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.gateway(
+    "--log",
+    type=click.Choice(["litellm", "aimlapi", "newapi"]),
+    help="The kind of its log [default: found out by asking].",
+)
+@options.money(
+    "--horizon",
+    type=options.ABOVE_ZERO,
+    default=900.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="How old a send must be before a missing row means that it was free.",
+)
+@options.again("--dry-run", is_flag=True, help="Say what would be settled and keep nothing.")
+@options.add((options.BASE_URL, *options.CONNECTION, *options.SHOWN))
+def settle(**flags: Any) -> int:
+    """Ask the gateway's own log what was charged of what a batch has in doubt.
+
+    Nothing is bought. What was not charged is sent by the next run of the batch; what was charged
+    stays listed with the gateway's id of it; what the log does not prove stays in doubt (exit 3).
+    """
+    from imagen_async.cli.settle import SettleFlags, settle
+
+    return settle(SettleFlags(**flags))
+
+
 @imagen_async.command(cls=Command, examples=("imagen-async gallery shots",))
-@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.argument("folder", type=options.FOLDER, metavar="DIR")
 def gallery(folder: str) -> int:
     """Write the gallery of a batch's folder.
 
@@ -267,89 +213,89 @@ def _fault_table() -> list[tuple[str, str]]:
     "drop,probability=0.1,prompt=cat; or a JSON object. Conditions: prompt (a part of it), "
     "pattern (the whole of it, such as A*cat), key, number (of the request), probability, times.",
 )
-@_gateway(
+@options.gateway(
     "--port",
     type=click.IntRange(0, 65535),
     default=8080,
     show_default=True,
     help="On 127.0.0.1; 0 takes a free one.",
 )
-@_gateway(
+@options.gateway(
     "--dialect",
     type=click.Choice(["page", "openai", "newapi"]),
     default="page",
     show_default=True,
     help="Whose words and fields it answers with.",
 )
-@_times(
+@options.times(
     "--profile",
     type=click.Choice(["instant", "fast", "standard", "ultra"]),
     default="instant",
     show_default=True,
     help="How long a generation takes.",
 )
-@_times(
+@options.times(
     "--latency",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
     help="Of every generation, in place of the profile.",
 )
-@_times(
+@options.times(
     "--time-scale",
-    type=_ABOVE_ZERO,
+    type=options.ABOVE_ZERO,
     default=1.0,
     show_default=True,
     help="Divides latencies, --front-timeout and the minute of --rpm.",
 )
-@_times(
+@options.times(
     "--front-timeout",
-    type=_ABOVE_ZERO,
+    type=options.ABOVE_ZERO,
     metavar="SECONDS",
     help="After that it answers 504, while the generation goes on and is charged.",
 )
-@_times("--rpm", type=_COUNT, help="Requests of a key in a minute; more get 429.")
-@_times("--concurrency", type=_COUNT, help="Generations of a key at once.")
-@_gateway(
+@options.times("--rpm", type=options.COUNT, help="Requests of a key in a minute; more get 429.")
+@options.times("--concurrency", type=options.COUNT, help="Generations of a key at once.")
+@options.gateway(
     "--key", "keys", multiple=True, help="A key that is let in; may be repeated. Without, any is."
 )
-@_gateway(
+@options.gateway(
     "--call-log",
     type=click.Choice(["newapi", "litellm", "aimlapi"]),
     help="Show the key's calls in the log of such a gateway, for settle.",
 )
-@_gateway(
+@options.gateway(
     "--call-log-lateness",
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
     help="From the end of a request until the log shows it.",
 )
-@_gateway(
+@options.gateway(
     "--tasks",
     type=click.Choice(["202", "200"]),
     help="Answer orders with a task to poll, under this status.",
 )
-@_gateway(
+@options.gateway(
     "--honour-idempotency",
     is_flag=True,
     help="Answer a repeated Idempotency-Key with the first answer, charged once.",
 )
-@_gateway(
+@options.gateway(
     "--report-cost",
     type=click.Choice(["aimlapi", "litellm", "xai", "openrouter"]),
     help="Say in each answer what it cost, as this gateway does.",
 )
-@_faults(
+@options.faults(
     "--fault", "faults", multiple=True, metavar="RULE", help="What goes wrong; may be repeated."
 )
-@_faults("--seed", type=int, default=0, help="Decides pictures, latencies and faults.")
-@_output(
+@options.faults("--seed", type=int, default=0, help="Decides pictures, latencies and faults.")
+@options.output(
     "--ready-file",
     type=click.Path(dir_okay=False),
     metavar="PATH",
     help="Written when it listens, with its base URL.",
 )
-@_QUIET
+@options.QUIET
 def serve(**flags: Any) -> int:
     """Run an emulated gateway.
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import enum
 import math
+from typing import Literal, TypeAlias
 
 import attrs
 
 from imagen_async.errors import Charge
+
+LogName: TypeAlias = Literal["litellm", "aimlapi", "newapi"]
+"""The kinds of logs that can be read."""
 
 
 def _in_order(send: Send, _: object, until: float) -> None:

@@ -18,13 +18,13 @@ import math
 import re
 from collections import deque
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
 import attrs
 
-from imagen_async.errors import Charge, ImagenError
+from imagen_async.errors import CallLogError, Charge
 from imagen_async.policy.evidence import HOUR
-from imagen_async.policy.settlement import CallLog
+from imagen_async.policy.settlement import CallLog, LogName
 from imagen_async.session.log_rows import RowError, aimlapi_row, litellm_row, newapi_row
 from imagen_async.session.transport import ExchangeError
 from imagen_async.wire.error_body import read_error_body
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from imagen_async.session.transport import Head, Receiver
     from imagen_async.wire.mask import Mask
 
-LOGS: Final = ("litellm", "aimlapi", "newapi")
+LOGS: Final = get_args(LogName)
 """The logs that can be read, by name."""
 DOCUMENT_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of one answer; a thousand rows have about one million."""
@@ -60,10 +60,6 @@ _KEPT: Final = {
     "litellm": re.compile("[!-~]{8,256}"),
 }
 """Ids of ours that a log keeps as they are."""
-
-
-class CallLogError(ImagenError):
-    """The gateway's log cannot be read; nothing is settled by it."""
 
 
 class Get(Protocol):

@@ -38,6 +38,7 @@ from imagen_async.session import events
 from imagen_async.session.attempt import Attempt, FailedAttempt, Reply
 from imagen_async.session.connection import SentFlagPayload
 from imagen_async.session.delivery import fill, has_links
+from imagen_async.session.record import NO_RECORD, Trace
 from imagen_async.session.shield import to_the_end
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class CallRunner:
 
     async def _attempt(self, call: Call, transport: Transport) -> Reply | FailedAttempt:
         outgoing = SentFlagPayload(call.body)
+        result: Reply | FailedAttempt | None = None
         try:
             # Before a byte leaves: a process that is killed from here on finds it on record.
             await call.record.sending(call.idempotency_key)
@@ -144,7 +146,7 @@ class CallRunner:
             if call.heard:
                 self.listener.tell(events.Sent(*call.named, call.attempts))
             used_before = call.attempts > 1 or call.charge is not Charge.NO
-            return await self.attempt.make(
+            result = await self.attempt.make(
                 transport,
                 outgoing,
                 call.headers,
@@ -156,6 +158,10 @@ class CallRunner:
             # Cancelled, or the machine failed: nobody will judge what the attempt came to.
             call.charge = max(call.charge, Charge.MAYBE if outgoing.sent else Charge.NO)
             raise
+        finally:
+            if outgoing.sent_at is not None and call.record is not NO_RECORD:
+                call.record.traced(_trace(outgoing.sent_at, result))
+        return result
 
     async def _kept(self, call: Call, reply: Reply) -> Generation:
         """Put what came into the store and on record, while the permit is held.
@@ -252,6 +258,15 @@ class CallRunner:
             raise await _on_record(call, result)
         await call.record.settled(result)
         return result
+
+
+def _trace(at: float, result: Reply | FailedAttempt | None) -> Trace:
+    if result is None:
+        return Trace(at, at, Charge.MAYBE)
+    if isinstance(result, Reply):
+        return Trace(at, at, Charge.YES, result.status, result.request_id)
+    judgement = result.judgement
+    return Trace(at, at, judgement.charge, judgement.status, judgement.request_id)
 
 
 async def _on_record(call: Call, error: ImagenError) -> ImagenError:

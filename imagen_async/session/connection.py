@@ -12,6 +12,7 @@ import math
 import socket
 import struct
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ class Ended:
 
 
 class SentFlagPayload(BytesPayload):
-    """A JSON body, sent once, that remembers whether it was handed to the socket.
+    """A JSON body, sent once, that remembers whether and when it was handed to the socket.
 
     aiohttp 3.14 never calls it for a refused connection, a DNS or TLS failure or a wait for the
     pool, and always for whatever happens later. A TraceConfig tells the same for 8 times the cost.
@@ -104,6 +105,7 @@ class SentFlagPayload(BytesPayload):
         Payload.__init__(self, value, content_type="application/json")
         self._size = len(value)
         self.sent: bool = False
+        self.sent_at: float | None = None
         self._written = math.inf
         self._connection: Connection | None = None
         self.ended: Ended | None = None
@@ -120,7 +122,7 @@ class SentFlagPayload(BytesPayload):
                 raise BrokenPipeError
             self._connection = connection
             connection.outgoing = self
-        self.sent = True
+        self.sent, self.sent_at = True, time.time()
         await writer.write(self._value)
         self._written = writer.output_size
 

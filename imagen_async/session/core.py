@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import attrs
 from multidict import CIMultiDict
 from yarl import URL
@@ -33,13 +35,16 @@ from imagen_async.session.lifecycle import GRACE, Lifecycle
 from imagen_async.session.record import NO_RECORD
 from imagen_async.session.stats import Ends
 from imagen_async.session.tasks import TaskCollector
-from imagen_async.session.transport import Transport
+from imagen_async.session.transport import Transport, timeouts
 from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerLimits
+from imagen_async.wire.request import GenerationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall
+    from imagen_async.session.call_log import CallLogReader
     from imagen_async.session.config import Config
     from imagen_async.session.download import Guard
     from imagen_async.session.gate import Gate
@@ -48,9 +53,14 @@ if TYPE_CHECKING:
     from imagen_async.session.record import Record
     from imagen_async.session.stats import Stats
     from imagen_async.session.stream import Outcome
+    from imagen_async.session.transport import Head, Receiver
     from imagen_async.storage.stores import ImageStore, Stored
     from imagen_async.wire.generation import Generation, Image
-    from imagen_async.wire.request import GenerationRequest
+    from imagen_async.wire.request import AspectRatio, ResponseFormat
+
+
+LOG_TIME = 60.0
+"""Seconds that one look into the gateway's log may take."""
 
 
 class Core:
@@ -81,41 +91,48 @@ class Core:
             allow_private=config.allow_private,
             mask=config.mask,
         )
-        collector = TaskCollector(
-            base_url=config.base_url,
-            headers=self._headers,
-            times=config.timeouts,
-            max_image_bytes=config.limits.max_image_bytes,
-            server_errors_charged=config.retry.server_errors_charged,
-            mask=config.mask,
-        )
-        self._delivery = Delivery(self._downloader, collector, self._listener)
+        self._delivery = _delivery(config, self._downloader, self._headers, self._listener)
         self._gate = LocalGate(config.limits) if gate is None else gate
         self._runner = CallRunner(
             gate=self._gate,
             policy=config.retry,
-            attempt=Attempt(
-                url=self._url,
-                times=config.timeouts,
-                limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
-                server_errors_charged=config.retry.server_errors_charged,
-                mask=config.mask,
-            ),
+            attempt=_attempt(config, self._url),
             delivery=self._delivery,
             draw=random.random,
             listener=self._listener,
         )
         origin, guard = self._url.origin(), self._downloader.guard
-        # No method of ours: a client that is forgotten goes at once, without a cycle.
         make = partial(transport, origin, config.network, guard)
+        # No method of ours: a client that is forgotten goes at once, without a cycle.
         self._lifecycle = Lifecycle(partial(_connect, self._gate, make))
         self._ends = Ends(self._listener)
+        # Kept, since a log's pace is: of one kind, or found out under None.
+        self._log_readers: dict[str | None, CallLogReader] = {}
 
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
         """Return a request with the client's model, if it names none."""
         if request.model is None and self.config.model is not None:
             return attrs.evolve(request, model=self.config.model)
         return request
+
+    def request(
+        self,
+        prompt: str,
+        model: str | None = None,
+        response_format: ResponseFormat | str | None = None,
+        aspect_ratio: AspectRatio | str | None = None,
+        n: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> GenerationRequest:
+        """Return a request with these fields, and the client's model if they name none."""
+        return GenerationRequest(
+            prompt,
+            model=self.config.model if model is None else model,
+            response_format=response_format,
+            aspect_ratio=aspect_ratio,
+            n=n,
+            extra=extra,
+        )
 
     async def generate(
         self,
@@ -240,6 +257,40 @@ class Core:
             _closed_meanwhile,
         )
 
+    async def read_log(
+        self, doubts: Sequence[Doubt], calls: Collection[KnownCall], name: str | None = None
+    ) -> tuple[str, CallLog]:
+        """Read what the gateway's log of calls says of the time of some items.
+
+        Args:
+            doubts: The items in doubt; at least one.
+            calls: Our other sends near them.
+            name: The kind of log; None finds out by asking.
+
+        Returns:
+            The kind of log, and what it says.
+
+        Raises:
+            CallLogError: If it cannot be read.
+        """
+        from imagen_async.session.call_log import CallLogReader
+
+        timer = timeouts(LOG_TIME, connect=self.config.timeouts.connect)
+
+        async def get(url: URL, on_head: Callable[[Head], Receiver]) -> Head:
+            return await self._lifecycle.follow(
+                lambda transport: transport.ask(url, self._headers, timer, on_head),
+                _closed_meanwhile,
+            )
+
+        reader = self._log_readers.get(name)
+        if reader is None:
+            reader = self._log_readers[name] = CallLogReader(
+                get, self._url.origin(), name, time.time, anyio.sleep, self.config.mask
+            )
+        log = await reader.read(doubts, calls)
+        return reader.name or "", log
+
     def drop(self, outcome: Outcome) -> None:
         """Count an outcome that was settled and never read, and warn if it may be paid for."""
         self._ends.unread(outcome)
@@ -290,6 +341,30 @@ def _headers(config: Config) -> CIMultiDict[str]:
     if config.api_key is not None:
         headers["Authorization"] = Masked(f"Bearer {config.api_key.reveal()}")
     return headers
+
+
+def _attempt(config: Config, url: URL) -> Attempt:
+    return Attempt(
+        url=url,
+        times=config.timeouts,
+        limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
+        server_errors_charged=config.retry.server_errors_charged,
+        mask=config.mask,
+    )
+
+
+def _delivery(
+    config: Config, downloader: Downloader, headers: CIMultiDict[str], listener: events.Listener
+) -> Delivery:
+    collector = TaskCollector(
+        base_url=config.base_url,
+        headers=headers,
+        times=config.timeouts,
+        max_image_bytes=config.limits.max_image_bytes,
+        server_errors_charged=config.retry.server_errors_charged,
+        mask=config.mask,
+    )
+    return Delivery(downloader, collector, listener)
 
 
 def _closed_meanwhile() -> ImagenError:

@@ -8,9 +8,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
+
 if TYPE_CHECKING:
     from imagen_async.errors import Charge, ImagenError
     from imagen_async.wire.generation import Generation
+
+
+@attrs.frozen
+class Trace:
+    """What a gateway's log may show of one time that a request's body went out.
+
+    Args:
+        at: Unix seconds; nothing had left before.
+        until: Unix seconds; all had left by then. The same if the moment was noted.
+        charge: What it cost, by what came of it.
+        status: The answer's HTTP status, if one came.
+        request_id: The gateway's id of it.
+    """
+
+    at: float
+    until: float
+    charge: Charge
+    status: int | None = None
+    request_id: str | None = None
 
 
 class Record(Protocol):
@@ -18,6 +39,9 @@ class Record(Protocol):
 
     async def sending(self, idempotency_key: str) -> None:
         """Note that an attempt is about to be sent: a slot is held, no byte has left."""
+
+    def traced(self, trace: Trace) -> None:
+        """Hear of an attempt whose body went out, before the step that it ends in is told."""
 
     async def returned(self, charge: Charge, sends: int) -> None:
         """Note that the attempt ended without a charge; the slot is given back after this.
@@ -46,6 +70,9 @@ class NoRecord:
     """The Record of a call outside a batch: nothing is kept."""
 
     async def sending(self, idempotency_key: str) -> None:
+        """Keep nothing."""
+
+    def traced(self, trace: Trace) -> None:
         """Keep nothing."""
 
     async def returned(self, charge: Charge, sends: int) -> None:
