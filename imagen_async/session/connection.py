@@ -14,7 +14,7 @@ import struct
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.payload import BytesPayload, Payload
@@ -22,8 +22,6 @@ from aiohttp.payload import BytesPayload, Payload
 from imagen_async.wire.tcp import CLOSED, ended_by_fin, never_read
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from aiohttp.abc import AbstractStreamWriter
 
 if sys.platform == "linux":
@@ -126,13 +124,13 @@ class SentFlagPayload(BytesPayload):
         await writer.write(self._value)
         self._written = writer.output_size
 
-    def write_with_length(
+    async def write_with_length(
         self,
         writer: AbstractStreamWriter,
         content_length: int | None,  # noqa: ARG002 - aiohttp's signature
-    ) -> Coroutine[Any, Any, None]:
+    ) -> None:
         """Write the body; aiohttp calls this once it has a connection."""
-        return self.write(writer)
+        await self.write(writer)
 
     async def unread(self) -> bool:
         """Return whether it is proven that nobody read it."""

@@ -165,8 +165,7 @@ class Core:
         Raises:
             ImagenError: How it ended without an image.
         """
-        if request.model is None:
-            request = self.resolve(request)
+        request = self.resolve(request)
         key = new_key() if idempotency_key is None else checked_key(idempotency_key)
         call = Call(
             request=request,
@@ -187,21 +186,27 @@ class Core:
         transport, task = self._lifecycle.begin()
         try:
             generation = await self._runner.run(call, transport)
-        except ImagenError as error:
-            self._ends.failed(call, error)
-            raise
-        except TROUBLE as error:
-            raise self._ends.failed(call, call.broken(error)) from error
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and self._lifecycle.was_cut_off(task):
-                raise self._ends.failed(call, call.closed()) from None
-            if not self._lifecycle.forked:  # a forked child collects the parent's calls
-                self._ends.cancelled(call)
-            raise
+        except BaseException as error:  # noqa: BLE001 - counted, and raised
+            raise self._ended(call, error, task)  # noqa: B904 - it has its cause
         finally:
             self._lifecycle.end(task)
         self._ends.done(call, generation)
         return generation
+
+    def _ended(self, call: Call, error: BaseException, task: asyncio.Task[object]) -> BaseException:
+        """Count how a call ended without an image, and return what is raised of it."""
+        raised = error
+        if isinstance(error, asyncio.CancelledError) and self._lifecycle.was_cut_off(task):
+            raised = call.closed()
+            raised.__suppress_context__ = True
+        elif isinstance(error, TROUBLE):
+            raised = call.broken(error)
+            raised.__cause__ = error
+        if isinstance(raised, ImagenError):
+            self._ends.failed(call, raised)
+        elif not self._lifecycle.forked:  # a forked child collects the parent's calls
+            self._ends.cancelled(call)
+        return raised
 
     async def download(
         self,

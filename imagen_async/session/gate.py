@@ -34,10 +34,12 @@ class Gate(Protocol):
     @property
     def queued(self) -> int:
         """Calls of this client that wait here."""
+        ...
 
     @property
     def in_flight(self) -> int:
         """Calls of this client that were let in and have not left."""
+        ...
 
     def bind(self) -> None:
         """Belong to the running loop from now on; the loop before has ended."""

@@ -74,15 +74,14 @@ class Ends:
         if call.heard:
             self._listener.tell(events.Done(*call.named, generation))
 
-    def failed(self, call: Call, error: ImagenError) -> ImagenError:
-        """Note that a call ended in an error, and return it."""
+    def failed(self, call: Call, error: ImagenError) -> None:
+        """Note that a call ended in an error."""
         self._attempts += call.attempts
         if error.charge is Charge.NO:
             self._failed += 1
         else:
             self._unknown += 1
         self._listener.tell(events.Failed(*call.named, error))
-        return error
 
     def cancelled(self, call: Call) -> None:
         """Note that a call was given up; warn if it was sent and may be paid for."""

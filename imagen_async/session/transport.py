@@ -23,7 +23,7 @@ from imagen_async.session.transport_errors import classify, only_once
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from multidict import CIMultiDict
     from yarl import URL
@@ -198,16 +198,7 @@ class Transport:
         broken: ExchangeError | None = None
         alarm = Alarm(timer.total, outgoing)
         try:
-            session = self._session_for(url) if outgoing is None else self._api
-            response = await session.request(
-                method,
-                url,
-                data=outgoing,
-                headers=headers,
-                timeout=timer.aiohttp,
-                allow_redirects=False,
-                proxy=self._network.proxy_for(url),
-            )
+            response = await self._request(method, url, timer, outgoing, headers)
             head = Head(response.status, response.headers)
             await _receive(response, on_head(head), alarm)
         except asyncio.CancelledError:
@@ -222,10 +213,30 @@ class Transport:
             alarm.stop()
             if outgoing is not None and broken is None:
                 outgoing.end()
+        assert broken is not None
         try:
             raise await self._judged(broken, url, outgoing)
         finally:
             del broken  # its traceback holds this frame
+
+    def _request(
+        self,
+        method: str,
+        url: URL,
+        timer: Timer,
+        outgoing: SentFlagPayload | None,
+        headers: CIMultiDict[str] | None,
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        session = self._session_for(url) if outgoing is None else self._api
+        return session.request(
+            method,
+            url,
+            data=outgoing,
+            headers=headers,
+            timeout=timer.aiohttp,
+            allow_redirects=False,
+            proxy=self._network.proxy_for(url),
+        )
 
     async def _judged(
         self, broken: ExchangeError, url: URL, outgoing: SentFlagPayload | None
