@@ -207,12 +207,12 @@ class SqliteJournal:
         await self._ask((_sending(item, images, resends),))
 
     async def returned(
-        self, item: Item, trace: Trace | None, *, images: int, presumed: int
+        self, item: Item, trace: Trace | None = None, *, images: int, presumed: int
     ) -> None:
         """Keep that the attempt under way was free."""
         await self._ask((_returned(item, images, presumed), *_traced(item, trace)))
 
-    async def received(self, item: Item, trace: Trace | None, *, excess: int) -> None:
+    async def received(self, item: Item, trace: Trace | None = None, *, excess: int) -> None:
         """Keep a paid answer whose images are elsewhere yet."""
         await self._ask((_received(item, excess), *_traced(item, trace)))
 

@@ -125,7 +125,7 @@ class Journal(Protocol):
         ...
 
     async def returned(
-        self, item: Item, trace: Trace | None, *, images: int, presumed: int
+        self, item: Item, trace: Trace | None = None, *, images: int, presumed: int
     ) -> None:
         """Keep that the attempt under way was free.
 
@@ -137,7 +137,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def received(self, item: Item, trace: Trace | None, *, excess: int) -> None:
+    async def received(self, item: Item, trace: Trace | None = None, *, excess: int) -> None:
         """Keep a paid answer whose links are not downloaded yet.
 
         Args:

@@ -6,6 +6,7 @@ from typing import Final
 
 from imagen_async.cli.words import error_words
 from imagen_async.errors import (
+    CallLogError,
     ConfigurationError,
     DownloadError,
     ImagenError,
@@ -39,6 +40,7 @@ _CODES: Final[tuple[tuple[type[ImagenError], int], ...]] = (
     (ServerFailedError, SERVER),
     (SpoiledAnswerError, SERVER),
     (DownloadError, SERVER),
+    (CallLogError, SERVER),
     (NotSentError, NETWORK),
     (RefusedError, NETWORK),
 )

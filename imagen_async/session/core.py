@@ -190,8 +190,7 @@ class Core:
             raise self._ended(call, error, task)  # noqa: B904 - it has its cause
         finally:
             self._lifecycle.end(task)
-        self._ends.done(call, generation)
-        return generation
+        return self._ends.done(call, generation)
 
     def _ended(self, call: Call, error: BaseException, task: asyncio.Task[object]) -> BaseException:
         """Count how a call ended without an image, and return what is raised of it."""

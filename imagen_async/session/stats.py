@@ -66,13 +66,14 @@ class Ends:
             dropped=self._dropped,
         )
 
-    def done(self, call: Call, generation: Generation) -> None:
-        """Note that a call brought images."""
+    def done(self, call: Call, generation: Generation) -> Generation:
+        """Note that a call brought images, and return them."""
         self._attempts += call.attempts
         self._done += 1
         self._images += len(generation.images)
         if call.heard:
             self._listener.tell(events.Done(*call.named, generation))
+        return generation
 
     def failed(self, call: Call, error: ImagenError) -> None:
         """Note that a call ended in an error."""

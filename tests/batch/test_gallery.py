@@ -429,7 +429,8 @@ connection = schema.connect(Path(sys.argv[1]))
 schema.begin(connection)
 for number, state in enumerate(("sending", "new", "sending", "done", "sending")):
     identity, asked = number.to_bytes(16, "big"), {"id": f"{state}-{number}", "prompt": "a boat"}
-    connection.execute(schema.SENDING, (identity, 0, json.dumps(asked), 0, 1, 1, 0, "key"))
+    row = json.dumps(asked)
+    connection.execute(schema.SENDING, (identity, 0, row, 0, 1, 1, 0, "key", 1.0))
     connection.execute("UPDATE item SET state = ? WHERE id = ?", (state, identity))
 os.kill(os.getpid(), signal.SIGKILL)
 """

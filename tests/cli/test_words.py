@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async import errors
+from imagen_async.batch import schema
 from imagen_async.batch.plan import Plan
 from imagen_async.batch.reasons import reason_of
 from imagen_async.batch.report import Report
@@ -37,6 +38,9 @@ CODES = {
     errors.SpoiledAnswerError: 5,
     errors.DownloadError: 5,
     errors.ExpiredUrlError: 5,
+    errors.UnfinishedTaskError: 5,
+    errors.CallLogError: 5,
+    schema.HeldJournalError: 2,
     errors.NotSentError: 6,
     errors.RefusedError: 6,
     errors.OutcomeUnknownError: 6,
