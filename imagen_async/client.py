@@ -54,7 +54,8 @@ class AsyncImagen:
         trust_env: Whether to read proxies from the environment.
         ssl: A TLS context, instead of the platform's.
         allow_private: Whether links may lead to private addresses.
-        idempotency: Whether requests carry an ``Idempotency-Key``.
+        idempotency: Whether requests carry the call's key, as ``Idempotency-Key`` and as the ids
+            ``X-Client-Request-Id`` and ``x-litellm-call-id``, by which gateways log them.
         on_event: Called on the loop with each event of ``imagen_async.session.events``; several
             functions may be given.
 

@@ -35,7 +35,7 @@ _REQUEST_FLAGS = (
         "--timeout",
         type=_ABOVE_ZERO,
         metavar="SECONDS",
-        help="For a whole call, its retries included [default: 600].",
+        help="For a whole call, its retries included [default: 900, of which 600 for an answer].",
     ),
     click.option(
         "--header",

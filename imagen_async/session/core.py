@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 from yarl import URL
 
 from imagen_async.errors import (
@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from imagen_async.wire.generation import Generation, Image
     from imagen_async.wire.request import GenerationRequest
 
+_KEY = istr("Idempotency-Key")
+_IDS = (istr("X-Client-Request-Id"), istr("x-litellm-call-id"))
+"""Headers that carry a call's key too: gateways write them into their logs of calls."""
+
 
 class Core:
     """Runs calls; what AsyncImagen and batches are made of.
@@ -72,6 +76,7 @@ class Core:
         self.config = config
         self._url = URL(f"{config.base_url}/images/generations")
         self._headers = _headers(config)
+        self._key_headers = _key_headers(config)
         self._listener = events.Listener(config.on_event)
         self._downloader = Downloader(
             config.base_url,
@@ -264,8 +269,8 @@ class Core:
 
     def _call_headers(self, key: str) -> CIMultiDict[str]:
         headers = self._headers.copy()
-        if self.config.idempotency:
-            headers["Idempotency-Key"] = key
+        for name in self._key_headers:
+            headers[name] = key
         return headers
 
 
@@ -289,6 +294,14 @@ def _headers(config: Config) -> CIMultiDict[str]:
     if config.api_key is not None:
         headers["Authorization"] = Masked(f"Bearer {config.api_key.reveal()}")
     return headers
+
+
+def _key_headers(config: Config) -> tuple[istr, ...]:
+    """Return the headers that carry a call's key; the user's own ids stay as they are."""
+    if not config.idempotency:
+        return ()
+    own = {name.lower() for name in config.headers}
+    return (_KEY, *(name for name in _IDS if name.lower() not in own))
 
 
 def _closed_meanwhile() -> ImagenError:
