@@ -64,6 +64,12 @@ _REQUEST_FLAGS = (
         is_flag=True,
         help="State that this gateway does not charge for its 500, 503 and 529.",
     ),
+    click.option(
+        "--key-honoured",
+        is_flag=True,
+        help="State that this gateway charges once for each Idempotency-Key: what may have been "
+        "charged is sent again under its key.",
+    ),
     click.option("--proxy", metavar="URL", help="Such as http://proxy.example:3128."),
     click.option("--allow-private", is_flag=True, help="Follow links to private addresses, too."),
     click.option(

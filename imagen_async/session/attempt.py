@@ -167,6 +167,7 @@ class Attempt:
         times: Of the client.
         limits: Of an answer.
         server_errors_charged: As the retry policy says.
+        key_honoured: Whether the gateway is known to honour Idempotency-Keys.
         mask: Over the client's secrets.
     """
 
@@ -174,6 +175,7 @@ class Attempt:
     times: Timeouts
     limits: AnswerLimits
     server_errors_charged: bool
+    key_honoured: bool
     mask: Mask
     _timer: Timer = attrs.field(init=False)
 
@@ -256,6 +258,7 @@ class Attempt:
             headers,
             bytes(receiver.text),
             key_used_before=key_used_before,
+            key_honoured=self.key_honoured,
             server_errors_charged=self.server_errors_charged,
             mask=self.mask,
         )

@@ -104,6 +104,7 @@ class Core:
                 times=config.timeouts,
                 limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
                 server_errors_charged=config.retry.server_errors_charged,
+                key_honoured=config.key_honoured,
                 mask=config.mask,
             ),
             delivery=self._delivery,
