@@ -245,7 +245,10 @@ class Attempt:
         if isinstance(receiver, _ErrorText):
             return self._refused(status, headers, receiver, key_used_before)
         if not receiver.silent(broken):
-            return _salvaged(status, headers, receiver, f"{phase}, in its body")
+            result = _salvaged(status, headers, receiver, f"{phase}, in its body")
+            if self.key_honoured and isinstance(result, FailedAttempt):
+                return FailedAttempt(attrs.evolve(result.judgement, again=True))  # comes whole then
+            return result
         # A head came, and nothing but blanks after it: support can tell what became of it.
         found = request_id(headers, None)
         return FailedAttempt(attrs.evolve(judgement, status=status, request_id=found))
