@@ -56,7 +56,12 @@ class AsyncImagen:
         trust_env: Whether to read proxies from the environment.
         ssl: A TLS context, instead of the platform's.
         allow_private: Whether links may lead to private addresses.
-        idempotency: Whether requests carry an ``Idempotency-Key``.
+        idempotency: Whether requests carry the call's key, as ``Idempotency-Key`` and as the ids
+            ``X-Client-Request-Id`` and ``x-litellm-call-id``, by which gateways log them.
+        key_honoured: Whether the gateway documents that it honours an ``Idempotency-Key``: that a
+            second request under one is not charged. What may have been charged is then sent again
+            under its key, within ``max_attempts`` and ``max_sends`` of ``RetryPolicy``; at a
+            gateway that charges all the same, each of these sends may be bought.
         on_event: Called on the loop with each event of ``imagen_async.session.events``; several
             functions may be given.
 
@@ -82,6 +87,7 @@ class AsyncImagen:
         ssl: ssl.SSLContext | None = None,
         allow_private: bool = False,
         idempotency: bool = True,
+        key_honoured: bool = False,
         on_event: OnEvent | None = None,
     ) -> None:
         if api_key is not None:
@@ -100,6 +106,7 @@ class AsyncImagen:
                 ssl=ssl,
                 allow_private=allow_private,
                 idempotency=idempotency,
+                key_honoured=key_honoured,
                 on_event=on_event,
             )
         )

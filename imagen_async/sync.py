@@ -82,6 +82,7 @@ class Imagen:
         ssl: ssl.SSLContext | None = None,
         allow_private: bool = False,
         idempotency: bool = True,
+        key_honoured: bool = False,
         on_event: OnEvent | None = None,
     ) -> None:
         if api_key is not None:
@@ -99,6 +100,7 @@ class Imagen:
             ssl=ssl,
             allow_private=allow_private,
             idempotency=idempotency,
+            key_honoured=key_honoured,
             on_event=on_event,
         )
         self._portal = Portal(self._client._core.aclose)  # noqa: SLF001

@@ -52,6 +52,7 @@ class RequestFlags:
     max_sends: int | None = None
     max_charges: int | None = None
     server_errors_free: bool = False
+    key_honoured: bool = False
     header: tuple[str, ...] = ()
     proxy: str | None = None
     allow_private: bool = False
@@ -139,6 +140,7 @@ async def open_client(
                 headers=flags.headers,
                 proxy=flags.proxy,
                 allow_private=flags.allow_private or flags.emulator,
+                key_honoured=flags.key_honoured,
                 on_event=on_event,
             )
         yield await stack.enter_async_context(imagen)

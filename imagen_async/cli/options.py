@@ -73,7 +73,7 @@ REQUEST = (
         "--timeout",
         type=ABOVE_ZERO,
         metavar="SECONDS",
-        help="For a whole call, its retries included [default: 600].",
+        help="For a whole call, its retries included [default: 900, of which 600 for an answer].",
     ),
     *CONNECTION,
     gateway("--allow-private", is_flag=True, help="Follow links to private addresses, too."),
@@ -97,6 +97,12 @@ REQUEST = (
         "--server-errors-free",
         is_flag=True,
         help="State that this gateway does not charge for its 500, 503 and 529.",
+    ),
+    retries(
+        "--key-honoured",
+        is_flag=True,
+        help="State that this gateway charges once for each Idempotency-Key: what may have been "
+        "charged is sent again under its key.",
     ),
     *SHOWN,
 )

@@ -211,15 +211,20 @@ def spoiled(body: Body, headers: Mapping[str, str], fault: Fault | None) -> Answ
         headers: The answer's headers.
         fault: A fault after generation, or None.
     """
-    if fault is None:
-        return Answer(200, _encoded(body), headers=headers)
-    if fault.name in LOST:
-        return LOST[fault.name]
-    if fault.name in _ON_BODY:
+    if fault is not None and fault.name in _ON_BODY:
         body = _ON_BODY[fault.name](body, fault)
     answer = Answer(200, _encoded(body), headers=headers)
-    if fault.name in _ON_BYTES:
+    if fault is not None and fault.name in _ON_BYTES:
         return _ON_BYTES[fault.name](answer)
+    return on_the_way(answer, fault)
+
+
+def on_the_way(answer: Answer, fault: Fault | None) -> Answer:
+    """Return what comes of an answer after what a fault does to its bytes on the wire."""
+    if fault is None:
+        return answer
+    if fault.name in LOST:
+        return LOST[fault.name]
     if fault.name == "ws_keepalive":
         return attrs.evolve(answer, framing=Framing.DRIBBLED, sent=fault.number)
     if fault.name in _CUTS:

@@ -10,10 +10,10 @@ import attrs
 
 from imagen_async.emulator.answers import (
     DROPPED,
-    LOST,
     Answer,
     front_page,
     index_page,
+    on_the_way,
     spoiled,
     timed_out,
 )
@@ -289,7 +289,7 @@ class Gateway:
         if isinstance(kept, str):
             return self._error(exchange, self.dialect.trouble(kept))
         if kept is not None:
-            return kept
+            return on_the_way(kept, fault)
         headers = self._headers(exchange)
         usd = self.settings.price * images_of(order, fault)
         headers |= cost_headers(self.settings.report_cost, usd)
@@ -297,7 +297,7 @@ class Gateway:
             if self.settings.tasks is not None:
                 whole = self._open_task(exchange, order, fault, file_fault, headers)
                 self._replays.finish(exchange, whole)
-                return LOST.get(fault.name, whole) if fault else whole
+                return on_the_way(whole, fault)
             body = await self._generate(exchange, order, fault, file_fault)
         except OrderRejectedError as refused:
             self._replays.drop(exchange)

@@ -66,16 +66,17 @@ class Timeouts:
     Args:
         total: A whole call: its attempts, waits and downloads; in ``generate`` the queue too.
         connect: Name lookup, TCP and TLS of one attempt.
-        answer: One attempt, from its start to the answer's last byte.
+        answer: One attempt, from its start to the answer's last byte; most gateways charge for an
+            image that was not waited for, and a large one may take minutes.
         stall: A download without a new byte.
 
     Raises:
         ConfigurationError: If a value is not a number above 0.
     """
 
-    total: float = attrs.field(default=600.0, validator=positive)
+    total: float = attrs.field(default=900.0, validator=positive)
     connect: float = attrs.field(default=10.0, validator=positive)
-    answer: float = attrs.field(default=300.0, validator=positive)
+    answer: float = attrs.field(default=600.0, validator=positive)
     stall: float = attrs.field(default=30.0, validator=positive)
 
 

@@ -6,7 +6,8 @@ What ``decide`` does, first row that fits::
     --------------------------------  ----------------------------  ----------------------------
     never to be sent again            gives up                      as below
     given up: nothing reached so long gives up                      as below
-    charges at max_charges            gives up                      as below
+    charges at max_charges            gives up, but not where       as below
+                                      the key is honoured
     sends at max_sends                gives up                      as below
     REFUSED, refusals at the limit    gives up                      closes for the wait
     other, failures at max_attempts   gives up, but not in a batch  as below
@@ -15,12 +16,17 @@ What ``decide`` does, first row that fits::
                                       else waits, at most 1 hour
     the wait does not fit in left     gives up                      as below
     REFUSED                           is sent again                 closes for the wait
+    PENDING                           is sent again after the wait  stays as it is
     other, the retry budget empty     generate: gives up            stays as it is
                                       else is sent again            closes for one probe per 5 s
     other                             is sent again after the wait  stays as it is
 
 The wait is the server's own (Retry-After and up to 1 s of jitter), else a backoff with full
 jitter. REFUSED costs neither attempts nor budget: nothing was done, and the gate slows everyone.
+
+Where the gateway is known to honour keys, an UNKNOWN that is sent again under its key is no new
+purchase. PENDING is one whose answer says that the first request under the key is still in the
+making: that costs neither attempts nor budget, and it is asked for until no time is left.
 
 ``max_sends`` stands behind every verdict: whatever the table calls free, a request is bought at
 most so often by a gateway that charges for it all the same.
@@ -97,16 +103,18 @@ class History:
     ``sends`` counts those of earlier runs too.
 
     Args:
-        failures: Attempts that ended as FAILED, NOT_SENT or UNKNOWN.
+        failures: Attempts that ended as FAILED, NOT_SENT or UNKNOWN, but for the pending ones.
         refusals: Attempts that ended as REFUSED.
         charges: Attempts that were or may have been charged.
         sends: Attempts whose body went out, but for those that the API itself turned away.
+        pending: Attempts that found the first request under their key still in the making.
     """
 
     failures: int = 0
     refusals: int = 0
     charges: int = 0
     sends: int = 0
+    pending: int = 0
 
 
 @attrs.frozen
@@ -200,6 +208,7 @@ def decide(
     budget: RetryBudget,
     draw: float,
     waits: bool,
+    key_honoured: bool = False,
     gave_up: str = "",
     closings: int | None = None,
 ) -> Retry | GiveUp:
@@ -215,35 +224,39 @@ def decide(
         draw: A random number, 0 or more and below 1.
         waits: Whether a refused call waits without end, and its deadline stands still while the
             gate is closed: so in ``generate_many`` and ``batch``.
+        key_honoured: Whether a second request under the same key buys nothing.
         gave_up: Why the whole run sends nothing more, if it has come to that.
         closings: What the backoff of a refusal grows with, if the gate knows better than the
             call's own refusals.
     """
-    refused = judgement.verdict is Verdict.REFUSED
-    drained = waits and judgement.again and not refused and budget.empty
+    refused, pending = judgement.verdict is Verdict.REFUSED, judgement.pending
+    drained = waits and judgement.again and not (refused or pending) and budget.empty
     failures, refusals, asked = history.failures, history.refusals, retry_after or 0.0
-    wait = _wait(policy, retry_after, (closings or refusals) if refused else failures, draw)
+    steps = (closings or refusals) if refused else history.pending if pending else failures
+    wait = _wait(policy, retry_after, steps, draw)
     if drained:
         wait = max(PROBE_EVERY, min(LONGEST_WAIT, asked))
     limit, closes_gate = _refusal_limit(policy, waits=waits), refused or drained
+    pays = not (closes_gate or pending)
+    bought = 0 if key_honoured else history.charges
     stops = (
         (not judgement.again, ""),
         (bool(gave_up), gave_up),
-        (history.charges >= policy.max_charges, f"the charge cap of {policy.max_charges}"),
+        (bought >= policy.max_charges, f"the charge cap of {policy.max_charges}"),
         (history.sends >= policy.max_sends, sends_spent(history.sends)),
         (refused and refusals >= limit, _plural(refusals, "refusal")),
-        (not closes_gate and failures >= policy.max_attempts, _plural(failures, "attempt")),
+        (pays and failures >= policy.max_attempts, _plural(failures, "attempt")),
         (
             not waits and asked > policy.retry_after_max,
             f"the server asked for {math.ceil(asked)} s, more than retry_after_max",
         ),
         (left <= (0.0 if waits and closes_gate else wait), "no time left"),
-        (not closes_gate and budget.empty, "the retry budget is empty"),
+        (pays and budget.empty, "the retry budget is empty"),
     )
     reason = next((reason for stop, reason in stops if stop), None)
     if reason is not None:
         return GiveUp(reason, wait if closes_gate else 0.0, closes_gate)
-    if not closes_gate:
+    if pays:
         budget.take()
     return Retry(wait, closes_gate)
 

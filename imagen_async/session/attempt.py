@@ -167,6 +167,7 @@ class Attempt:
         times: Of the client.
         limits: Of an answer.
         server_errors_charged: As the retry policy says.
+        key_honoured: Whether the gateway is known to honour Idempotency-Keys.
         mask: Over the client's secrets.
     """
 
@@ -174,6 +175,7 @@ class Attempt:
     times: Timeouts
     limits: AnswerLimits
     server_errors_charged: bool
+    key_honoured: bool
     mask: Mask
     _timer: Timer = attrs.field(init=False)
 
@@ -243,7 +245,10 @@ class Attempt:
         if isinstance(receiver, _ErrorText):
             return self._refused(status, headers, receiver, key_used_before)
         if not receiver.silent(broken):
-            return _salvaged(status, headers, receiver, f"{phase}, in its body")
+            result = _salvaged(status, headers, receiver, f"{phase}, in its body")
+            if self.key_honoured and isinstance(result, FailedAttempt):
+                return FailedAttempt(attrs.evolve(result.judgement, again=True))  # comes whole then
+            return result
         # A head came, and nothing but blanks after it: support can tell what became of it.
         found = request_id(headers, None)
         return FailedAttempt(attrs.evolve(judgement, status=status, request_id=found))
@@ -256,6 +261,7 @@ class Attempt:
             headers,
             bytes(receiver.text),
             key_used_before=key_used_before,
+            key_honoured=self.key_honoured,
             server_errors_charged=self.server_errors_charged,
             mask=self.mask,
         )

@@ -101,13 +101,14 @@ class Call:
     def count(self, failure: FailedAttempt) -> None:
         """Count an attempt that brought nothing."""
         self.failure, judgement = failure, failure.judgement
-        refused = judgement.verdict is Verdict.REFUSED
+        refused, pending = judgement.verdict is Verdict.REFUSED, judgement.pending
         self.charge = max(self.charge, judgement.charge)
         self.history = History(
-            failures=self.history.failures + (not refused),
+            failures=self.history.failures + (not refused and not pending),
             refusals=self.history.refusals + refused,
             charges=self.history.charges + (judgement.charge is not Charge.NO),
             sends=self.history.sends + judgement.counts,
+            pending=self.history.pending + pending,
         )
         if self.patience is not None:
             self.patience.tell(judgement.verdict)

@@ -210,6 +210,7 @@ class CallRunner:
             budget=self._budget,
             draw=self.draw(),
             waits=call.waits,
+            key_honoured=self.attempt.key_honoured,
             gave_up=call.gave_up,
             closings=closings,
         )
@@ -221,7 +222,8 @@ class CallRunner:
             self.gate.answered(permit)
         if isinstance(step, GiveUp):
             raise await _on_record(call, call.failed(step.reason))
-        call.retried = not step.closes_gate
+        if not judgement.pending:  # else the retry that is waited for stays paid for
+            call.retried = not step.closes_gate
         self.listener.tell(
             events.Retrying(
                 *call.named,

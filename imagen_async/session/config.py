@@ -44,6 +44,7 @@ class Config:
     network: Network = Network()
     allow_private: bool = False
     idempotency: bool = True
+    key_honoured: bool = False
     on_event: tuple[Hook, ...] = ()
     mask: Mask = attrs.field(init=False)
 
@@ -75,6 +76,7 @@ def configure(
     ssl: ssl.SSLContext | None,
     allow_private: bool,
     idempotency: bool,
+    key_honoured: bool,
     on_event: OnEvent | None,
 ) -> Config:
     """Return a checked configuration; base URL and key come from the environment if not given.
@@ -85,6 +87,10 @@ def configure(
     Warns:
         UserWarning: If the key goes over plain http to another machine.
     """
+    if key_honoured and not idempotency:
+        raise ConfigurationError(
+            "key_honoured=True needs the keys that idempotency=False leaves out; give one of them."
+        )
     config = Config(
         base_url=_base_url(base_url or os.environ.get("IMAGEN_BASE_URL")),
         api_key=_secret(api_key),
@@ -96,6 +102,7 @@ def configure(
         network=Network(_proxy(proxy), trust_env, ssl),
         allow_private=allow_private,
         idempotency=idempotency,
+        key_honoured=key_honoured,
         on_event=_hooks(on_event),
     )
     parts = urlsplit(config.base_url)

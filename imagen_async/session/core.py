@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 from yarl import URL
 
 from imagen_async.errors import (
@@ -62,6 +62,10 @@ if TYPE_CHECKING:
 LOG_TIME = 60.0
 """Seconds that one look into the gateway's log may take."""
 
+_KEY = istr("Idempotency-Key")
+_IDS = (istr("X-Client-Request-Id"), istr("x-litellm-call-id"))
+"""Headers that carry a call's key too: gateways write them into their logs of calls."""
+
 
 class Core:
     """Runs calls; what AsyncImagen and batches are made of.
@@ -82,6 +86,7 @@ class Core:
         self.config = config
         self._url = URL(f"{config.base_url}/images/generations")
         self._headers = _headers(config)
+        self._key_headers = _key_headers(config)
         self._listener = events.Listener(config.on_event)
         self._downloader = Downloader(
             config.base_url,
@@ -320,8 +325,8 @@ class Core:
 
     def _call_headers(self, key: str) -> CIMultiDict[str]:
         headers = self._headers.copy()
-        if self.config.idempotency:
-            headers["Idempotency-Key"] = key
+        for name in self._key_headers:
+            headers[name] = key
         return headers
 
 
@@ -353,6 +358,7 @@ def _attempt(config: Config, url: URL) -> Attempt:
         times=config.timeouts,
         limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
         server_errors_charged=config.retry.server_errors_charged,
+        key_honoured=config.key_honoured,
         mask=config.mask,
     )
 
@@ -369,6 +375,14 @@ def _delivery(
         mask=config.mask,
     )
     return Delivery(downloader, collector, listener)
+
+
+def _key_headers(config: Config) -> tuple[istr, ...]:
+    """Return the headers that carry a call's key; the user's own ids stay as they are."""
+    if not config.idempotency:
+        return ()
+    own = {name.lower() for name in config.headers}
+    return (_KEY, *(name for name in _IDS if name.lower() not in own))
 
 
 def _closed_meanwhile() -> ImagenError:

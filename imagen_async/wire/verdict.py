@@ -39,7 +39,14 @@ from imagen_async.wire.error_body import (
 )
 from imagen_async.wire.mask import NO_MASK, Mask
 from imagen_async.wire.text import printable
-from imagen_async.wire.verdict_table import Found, look_up
+from imagen_async.wire.verdict_table import (
+    OPEN,
+    OTHER_BODY,
+    PENDING,
+    Found,
+    look_up,
+    look_up_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,6 +72,7 @@ class Judgement:
         authentication: Whether the key is at fault: no other request will fare better.
         refusal: Whether the API itself turned the request away, by a 429 or in JSON.
         asked: Seconds that its words ask to wait.
+        pending: Whether the first request under its key is still in the making.
     """
 
     verdict: Verdict
@@ -77,6 +85,7 @@ class Judgement:
     authentication: bool = False
     refusal: bool = False
     asked: float | None = None
+    pending: bool = False
 
     @property
     def counts(self) -> bool:
@@ -147,8 +156,6 @@ _FAILURES: Mapping[FailureKind, str] = {
     FailureKind.BAD_ENCODING: "The answer could not be decompressed",
 }
 _STATUS = re.compile("[45][0-9]{2}")
-_OPEN = Found(Verdict.UNKNOWN, authentication=False, refusal=False)
-_NAMES_KEY = re.compile("idempoten", re.IGNORECASE)
 
 
 def judge_failure(kind: FailureKind, *, sent: bool, detail: str = "") -> Judgement:
@@ -174,6 +181,7 @@ def judge_status(
     body: bytes,
     *,
     key_used_before: bool = False,
+    key_honoured: bool = False,
     server_errors_charged: bool = True,
     mask: Mask = NO_MASK,
 ) -> Judgement:
@@ -184,14 +192,15 @@ def judge_status(
         headers: Its headers, a case-insensitive mapping.
         body: Its body; the first 64 KiB are read.
         key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
+        key_honoured: Whether the gateway is known to honour such keys.
         server_errors_charged: Whether 500, 503 and 529 that the table does not know may have
             been charged.
         mask: Put over the words that are told; the verdict goes by those that came.
     """
     envelope = read_error_body(body)
-    found = look_up(status, envelope, server_errors_charged=server_errors_charged)
-    if key_used_before and _refuses_key(status, envelope):
-        found = _OPEN
+    found = look_up_key(status, envelope, used_before=key_used_before, honoured=key_honoured)
+    if found is None:
+        found = look_up(status, envelope, server_errors_charged=server_errors_charged)
     return _answered(found, status, headers, read_error_body(body, mask))
 
 
@@ -277,7 +286,7 @@ def judge_empty(headers: Mapping[str, str], status: int) -> Judgement:
         headers: Its headers, a case-insensitive mapping.
         status: Its HTTP status.
     """
-    judgement = _answered(_OPEN, status, headers, ErrorBody())
+    judgement = _answered(OPEN, status, headers, ErrorBody())
     return attrs.evolve(judgement, message=f"The gateway answered {status} with an empty body.")
 
 
@@ -326,13 +335,14 @@ def _answered(
         verdict,
         CHARGES[verdict],
         again=verdict in _AGAIN and not stop,
-        message=_sentence(*_account(status, headers, envelope)),
+        message=_sentence(*_account(found, status, headers, envelope)),
         status=status,
         code=envelope.code,
         request_id=request_id(headers, envelope.message),
         authentication=found.authentication,
         refusal=found.refusal,
         asked=asked_wait(envelope.message or "") if found.refusal else None,
+        pending=found is PENDING,
     )
 
 
@@ -350,10 +360,14 @@ def _spoiled(
 
 
 def _account(
-    status: int, headers: Mapping[str, str], envelope: ErrorBody
+    found: Found, status: int, headers: Mapping[str, str], envelope: ErrorBody
 ) -> tuple[str, str | None]:
     what = f"The gateway answered {status}"
     words = envelope.message or envelope.code or envelope.type
+    if found is PENDING:
+        return f"{what}, for the first request under this key is still in the making", words
+    if found is OTHER_BODY:
+        return f"{what}: another request was sent under this key; give this one a new key", words
     if 200 <= status < 300:
         return f"{what} with an error", words
     if 300 <= status < 400:
@@ -381,9 +395,3 @@ def _sentence(what: str, words: str | None) -> str:
     said = clean(words or "", WORDS_LIMIT)
     line = f"{what}: {said}" if said else what
     return line if line.endswith((".", "!", "?", "。", "…")) else f"{line}."
-
-
-def _refuses_key(status: int, envelope: ErrorBody) -> bool:
-    texts = (envelope.code, envelope.type, envelope.message)
-    named = any(_NAMES_KEY.search(text) for text in texts if text)
-    return status == 409 or (status == 422 and named)

@@ -314,6 +314,14 @@ STATUSES: Final[Mapping[int, Verdict]] = MappingProxyType(
 STATED: Final = frozenset({500, 503, 529})
 """Statuses that ``server_errors_charged=False`` states to be free where the table does not know."""
 
+OPEN: Final = Found(Verdict.UNKNOWN, authentication=False, refusal=False)
+"""Nobody can say what became of the request."""
+PENDING: Final = Found(Verdict.UNKNOWN, authentication=False, refusal=True)
+"""The first request under its key is in the making; this one was turned away, and buys nothing."""
+OTHER_BODY: Final = Found(Verdict.REJECTED, authentication=False, refusal=True)
+"""Another body was sent under its key."""
+
+_NAMES_KEY = re.compile("idempoten", re.IGNORECASE)
 _AUTHENTICATION = frozenset({401, 403, 407})
 _REFUSALS = frozenset({Verdict.REFUSED, Verdict.QUOTA, Verdict.REJECTED})
 
@@ -344,3 +352,31 @@ def look_up(status: int, envelope: ErrorBody, *, server_errors_charged: bool) ->
         authentication,
         refusal=status == 429 or (verdict in _REFUSALS and not page and status not in _UNREACHED),
     )
+
+
+def look_up_key(
+    status: int, envelope: ErrorBody, *, used_before: bool, honoured: bool
+) -> Found | None:
+    """Return what an answer about the Idempotency-Key means; None if it is about something else.
+
+    First row that fits::
+
+        answer                               the key is          it means
+        -----------------------------------  ------------------  ---------------------------------
+        409 in JSON, key named or used       honoured            the first is still in the making
+        422 that names the key               honoured            another body: rejected
+        409, or 422 that names the key       used before         an earlier attempt may have cost
+
+    Args:
+        status: The HTTP status.
+        envelope: What the gateway says.
+        used_before: Whether an earlier attempt carried the same key.
+        honoured: Whether the gateway is known to honour keys.
+    """
+    texts = (envelope.code, envelope.type, envelope.message)
+    named = any(_NAMES_KEY.search(text) for text in texts if text)
+    if honoured and status == 409 and not envelope.page and (named or used_before):
+        return PENDING
+    if honoured and status == 422 and named:
+        return OTHER_BODY
+    return OPEN if used_before and (status == 409 or (status == 422 and named)) else None

@@ -21,7 +21,12 @@ from imagen_async.wire.request import GenerationRequest
 
 
 def core_on(
-    emulator: Emulator, *, concurrency: int = 2, allow_private: bool = False, **policy: Any
+    emulator: Emulator,
+    *,
+    concurrency: int = 2,
+    allow_private: bool = False,
+    key_honoured: bool = False,
+    **policy: Any,
 ) -> Core:
     """Return the core of a client of an emulator, with quick retries."""
     return Core(
@@ -38,6 +43,7 @@ def core_on(
             ssl=None,
             allow_private=allow_private,
             idempotency=True,
+            key_honoured=key_honoured,
             on_event=None,
         )
     )

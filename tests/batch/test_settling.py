@@ -149,7 +149,7 @@ def test_runs_and_blocking_clients_settle_too(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (
         Emulator(draw="tiny", call_log="aimlapi") as emulator,
-        Imagen(base_url=emulator.base_url, model="imagen4", allow_private=True) as imagen,
+        Imagen(base_url=emulator.base_url, api_key="sk-1", allow_private=True) as imagen,
     ):
         with imagen.batch(["a", "b"], out=out) as run:
             list(run)

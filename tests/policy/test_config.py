@@ -20,7 +20,7 @@ NOT_POSITIVE = [0, -1, 0.0, math.nan, math.inf, -math.inf, 10**400, True, "8", b
 def test_the_defaults() -> None:
     """Eight requests at once, no rate, 64 MiB an image; ten minutes for a call."""
     assert attrs.astuple(Limits()) == (8, None, 1, 67_108_864)
-    assert attrs.astuple(Timeouts()) == (600.0, 10.0, 300.0, 30.0)
+    assert attrs.astuple(Timeouts()) == (900.0, 10.0, 600.0, 30.0)
 
 
 def test_the_largest_float_is_still_a_time() -> None:

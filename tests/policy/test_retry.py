@@ -29,10 +29,18 @@ FAILURES = [Verdict.FAILED, Verdict.NOT_SENT, Verdict.UNKNOWN]
 
 draws = st.floats(0, 1, exclude_max=True)
 times = st.none() | st.floats(0, 1e12)
-histories = st.builds(History, st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
+histories = st.builds(
+    History,
+    failures=st.integers(1, 9),
+    refusals=st.integers(1, 9),
+    charges=st.integers(0, 3),
+    sends=st.integers(0, 5),
+    pending=st.integers(1, 999),
+)
 policies = st.builds(
     RetryPolicy,
     max_attempts=st.integers(1, 9),
+    max_sends=st.integers(1, 9),
     max_refusals=st.none() | st.just("auto") | st.integers(1, 9),
     max_charges=st.integers(1, 3),
     backoff_base=st.floats(1e-9, 1e9),
@@ -41,8 +49,9 @@ policies = st.builds(
 )
 
 
-def judged(verdict: Verdict, *, again: bool = True) -> Judgement:
-    return Judgement(verdict, CHARGES.get(verdict, Charge.NO), again, "The gateway failed.")
+def judged(verdict: Verdict, *, again: bool = True, pending: bool = False) -> Judgement:
+    charge = CHARGES.get(verdict, Charge.NO)
+    return Judgement(verdict, charge, again, "The gateway failed.", pending=pending)
 
 
 def spent() -> RetryBudget:
@@ -65,16 +74,19 @@ def decided(
     waits: bool = False,
     gave_up: str = "",
     closings: int | None = None,
+    pending: bool = False,
+    key_honoured: bool = False,
 ) -> Retry | GiveUp:
     return decide(
         policy,
         history,
-        judged(verdict, again=again),
+        judged(verdict, again=again, pending=pending),
         retry_after=retry_after,
         left=left,
         budget=budget or RetryBudget(),
         draw=draw,
         waits=waits,
+        key_honoured=key_honoured,
         gave_up=gave_up,
         closings=closings,
     )
@@ -83,7 +95,7 @@ def decided(
 def test_the_defaults_are_the_promise() -> None:
     """Unless told otherwise a call may be charged once, and begins with nothing counted."""
     assert attrs.astuple(RetryPolicy()) == (4, "auto", 1, 4, True, 0.5, 20.0, 60.0)
-    assert History() == History(failures=0, refusals=0, charges=0, sends=0)
+    assert History() == History(failures=0, refusals=0, charges=0, sends=0, pending=0)
     unknown = decided(Verdict.UNKNOWN, History(failures=1, charges=1))
     assert unknown == GiveUp("the charge cap of 1")
 
@@ -300,6 +312,8 @@ def test_only_a_lone_retry_draws_on_the_budget() -> None:
     draw=draws,
     waits=st.booleans(),
     empty=st.booleans(),
+    key_honoured=st.booleans(),
+    pending=st.booleans(),
 )
 def test_every_retry_keeps_every_limit(
     policy: RetryPolicy,
@@ -310,8 +324,11 @@ def test_every_retry_keeps_every_limit(
     draw: float,
     waits: bool,
     empty: bool,
+    key_honoured: bool,
+    pending: bool,
 ) -> None:
     """For any input, a retry is under the caps, fits the time and never knocks too early."""
+    pending = pending and verdict is Verdict.UNKNOWN
     budget = spent() if empty else RetryBudget()
     step = decided(
         verdict,
@@ -322,20 +339,58 @@ def test_every_retry_keeps_every_limit(
         budget=budget,
         draw=draw,
         waits=waits,
+        key_honoured=key_honoured,
+        pending=pending,
     )
-    assert step.closes_gate == (verdict is Verdict.REFUSED or (waits and empty))
+    drained = waits and empty and not pending
+    assert step.closes_gate == (verdict is Verdict.REFUSED or drained)
     assert 0.0 <= step.wait <= max(LONGEST_WAIT, policy.backoff_cap)
     if isinstance(step, GiveUp):
         assert step.reason
         assert step.closes_gate or step.wait == 0.0
         return
-    assert history.charges < policy.max_charges
+    assert key_honoured or history.charges < policy.max_charges
+    assert history.sends < policy.max_sends
     assert step.wait >= min(retry_after or 0.0, LONGEST_WAIT)
     assert left > (0.0 if waits and step.closes_gate else step.wait)
     assert waits or (retry_after or 0.0) <= policy.retry_after_max
-    if verdict is not Verdict.REFUSED:
+    if verdict is not Verdict.REFUSED and not pending:
         assert step.closes_gate or history.failures < policy.max_attempts
         assert step.closes_gate is empty
+
+
+def test_an_honoured_key_lifts_the_charge_cap_alone() -> None:
+    """What may have been charged is sent again under its key, within attempts and sends."""
+    steps = [
+        decided(Verdict.UNKNOWN, History(failures=n, charges=n, sends=n), key_honoured=True)
+        for n in (1, 2, 3, 4)
+    ]
+    assert [type(step) for step in steps] == [Retry, Retry, Retry, GiveUp]
+    few = RetryPolicy(max_attempts=2)
+    twice = History(failures=2, charges=2, sends=2)
+    step = decided(Verdict.UNKNOWN, twice, policy=few, key_honoured=True)
+    assert step == GiveUp("2 attempts")
+    sent = History(failures=1, charges=1, sends=4)
+    step = decided(Verdict.UNKNOWN, sent, key_honoured=True)
+    assert step == GiveUp("it went out 4 times, and max_sends allows no more")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_key_in_use_is_waited_for_until_no_time_is_left(waits: bool) -> None:
+    """The wait costs neither attempts nor budget, grows to its cap, and leaves the gate open."""
+    budget = spent()
+    asked = {"key_honoured": True, "pending": True, "waits": waits, "budget": budget, "draw": 0.5}
+    steps = [
+        decided(Verdict.UNKNOWN, History(failures=9, charges=9, sends=1, pending=n), **asked)
+        for n in (1, 2, 3, 99)
+    ]
+    assert steps == [Retry(0.25), Retry(0.5), Retry(1.0), Retry(10.0)]
+    late = decided(Verdict.UNKNOWN, History(pending=99), left=10.0, **asked)
+    assert late == GiveUp("no time left")
+    fresh = RetryBudget()
+    for n in range(1, 99):
+        decided(Verdict.UNKNOWN, History(pending=n), **{**asked, "budget": fresh})
+    assert [fresh.take() for _ in range(11)] == [True] * 10 + [False]
 
 
 @given(policy=policies, failures=st.integers(1, 10**6), draw=draws)

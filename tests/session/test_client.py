@@ -134,11 +134,57 @@ async def test_the_idempotency_key() -> None:
         assert caught.value.idempotency_key == "order 67"
 
 
+IDS = ("x-client-request-id", "x-litellm-call-id")
+
+
+async def test_a_call_is_found_by_its_key() -> None:
+    """The key goes out under both names that gateways log, in every attempt of the call."""
+    async with chaos({"p": [error(429)]}) as (server, imagen):
+        generation = await imagen.generate("p")
+        assert server.ledger.requests["p"] == 2
+        for head in server.ledger.heads:
+            sent_ids = [line for line in head.split("\r\n") if line.lower().startswith(IDS)]
+            assert [line.partition(": ")[2] for line in sent_ids] == [
+                generation.idempotency_key,
+                generation.idempotency_key,
+            ]
+
+
+async def test_an_id_of_the_users_own_wins() -> None:
+    """A header of that name that the user gave goes out once, as given; the other has the key."""
+    async with chaos(options={"headers": {"X-CLIENT-request-id": "mine"}}) as (server, imagen):
+        generation = await imagen.generate("p")
+        assert server.ledger.heads[0].lower().count("x-client-request-id") == 1
+        assert header(server, "x-client-request-id") == "mine"
+        assert header(server, "x-litellm-call-id") == generation.idempotency_key
+
+
+async def test_downloads_carry_no_id(tmp_path: Path) -> None:
+    """The host of an image's link learns no key of a call, not even on the API's own host."""
+
+    async def linked(exchange: Exchange) -> None:
+        exchange.generate()
+        items = [{"url": f"{server.base_url.removesuffix('/v1')}/files/1.png"}]
+        await exchange.answer(json.dumps({"data": items}).encode())
+
+    async def picture(exchange: Exchange) -> None:
+        await exchange.answer(PNG)
+
+    async with chaos({}, linked) as (server, imagen):
+        server.gets = picture
+        generation = await imagen.generate_to(tmp_path, "p")
+        assert generation.images[0].path is not None
+        assert server.ledger.heads[1].startswith("GET ")
+        for name in ("idempotency-key", *IDS):
+            assert name not in server.ledger.heads[1].lower()
+
+
 async def test_without_idempotency_keys() -> None:
     """With idempotency=False no such header is sent; calls still have a name of their own."""
     async with chaos(options={"idempotency": False}) as (server, imagen):
         generation = await imagen.generate("p")
-        assert header(server, "idempotency-key") is None
+        for name in ("idempotency-key", *IDS):
+            assert header(server, name) is None
         assert generation.idempotency_key
 
 

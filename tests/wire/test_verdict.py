@@ -194,6 +194,49 @@ def test_a_refused_key_after_an_earlier_attempt_is_unknown(
     assert judge_status(status, NONE, body).verdict is REJECTED
 
 
+IN_USE = error("A request with this key is in progress", code="idempotency_key_in_use")
+CONFLICT = error("in progress")
+OTHER = error("This key was used for another request", code="idempotency_key_reused")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "used", "verdict", "pending"),
+    [
+        (409, IN_USE, True, UNKNOWN, True),
+        (409, IN_USE, False, UNKNOWN, True),
+        (409, CONFLICT, True, UNKNOWN, True),
+        (409, CONFLICT, False, REJECTED, False),
+        (409, b"", True, UNKNOWN, False),
+        (409, b"<html><title>Conflict</title></html>", True, UNKNOWN, False),
+        (409, b"", False, REJECTED, False),
+        (422, OTHER, True, REJECTED, False),
+        (422, OTHER, False, REJECTED, False),
+        (422, error("n is too large"), True, REJECTED, False),
+        (400, error("Idempotency-Key is too long"), True, REJECTED, False),
+        (429, error("slow down", code="idempotency"), True, REFUSED, False),
+    ],
+)
+def test_what_a_gateway_that_honours_keys_says_of_one(
+    status: int, body: bytes, used: bool, verdict: Verdict, pending: bool
+) -> None:
+    """A 409 in the API's own words means: wait; a 422 of the key: another body was sent."""
+    judgement = judge_status(status, NONE, body, key_used_before=used, key_honoured=True)
+    assert (judgement.verdict, judgement.pending) == (verdict, pending)
+    assert judgement.charge is CHARGES[verdict]
+    assert judgement.again is (verdict is not REJECTED)
+    assert judgement.counts is (not judgement.refusal)
+    assert judgement.refusal >= pending
+    assert ("still in the making" in judgement.message) is pending
+    assert ("another request was sent under this key" in judgement.message) is (body is OTHER)
+
+
+def test_a_key_in_use_tells_how_long_to_wait() -> None:
+    """The words of such a 409 are read for a wait, as a refusal's are."""
+    words = error("idempotency key in use, try again in 12s")
+    assert judge_status(409, NONE, words, key_honoured=True).asked == 12
+    assert judge_status(409, NONE, words).asked == 12, "without it the request is rejected"
+
+
 @pytest.mark.parametrize(
     ("status", "body", "authentication"),
     [
@@ -418,14 +461,21 @@ BODY = st.binary(max_size=200) | st.text(st.characters(), max_size=100).map(
 )
 
 
-@given(st.integers(100, 999), HEADERS, BODY, st.booleans(), st.booleans())
+@given(st.integers(100, 999), HEADERS, BODY, st.booleans(), st.booleans(), st.booleans())
 def test_any_answer_is_judged(
-    status: int, headers: dict[str, str], body: bytes, used: bool, charged: bool
+    status: int, headers: dict[str, str], body: bytes, used: bool, charged: bool, honoured: bool
 ) -> None:
     """No answer makes the judge raise; charge follows verdict, and the message is one line."""
     judgement = judge_status(
-        status, CIMultiDict(headers), body, key_used_before=used, server_errors_charged=charged
+        status,
+        CIMultiDict(headers),
+        body,
+        key_used_before=used,
+        key_honoured=honoured,
+        server_errors_charged=charged,
     )
+    assert judgement.pending <= (honoured and status == 409 and judgement.verdict is UNKNOWN)
+    assert not (judgement.pending and judgement.counts)
     assert judgement.charge is CHARGES[judgement.verdict]
     assert is_harmless(judgement.message)
     assert judgement.again <= (judgement.verdict in {REFUSED, FAILED, UNKNOWN})
