@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from imagen_async.batch.records import images_requested
 from imagen_async.batch.report import Report
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from imagen_async.batch.records import Count, Item
+    from imagen_async.wire.cost import Cost
 
+UNIT: Final = 1e-10
+"""US dollars: what costs that gateways tell are counted in; xAI tells no larger unit."""
 _UNKNOWN = (State.UNKNOWN, State.RECEIVED)
 """States that cost or may have cost, with no image yet."""
 
@@ -48,6 +51,8 @@ class Tally:
         self.recounted: int = 0
         self.resent: int = 0
         self.spent: int = 0
+        self.cost: int = 0
+        self.cost_images: int = 0
         for count in counts:
             self.items[count.state, count.charge] += count.items
             self.attempts += count.attempts
@@ -55,11 +60,25 @@ class Tally:
             self.resent += count.resends
             self.spent += count.spent
             self.presumed += count.presumed
+            self.cost += count.cost
+            self.cost_images += count.cost_images
 
-    @property
-    def at_risk(self) -> int:
-        """Images that were, are or may be charged, those included that only count as free."""
-        return self.spent + self.presumed
+    def at_risk(self, price: float | None) -> float:
+        """Return how many images of a price were, are or may be charged.
+
+        Those that only count as free are among them; those whose cost the gateway told weigh as
+        much as it told.
+        """
+        images = self.spent + self.presumed
+        if price is None:
+            return images
+        return images - self.cost_images + self.cost * UNIT / price
+
+    def money(self, price: float | None) -> float | None:
+        """Return what was spent: what the gateway told, and else by a price, if there is one."""
+        if price is None:
+            return round(self.cost * UNIT, 10) if self.cost_images else None
+        return round(self.cost * UNIT + max(0, self.spent - self.cost_images) * price, 6)
 
     def report(
         self,
@@ -99,7 +118,7 @@ class Tally:
             resent=self.resent,
             recounted=self.recounted,
             spent=self.spent,
-            cost=None if price is None else round(self.spent * price, 6),
+            cost=self.money(price),
             presumed_free=self.presumed,
             presumed_free_cost=None if price is None else round(self.presumed * price, 6),
             **known,
@@ -126,7 +145,7 @@ class ItemAccount:
         recount: Whether the count of its sends begins anew.
     """
 
-    __slots__ = ("_at", "_counted", "_counts", "images", "sends", "tally")
+    __slots__ = ("_at", "_cost_before", "_counted", "_counts", "images", "sends", "tally")
 
     def __init__(
         self, tally: Tally, item: Item, *, known: bool, listed: bool, recount: bool
@@ -136,13 +155,15 @@ class ItemAccount:
         self.sends = 0 if recount else item.sends
         # How many images of it are in what is spent, now or once the next attempt is sent.
         self._counted = max(self.images, item.spent if known else 0)
+        self._cost_before = (item.cost, item.cost_images)
         self._counts = (tally.items, tally.rows) if listed else (tally.items,)
         self._at = (item.state, item.charge) if known else (State.NEW, Charge.NO)
         tally.items[self._at] += not known
         tally.rows[self._at] += listed
 
-    def sent(self) -> None:
+    def sent(self, item: Item) -> None:
         """Count an attempt as charged."""
+        self._cost_before = (item.cost, item.cost_images)
         self.sends += 1
         self.tally.spent += self.images
 
@@ -167,6 +188,22 @@ class ItemAccount:
         self._counted += excess
         self.tally.spent += excess
         return excess
+
+    def told(self, item: Item, cost: Cost | None, images: int) -> None:
+        """Count what the gateway says that an answer cost; its last word counts.
+
+        Args:
+            item: Counted in place.
+            cost: None leaves what was told before.
+            images: How many came.
+        """
+        if cost is None:
+            return
+        before, before_images = item.cost, item.cost_images
+        item.cost = self._cost_before[0] + round(cost.amount * 10**10)
+        item.cost_images = self._cost_before[1] + max(self.images, images)
+        self.tally.cost += item.cost - before
+        self.tally.cost_images += item.cost_images - before_images
 
     def moved(self, item: Item) -> None:
         """Count the item where it stands now."""

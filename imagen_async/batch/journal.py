@@ -12,19 +12,16 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import attrs
 
-from imagen_async.batch import schema
+from imagen_async.batch import schema, statements
 from imagen_async.batch.records import (
     Count,
     Item,
-    KeptAnswer,
-    KeptError,
     RefusedRow,
-    RequestRow,
     decode,
     encode,
 )
@@ -39,17 +36,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_async.batch.ports import JournalView
+    from imagen_async.batch.statements import Statement
 
 _T = TypeVar("_T")
 _unclosed: list[sqlite3.Connection] = []
-_Statement: TypeAlias = "tuple[str, tuple[Any, ...]]"
 
 
 @attrs.define(eq=False)
 class _Job:
     """Statements for the next commit, or a function that has the connection to itself."""
 
-    work: tuple[_Statement, ...] | Callable[[sqlite3.Connection], Any]
+    work: tuple[Statement, ...] | Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
 
 
@@ -71,13 +68,13 @@ class SqliteView:
     def find(self, identity: bytes) -> Item | None:
         """Return an item, or None."""
         row = self.connection.execute(schema.FIND, (identity,)).fetchone()
-        return None if row is None else _item(row)
+        return None if row is None else statements.item_of(row)
 
     def items(self, states: Iterable[State] = State) -> Iterator[Item]:
         """Yield the items in these states in the order in which they were first sent."""
         values = tuple(str(state) for state in states)
         statement = schema.ITEMS.format(", ".join("?" * len(values)))
-        yield from map(_item, self.connection.execute(statement, values))
+        yield from map(statements.item_of, self.connection.execute(statement, values))
 
     def ids(self, state: State) -> Iterator[bytes]:
         """Yield the ids of the items in a state."""
@@ -108,7 +105,7 @@ class SqliteView:
 
     def settled(self, item: Item, trace: Trace | None = None) -> None:
         """Keep an item's end."""
-        for statement in (_settled(item), *_traced(item, trace)):
+        for statement in (statements.settled(item), *statements.sent(item, trace)):
             self.connection.execute(*statement)
 
     def sends(self) -> Iterator[tuple[bytes, Trace]]:
@@ -118,7 +115,7 @@ class SqliteView:
 
     def cleared(self, item: Item) -> None:
         """Keep a charge that is lower than it was thought."""
-        self.connection.execute(*_cleared(item, 0))
+        self.connection.execute(*statements.cleared(item, 0))
 
     def decided(self, item: Item, at: float, decision: str) -> None:
         """Keep why an item was settled."""
@@ -204,27 +201,28 @@ class SqliteJournal:
 
     async def sending(self, item: Item, *, images: int, resends: int) -> None:
         """Keep that an attempt is about to be sent; see ``ports`` for every step."""
-        await self._ask((_sending(item, images, resends),))
+        await self._ask((statements.sending(item, images, resends),))
 
     async def returned(
         self, item: Item, trace: Trace | None = None, *, images: int, presumed: int
     ) -> None:
         """Keep that the attempt under way was free."""
-        await self._ask((_returned(item, images, presumed), *_traced(item, trace)))
+        step = statements.returned(item, images, presumed)
+        await self._ask((step, *statements.sent(item, trace)))
 
     async def received(self, item: Item, trace: Trace | None = None, *, excess: int) -> None:
         """Keep a paid answer whose images are elsewhere yet."""
-        await self._ask((_received(item, excess), *_traced(item, trace)))
+        await self._ask((statements.received(item, excess), *statements.sent(item, trace)))
 
     async def settled(
         self, item: Item, trace: Trace | None = None, *, excess: int = 0, presumed: int = 0
     ) -> None:
         """Keep how an item stands as its call ends."""
-        await self._ask((_settled(item, excess, presumed), *_traced(item, trace)))
+        await self._ask((statements.settled(item, excess, presumed), *statements.sent(item, trace)))
 
     async def cleared(self, item: Item, *, presumed: int = 0) -> None:
         """Keep a charge that is lower than it was thought."""
-        await self._ask((_cleared(item, presumed),))
+        await self._ask((statements.cleared(item, presumed),))
 
     async def refused(self, row: RefusedRow) -> None:
         """Keep a row that is not sent."""
@@ -236,7 +234,7 @@ class SqliteJournal:
         return result
 
     def _ask(
-        self, work: tuple[_Statement, ...] | Callable[[sqlite3.Connection], Any]
+        self, work: tuple[Statement, ...] | Callable[[sqlite3.Connection], Any]
     ) -> asyncio.Future[Any]:
         if self.broken is not None:
             raise self.broken
@@ -343,57 +341,3 @@ def _run(connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
     if connection.in_transaction:
         connection.execute("COMMIT")
     return results
-
-
-def _sending(item: Item, images: int, resends: int) -> _Statement:
-    row, charge = item.row.json, int(item.charge)
-    key = item.idempotency_key
-    place = (item.id, item.position, row, charge, item.sends)
-    return schema.SENDING, (*place, images, resends, key, item.sent_at)
-
-
-def _returned(item: Item, images: int, presumed: int) -> _Statement:
-    charge = int(item.charge)
-    return schema.RETURNED, (charge, charge, item.sends, images, presumed, item.id)
-
-
-def _received(item: Item, excess: int) -> _Statement:
-    return schema.RECEIVED, (excess, encode(item.answer), item.id)
-
-
-def _settled(item: Item, excess: int = 0, presumed: int = 0) -> _Statement:
-    values = (
-        item.id,
-        item.position,
-        item.row.json,
-        str(item.state),
-        int(item.charge),
-        item.sends,
-        excess,
-        presumed,
-        item.images,
-        None if item.error is None else encode(item.error),
-        None if item.answer is None else encode(item.answer),
-    )
-    return schema.SETTLED, values
-
-
-def _cleared(item: Item, presumed: int) -> _Statement:
-    charge, error = int(item.charge), None if item.error is None else encode(item.error)
-    values = (str(item.state), charge, item.sends, charge, presumed, error, item.id)
-    return schema.CLEARED, values
-
-
-def _traced(item: Item, trace: Trace | None) -> tuple[_Statement, ...]:
-    if trace is None:
-        return ()
-    told = (trace.status, trace.request_id)
-    return ((schema.SEND, (item.id, trace.at, trace.until, int(trace.charge), *told)),)
-
-
-def _item(columns: tuple[Any, ...]) -> Item:
-    values: list[Any] = [*columns]
-    values[2:5] = decode(columns[2], RequestRow), State(columns[3]), Charge(columns[4])
-    last = zip(columns[13:], (KeptError, KeptAnswer), strict=True)
-    values[13:] = [None if text is None else decode(text, kind) for text, kind in last]
-    return Item(*values)

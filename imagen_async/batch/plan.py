@@ -68,7 +68,7 @@ class _Work:
     """What a run would work on, counted row by row."""
 
     options: RunOptions
-    at_risk: int
+    at_risk: float
     to_send: int = 0
     resend: int = 0
     images: int = 0
@@ -112,7 +112,7 @@ async def make_plan(
         requests_per_minute: The client's rate; None for no limit.
         tally: What the folder's journal counts.
     """
-    work = _Work(options, tally.at_risk)
+    work = _Work(options, tally.at_risk(options.price_per_image))
     async for row in classifier.rows(requests):
         work.add(row)
     left = Counter[State]()
@@ -134,11 +134,11 @@ async def make_plan(
         images=work.images,
         seconds=None if rate is None else work.to_send * 60 / rate,
         cost=_price_of(work.images, price),
-        spent=_price_of(tally.spent, price),
+        spent=tally.money(price),
         covered=None if options.allowance is None else work.covered,
-        budget_needed=_price_of(tally.at_risk + work.images, price),
+        budget_needed=_price_of(work.at_risk + work.images, price),
     )
 
 
-def _price_of(images: int, price: float | None) -> float | None:
+def _price_of(images: float, price: float | None) -> float | None:
     return None if price is None else round(images * price, 6)

@@ -115,7 +115,7 @@ class ItemRecorder:
         self._busy, resends = True, int(self.resend)
         # Counted before it is known to have left, so that neither a crash nor another item's look
         # at the budget misses it; an answer may take it back.
-        account.sent()
+        account.sent(self.item)
         item, counted_before = self.item, self.item.sends
         state = after(item.state, Event.SENDING, item.charge)
         item.sends, item.idempotency_key = account.sends, idempotency_key
@@ -154,7 +154,7 @@ class ItemRecorder:
 
     async def received(self, generation: Generation) -> None:
         """Commit the task or the links of a paid answer before the first poll or download."""
-        excess = self.account.came(len(generation.images))
+        excess = self._came(generation)
         self._busy = False
         self.item.answer = self._answer_of(generation)
         self._move(Event.RECEIVED, Charge.YES)
@@ -163,7 +163,7 @@ class ItemRecorder:
     async def settled(self, result: Generation | ImagenError) -> None:
         """Commit the end; what the run must stop for goes back to be sent another day."""
         if isinstance(result, Generation):
-            excess = self.account.came(len(result.images))
+            excess = self._came(result)
             answer = self._answer_of(result)
             await self._end(Event.DELIVERED, Charge.YES, answer=answer, excess=excess)
             return
@@ -330,6 +330,11 @@ class ItemRecorder:
             after=self.store.after,
             images=self.item.with_older(self._described(generation.images)),
         )
+
+    def _came(self, generation: Generation) -> int:
+        """Count an answer's images and cost; return how many were not counted yet."""
+        self.account.told(self.item, generation.cost, len(generation.images))
+        return self.account.came(len(generation.images))
 
     def _told(self) -> Trace | None:
         """Return what a log may show of the attempt under way, once."""

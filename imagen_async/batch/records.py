@@ -184,6 +184,8 @@ class Item:
         images: How many files of it are here.
         idempotency_key: What its last attempts carried.
         sent_at: When its last attempt was begun, Unix seconds.
+        cost: What the gateway said that its answers cost, in units of 1e-10 US dollars.
+        cost_images: How many images it said that of.
         error: The last error.
         answer: What came.
     """
@@ -201,6 +203,8 @@ class Item:
     images: int = 0
     idempotency_key: str | None = None
     sent_at: float | None = None
+    cost: int = 0
+    cost_images: int = 0
     error: KeptError | None = None
     answer: KeptAnswer | None = None
 
@@ -239,6 +243,8 @@ class Count:
     presumed: int
     resends: int
     images: int
+    cost: int = 0
+    cost_images: int = 0
 
 
 def images_requested(request: GenerationRequest) -> int:

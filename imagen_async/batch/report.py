@@ -33,7 +33,8 @@ class Report:
         resent: How often an item was sent again although it may have been charged.
         recounted: Failed items that this run sent again with a new count of sends.
         spent: Images that were or may have been charged.
-        cost: Their price, if one was given, in its currency.
+        cost: What the gateway said that they cost, in US dollars, and the price of those of which
+            it said nothing, if one was given.
         presumed_free: Images that went out and were answered by a failure that counts as free;
             they were bought too if the gateway charges its failures.
         presumed_free_cost: Their price, if one was given.

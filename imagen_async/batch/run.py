@@ -91,6 +91,7 @@ class Run:
         self._policy = StopPolicy(
             max_failures=self._options.max_failures,
             allowance=self._options.allowance,
+            price=self._options.price_per_image,
             patience=SharedPatience(self._options.give_up_after),
         )
         self._problem: str | None = None

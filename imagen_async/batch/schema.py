@@ -42,7 +42,9 @@ CREATE TABLE item (
     idempotency_key TEXT,
     error TEXT,
     answer TEXT,
-    sent_at REAL
+    sent_at REAL,
+    cost INTEGER NOT NULL DEFAULT 0 CHECK (cost >= 0),
+    cost_images INTEGER NOT NULL DEFAULT 0 CHECK (cost_images >= 0)
 );
 CREATE TABLE send (
     item BLOB NOT NULL CHECK (length(item) = 16),
@@ -63,7 +65,7 @@ INSERT INTO closed VALUES (1, 0);
 
 _ITEM = (
     "id, position, row, state, charge, attempts, sends, spent, presumed, resends, images, "
-    "idempotency_key, sent_at, error, answer"
+    "idempotency_key, sent_at, cost, cost_images, error, answer"
 )
 FIND = f"SELECT {_ITEM} FROM item WHERE id = ?"  # noqa: S608 - a constant
 RUNS = "SELECT runs FROM closed"
@@ -73,7 +75,8 @@ INDEXED = "SELECT id FROM item INDEXED BY sqlite_autoindex_item_1"
 ITEMS = f"SELECT {_ITEM} FROM item WHERE state IN ({{}}) ORDER BY number"  # noqa: S608
 IDS = "SELECT id FROM item WHERE state = ?"
 COUNTS = """
-SELECT state, charge, count(*), sum(attempts), sum(spent), sum(presumed), sum(resends), sum(images)
+SELECT state, charge, count(*), sum(attempts), sum(spent), sum(presumed), sum(resends), sum(images),
+    sum(cost), sum(cost_images)
 FROM item GROUP BY state, charge
 """
 
@@ -95,17 +98,20 @@ UPDATE item SET
 WHERE id = ?
 """
 RECEIVED = """
-UPDATE item SET state = 'received', charge = 2, spent = spent + ?, answer = ? WHERE id = ?
+UPDATE item SET
+    state = 'received', charge = 2, spent = spent + ?, cost = ?, cost_images = ?, answer = ?
+WHERE id = ?
 """
 SETTLED = """
 INSERT INTO item
-    (id, position, row, state, charge, attempts, sends, spent, presumed, resends, images, error,
-    answer)
-VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, 0, ?, ?, ?)
+    (id, position, row, state, charge, attempts, sends, spent, presumed, resends, images, cost,
+    cost_images, error, answer)
+VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, 0, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     state = excluded.state, charge = max(charge, excluded.charge), sends = excluded.sends,
     spent = CASE WHEN max(charge, excluded.charge) = 0 THEN 0 ELSE spent + excluded.spent END,
-    presumed = presumed + excluded.presumed, images = excluded.images, error = excluded.error,
+    presumed = presumed + excluded.presumed, images = excluded.images, cost = excluded.cost,
+    cost_images = excluded.cost_images, error = excluded.error,
     answer = coalesce(excluded.answer, answer)
 """
 # The one statement by which a charge sinks: what it was is proven.

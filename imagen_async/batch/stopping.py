@@ -38,12 +38,14 @@ class StopPolicy:
 
     Args:
         max_failures: How many items may end without an image; None for no bound.
-        allowance: How many images may be charged in all; None for no bound.
+        allowance: How many images of the price may be charged in all; None for no bound.
+        price: Of an image, for those whose cost the gateway does not tell.
         patience: How long nothing may come of the run.
     """
 
     max_failures: int | None = None
     allowance: float | None = None
+    price: float | None = None
     patience: SharedPatience = attrs.field(factory=SharedPatience)
     _failures: int = attrs.field(init=False, default=0)
     _spoiled: int = attrs.field(init=False, default=0)
@@ -55,7 +57,7 @@ class StopPolicy:
             images: How many images it may buy.
             tally: What was or may have been charged so far.
         """
-        if self.allowance is None or tally.at_risk + images <= self.allowance:
+        if self.allowance is None or tally.at_risk(self.price) + images <= self.allowance:
             return None
         presumed = tally.presumed
         kept = f": {presumed} that count as not charged are kept back" if presumed else ""

@@ -15,8 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imagen_async.batch import journal as journal_module
-from imagen_async.batch import schema
+from imagen_async.batch import schema, statements
 from imagen_async.batch.identity import DuplicateCounter, IdSet, body_digest, item_id, short
 from imagen_async.batch.journal import SqliteJournal, SqliteView
 from imagen_async.batch.records import Item, KeptAnswer, RequestRow
@@ -121,18 +120,18 @@ def test_any_steps_keep_the_worst_charge_and_count_every_attempt(
     for step, number, charge in steps:
         at = item(number, charge=charge, answer=KeptAnswer())
         if step == "sending":
-            statement = journal_module._sending(at, 1, 0)
+            statement = statements.sending(at, 1, 0)
             attempts[number] += 1
             known.add(number)
         elif step == "returned":
             statement, charge = (
-                journal_module._returned(at, 1, 0),
+                statements.returned(at, 1, 0),
                 charge if number in known else 0,
             )
         elif step == "received":
-            statement, charge = journal_module._received(at, 0), 2 if number in known else 0
+            statement, charge = statements.received(at, 0), 2 if number in known else 0
         else:
-            statement = journal_module._settled(attrs.evolve(at, state=State(step)))
+            statement = statements.settled(attrs.evolve(at, state=State(step)))
             known.add(number)
         connection.execute(*statement)
         worst[number] = max(worst[number], charge)
@@ -147,9 +146,9 @@ def test_any_steps_keep_the_worst_charge_and_count_every_attempt(
 
 
 STEPS = {
-    Event.SENDING: lambda at: journal_module._sending(at, 1, 0),
-    Event.RETURNED: lambda at: journal_module._returned(at, 1, 0),
-    Event.RECEIVED: lambda at: journal_module._received(at, 0),
+    Event.SENDING: lambda at: statements.sending(at, 1, 0),
+    Event.RETURNED: lambda at: statements.returned(at, 1, 0),
+    Event.RECEIVED: lambda at: statements.received(at, 0),
     Event.REORDERED: lambda at: ("SELECT 1", ()),  # only the sending that follows is kept
 }
 
@@ -171,7 +170,7 @@ def test_the_statements_agree_with_the_table(state: State, event: Event, charge:
         view.settled(before)
         # What an event brings is told to the statement; where it leads is left to SQL, if it can.
         told = moved if event not in STEPS else before
-        connection.execute(*STEPS.get(event, journal_module._settled)(told))
+        connection.execute(*STEPS.get(event, statements.settled)(told))
         found = view.find(before.id)
         if event is Event.DROPPED and state is State.UNKNOWN:
             view.settled(before)
