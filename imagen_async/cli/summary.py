@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -63,7 +64,7 @@ def summary_lines(
     stopped = report.stopped_by or report.partial
     lines = _what_is_left(report, arguments, budget_needed) if stopped else []
     lines += _wrong_and_failed(report, shown, reasons, arguments)
-    lines += _unknown_lines(report, reasons, arguments)
+    lines += _unknown_lines(report, shown, reasons, arguments)
     if report.others_unknown:
         lines.append(
             f"{report.others_unknown:,} of the folder's other items were or may have been charged "
@@ -121,12 +122,17 @@ def _wrong_and_failed(
     return lines
 
 
-def _unknown_lines(report: Report, reasons: Reasons, arguments: Sequence[str]) -> list[str]:
+def _unknown_lines(
+    report: Report, folder: str, reasons: Reasons, arguments: Sequence[str]
+) -> list[str]:
     """Return what may be done about each kind of what is in doubt, with the commands that do it."""
     lines: list[str] = []
     if sent := report.unknown - report.received:
         told = _told(reasons.unknown, sent, "cut off, or in earlier runs")
-        lines.append(f"{sent:,} charged or perhaps charged, and no image: {told}")
+        lines += [
+            f"{sent:,} charged or perhaps charged, and no image: {told}",
+            f"  ask the gateway's log: {shlex.join(('imagen-async', 'settle', folder))}",
+        ]
     first = ""
     if received := report.received:
         told = _told(reasons.received, received)

@@ -342,6 +342,7 @@ def told(**changes: object) -> list[str]:
         ({"recounted": 2}, "2 of the failed were sent again with a new count"),
         ({"failed": 3, "invalid": 1}, "1 rows cannot be sent"),
         ({"failed": 3}, "  try again: imagen-async batch in.txt --out shots --retry-failed"),
+        ({"unknown": 1}, "  ask the gateway's log: imagen-async settle shots"),
         ({"unknown": 1}, "  close: imagen-async batch in.txt --out shots --on-unknown drop"),
         ({"unknown": 1, "received": 1}, "  try the links again: imagen-async batch in.txt"),
         ({"unknown": 1, "received": 1}, "  buy again, links first: imagen-async batch in.txt"),
