@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from imagen_async.session.stream import Outcome, Stream
     from imagen_async.sync import Imagen
     from imagen_async.wire.cost import Cost
-    from imagen_async.wire.generation import Generation, Image
+    from imagen_async.wire.generation import Generation
+    from imagen_async.wire.image import Image
     from imagen_async.wire.request import AspectRatio, GenerationRequest, ResponseFormat
 
 __version__ = "0.1.0"
@@ -163,7 +164,8 @@ _ROOMS = {
     "session.stats": ("Stats",),
     "sync": ("Imagen",),
     "wire.cost": ("Cost",),
-    "wire.generation": ("Generation", "Image"),
+    "wire.generation": ("Generation",),
+    "wire.image": ("Image",),
     "wire.request": ("AspectRatio", "GenerationRequest", "ResponseFormat"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from imagen_async.policy.settlement import LogName
     from imagen_async.session.events import OnEvent
     from imagen_async.session.stats import Stats
-    from imagen_async.wire.generation import Generation, Image
+    from imagen_async.wire.generation import Generation
+    from imagen_async.wire.image import Image
     from imagen_async.wire.request import AspectRatio, ResponseFormat
 
 

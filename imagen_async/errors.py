@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from imagen_async.wire.generation import Image
+    from imagen_async.wire.image import Image
 
 
 class Verdict(enum.StrEnum):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from imagen_async.batch.records import Item
     from imagen_async.storage.stores import StoreFailure
     from imagen_async.wire.decoder import Sink
-    from imagen_async.wire.generation import Image
+    from imagen_async.wire.image import Image
 
 IMAGES = "images"
 _PART = re.compile(r"\.([0-9a-f]{12})-[0-9a-f]{16}\.part")

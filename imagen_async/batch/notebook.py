@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from imagen_async.wire import notebook
+from imagen_async.wire.image import grid_bundle, thumbnail
 
 if TYPE_CHECKING:
     from imagen_async.batch.report import Report
-    from imagen_async.wire.generation import Generation, Image
+    from imagen_async.wire.generation import Generation
+    from imagen_async.wire.image import Bundle, Image
 
 SHOWN = 12
 """Images of the grid: a notebook keeps what it shows, and shows it anew at each step."""
@@ -28,7 +29,7 @@ class Panel:
         """Take note of images that came."""
         self._newest.extend(generation.images)
 
-    def bundle(self, report: Report, folder: str) -> notebook.Bundle:
+    def bundle(self, report: Report, folder: str) -> Bundle:
         """Return the MIME bundle of what there is now.
 
         Args:
@@ -37,9 +38,9 @@ class Panel:
         """
         newest = tuple(self._newest)
         known = self._small
-        self._small = {one: known.get(one) or notebook.thumbnail(one, SIDE) for one in newest}
+        self._small = {one: known.get(one) or thumbnail(one, SIDE) for one in newest}
         line = caption(report)
-        return notebook.grid_bundle(self._small.values(), line, f"{folder}: {line}")
+        return grid_bundle(self._small.values(), line, f"{folder}: {line}")
 
 
 def caption(report: Report) -> str:

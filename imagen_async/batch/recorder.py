@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from imagen_async.batch.run_context import RunContext
     from imagen_async.session.record import Trace
-    from imagen_async.wire.generation import Image
+    from imagen_async.wire.image import Image
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -17,7 +17,7 @@ from cattrs.gen import make_dict_unstructure_fn, override
 
 from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError, ImagenError
-from imagen_async.wire.generation import Image
+from imagen_async.wire.image import Image
 from imagen_async.wire.request import REQUEST_FIELDS, GenerationRequest
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from imagen_async.session.shield import to_the_end
 from imagen_async.session.stream import Outcome, Stream
 from imagen_async.storage import disk
 from imagen_async.storage.offload import in_thread
-from imagen_async.wire.notebook import filtered
+from imagen_async.wire.image import filtered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from imagen_async.policy.settlement import LogName
     from imagen_async.session.core import Core
     from imagen_async.wire.generation import Generation
-    from imagen_async.wire.notebook import Bundle
+    from imagen_async.wire.image import Bundle
 
 GRACE = 5.0
 """Seconds that a cancelled call has to put on record that it was cut."""

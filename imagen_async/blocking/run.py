@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imagen_async.batch.run import Run  # noqa: F401 - in a base class, by name
     from imagen_async.batch.settling import Settled
     from imagen_async.policy.settlement import LogName
-    from imagen_async.wire.notebook import Bundle
+    from imagen_async.wire.image import Bundle
 
 
 class BlockingRun(BlockingStream["Run"]):

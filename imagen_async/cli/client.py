@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from imagen_async.cli.progress import Snapshot
     from imagen_async.session.events import Event
-    from imagen_async.wire.generation import Image
+    from imagen_async.wire.image import Image
 
 SIGTERM_GRACE: Final = 30.0
 """Seconds that what is in flight gets after a SIGTERM; supervisors kill soon after that."""

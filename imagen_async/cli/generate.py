@@ -46,7 +46,7 @@ from imagen_async.policy.config import Limits
 from imagen_async.session.config import new_key
 from imagen_async.session.events import Cancelled, Done, Retrying
 from imagen_async.session.stream import Outcome, Stream
-from imagen_async.wire.generation import Generation, Image
+from imagen_async.wire.generation import Generation
 from imagen_async.wire.image_header import inspect
 from imagen_async.wire.request import GenerationRequest
 from imagen_async.wire.text import printable
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from imagen_async.client import AsyncImagen
     from imagen_async.session.events import Event
+    from imagen_async.wire.image import Image
 
 
 STDOUT: Final = "-"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
     from imagen_async.storage.stores import ImageStore
-    from imagen_async.wire.generation import Image
+    from imagen_async.wire.image import Image
     from imagen_async.wire.request import GenerationRequest
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from imagen_async.storage.stores import Stored
-from imagen_async.wire.generation import Image
+from imagen_async.wire.image import Image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

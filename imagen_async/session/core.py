@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from imagen_async.session.stream import Outcome
     from imagen_async.session.transport import Head, Receiver
     from imagen_async.storage.stores import ImageStore, Stored
-    from imagen_async.wire.generation import Generation, Image
+    from imagen_async.wire.generation import Generation
+    from imagen_async.wire.image import Image
     from imagen_async.wire.request import AspectRatio, ResponseFormat
 
 

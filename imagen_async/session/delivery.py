@@ -18,7 +18,7 @@ from imagen_async.errors import (
 from imagen_async.session import events
 from imagen_async.session.collect import collect, oddities
 from imagen_async.wire.cost import reported_cost
-from imagen_async.wire.generation import Generation, Image
+from imagen_async.wire.generation import Generation
 from imagen_async.wire.verdict import error_for, judge_spoiled
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from imagen_async.session.tasks import TaskCollector
     from imagen_async.session.transport import Transport
     from imagen_async.storage.stores import ImageStore
+    from imagen_async.wire.image import Image
     from imagen_async.wire.request import GenerationRequest
 
 

@@ -27,7 +27,7 @@ from imagen_async.session.network import origin_of
 from imagen_async.session.transport import ExchangeError, timeouts
 from imagen_async.storage.disk import TROUBLE
 from imagen_async.storage.stores import Stored, StoreFailure
-from imagen_async.wire.generation import Image
+from imagen_async.wire.image import Image
 from imagen_async.wire.mask import NO_MASK, MaskedHeaders
 from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import FailureKind

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from imagen_async.errors import Charge, ImagenError, Verdict
-    from imagen_async.wire.generation import Generation, Image
+    from imagen_async.wire.generation import Generation
+    from imagen_async.wire.image import Image
     from imagen_async.wire.request import GenerationRequest
 
 

@@ -15,7 +15,7 @@ from imagen_async.storage.file_names import file_name
 from imagen_async.storage.offload import in_thread, run_alone, run_batched
 from imagen_async.storage.sinks import FileSink, MemorySink
 from imagen_async.wire.finding import CUT, look
-from imagen_async.wire.generation import Image
+from imagen_async.wire.image import Image
 from imagen_async.wire.image_header import UNKNOWN, inspect, suffix
 
 if TYPE_CHECKING:

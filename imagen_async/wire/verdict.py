@@ -51,7 +51,7 @@ from imagen_async.wire.verdict_table import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from imagen_async.wire.generation import Image
+    from imagen_async.wire.image import Image
 
 WORDS_LIMIT: Final = 300
 """Characters of a server's words that a message quotes."""

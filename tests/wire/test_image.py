@@ -1,4 +1,4 @@
-"""How images look in a notebook."""
+"""How images look in a module."""
 
 import io
 import warnings
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pictures
 
-from imagen_async import Generation, GenerationRequest, Image, InvalidRequestError
-from imagen_async.wire import notebook
+from imagen_async import Generation, GenerationRequest, Image
+from imagen_async.wire import image as module
 
 
 def picture(kind: str = "PNG", side: int = 8, **options: object) -> bytes:
@@ -50,14 +50,14 @@ def test_heavy_picture_is_shown_smaller() -> None:
 
     bundle, _ = Image(data=data, media_type="image/png")._repr_mimebundle_()
 
-    assert len(data) > notebook.HEAVY
+    assert len(data) > module.HEAVY
     with Pictures.open(io.BytesIO(bundle["image/jpeg"])) as shown:
-        assert max(shown.size) == notebook.SHOWN_SIDE
+        assert max(shown.size) == module.SHOWN_SIDE
 
 
 def test_heavy_bytes_that_are_no_picture_stay() -> None:
     """Heavy bytes that Pillow cannot read are shown as they are."""
-    data = b"\0" * (notebook.HEAVY + 1)
+    data = b"\0" * (module.HEAVY + 1)
 
     assert Image(data=data, media_type="image/png")._repr_mimebundle_()[0]["image/png"] == data
 
@@ -65,7 +65,7 @@ def test_heavy_bytes_that_are_no_picture_stay() -> None:
 def test_without_pillow_heavy_pictures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Pillow a heavy picture is shown whole."""
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    data = b"\x89PNG" + b"\0" * notebook.HEAVY
+    data = b"\x89PNG" + b"\0" * module.HEAVY
 
     assert Image(data=data, media_type="image/png")._repr_mimebundle_()[0]["image/png"] == data
 
@@ -98,12 +98,12 @@ def test_what_could_run_is_never_put_into_a_page(kind: str, where: str, tmp_path
 
     bundle, _ = image._repr_mimebundle_()
     assert set(bundle) == {"text/plain"}
-    grid, _ = notebook.grid_bundle([image], "a caption", "plain")
+    grid, _ = module.grid_bundle([image], "a caption", "plain")
     assert kind in grid["text/html"]
     assert "<img" not in grid["text/html"]
     assert "canary" not in grid["text/html"]
     assert ("a&amp;b.svg" in grid["text/html"]) is (where == "file")
-    assert notebook.thumbnail(image, 8) is image
+    assert module.thumbnail(image, 8) is image
 
 
 def test_display_protocol_filters() -> None:
@@ -130,14 +130,13 @@ def test_to_pil_decodes_bytes_and_files(tmp_path: Path) -> None:
 
 def test_to_pil_of_a_link_says_what_to_do() -> None:
     """A link cannot be decoded; the error names read and save."""
-    with pytest.raises(InvalidRequestError, match=r"read\(\) or save\(\)"):
+    with pytest.raises(ValueError, match=r"read\(\) or save\(\)"):
         Image(url="https://x.example/a.png").to_pil()
 
 
 def test_to_pil_without_pillow_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Pillow the error says what to install."""
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    from imagen_async import ConfigurationError
 
-    with pytest.raises(ConfigurationError, match="Pillow"):
+    with pytest.raises(ImportError, match="Pillow"):
         Image(data=b"x").to_pil()

@@ -1,4 +1,4 @@
-"""How images look in a notebook: MIME bundles made of their bytes."""
+"""One image, and how images look in a notebook: MIME bundles made of their bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from imagen_async.wire.image_header import RASTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-    from imagen_async.wire.generation import Image
+    import PIL.Image
 
 RAW = frozenset({"image/png", "image/jpeg", "image/gif"})
 """Types that every notebook front end shows as such; the others are shown through HTML."""
@@ -24,6 +25,54 @@ SHOWN_SIDE = 768
 """Pixels of the longer side of a picture that is shown smaller."""
 
 Bundle = tuple[dict[str, Any], dict[str, Any]]
+
+
+@attrs.frozen
+class Image:
+    """One image: a link, its bytes, or a file, and what its own bytes say of it.
+
+    Args:
+        url: The link the gateway gave; treat it as a secret, it may be signed.
+        data: The image's bytes, exactly as the server sent them.
+        path: The file that holds them.
+        media_type: Such as ``image/png``, told by the bytes; None while they were not fetched.
+        width: Pixels, told by the bytes.
+        height: Pixels, told by the bytes.
+        revised_prompt: The prompt as the gateway changed it.
+    """
+
+    url: str | None = attrs.field(default=None, repr=lambda url: "None" if url is None else "'…'")
+    data: bytes | None = attrs.field(
+        default=None, repr=lambda data: "None" if data is None else f"<{len(data)} bytes>"
+    )
+    path: Path | None = None
+    media_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    revised_prompt: str | None = None
+
+    def to_pil(self) -> PIL.Image.Image:
+        """Return the image decoded by Pillow, from its bytes or its file.
+
+        Raises:
+            ImportError: If Pillow is not installed.
+            ValueError: If the image is a link; read or save it first.
+        """
+        try:
+            import PIL.Image
+        except ImportError:
+            raise ImportError("to_pil() needs Pillow: pip install 'imagen-async[cli]'.") from None
+        source = self.path if self.data is None else io.BytesIO(self.data)
+        if source is None:
+            raise ValueError("This image is a link; fetch it with read() or save() first.")
+        with PIL.Image.open(source) as opened:
+            opened.load()
+            return opened
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        return filtered(image_bundle(self), include, exclude)
 
 
 def image_bundle(image: Image) -> Bundle:
