@@ -178,6 +178,40 @@ def gallery(folder: str) -> int:
     return gallery(folder)
 
 
+@imagen_async.command()
+@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.option(
+    "--to",
+    type=click.Choice(["webdataset", "parquet", "hf"]),
+    required=True,
+    help="Tar files; Parquet files; or a Hugging Face data set: Parquet and its card.",
+)
+@click.option(
+    "--out",
+    type=_FOLDER,
+    metavar="DIR",
+    help="Where it goes, in place of an earlier export [default: export/FORMAT in DIR].",
+)
+@click.option(
+    "--shard-size",
+    type=_COUNT,
+    default=1024,
+    show_default=True,
+    metavar="MIB",
+    help="Images in one file at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+def export(**flags: Any) -> int:
+    """Export the images of a batch's folder for training.
+
+    DIR may also hold the folders of several batches. Takes whole images of settled items, with
+    their metadata. Prints the path of the export.
+    """
+    from imagen_async.cli.export import ExportFlags, export_batch
+
+    return export_batch(ExportFlags(**flags))
+
+
 class _WithFaults(click.Command):
     """Lists the faults after the flags; the table is read only when it is shown."""
 
