@@ -6,6 +6,7 @@ The files of a data set have one schema, so the columns are found out before any
 from __future__ import annotations
 
 import json
+from array import array
 from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 GROUP_ROWS: Final = 100
 """Rows of a row group at most: what a reader that wants one image must read."""
 GROUP_BYTES: Final = 32 << 20
-"""Bytes of images after which a row group is closed; they are in memory several times over."""
+"""Bytes of images after which a row group is closed; all of it is in memory."""
 
 CARD: Final = """\
 ---
@@ -112,48 +113,51 @@ class ParquetShard:
             [(_IMAGE, image), *columns], metadata={"huggingface": json.dumps(features)}
         )
         self._rows: list[dict[str, Any]] = []
-        self._images: list[bytes] = []
-        self._bytes = 0
-        self._file = path.open("xb")
-        # Images do not compress further, and have neither an order nor repetitions.
+        self._images = bytearray()
+        self._ends = [0]
         self._writer = pa.parquet.ParquetWriter(
-            self._file,
+            path,
             self._schema,
+            # Images do not compress further, and have neither an order nor repetitions.
             compression="none",
             use_dictionary=False,
             write_statistics=False,
+            # The size of a page is looked at after so many values, and it is made in memory.
+            write_batch_size=1,
         )
 
-    def add(self, key: str, row: dict[str, Any], image: bytes, suffix: str) -> None:  # noqa: ARG002
+    def add(self, key: str, row: dict[str, Any], image: memoryview, suffix: str) -> None:  # noqa: ARG002
         """Add a row."""
+        start, end = self._ends[-1], self._ends[-1] + len(image)
+        # The buffer is used again: memory fresh from the system costs more than the copy.
+        self._images.extend(bytes(max(0, end - len(self._images))))
+        self._images[start:end] = image
+        self._ends.append(end)
         self._rows.append(row)
-        self._images.append(image)
-        self._bytes += len(image)
-        if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+        if len(self._rows) >= GROUP_ROWS or end >= GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:
         """Write what waits and end the file."""
         try:
             self._flush()
-            self._writer.close()
         finally:
-            self._file.close()
+            self._writer.close()
 
     def _flush(self) -> None:
         if not self._rows:
             return
         pa = self._pa
+        buffers = [None, pa.py_buffer(array("i", self._ends)), pa.py_buffer(self._images)]
+        images = pa.BinaryArray.from_buffers(pa.binary(), len(self._rows), buffers)
         paths = pa.array([_text(row["file_name"]) for row in self._rows], pa.string())
-        images = pa.array(self._images, pa.binary())
-        self._images.clear()
         arrays = [pa.StructArray.from_arrays([images, paths], fields=list(self._schema[0].type))]
         for (name, kind), field in zip(self._types.items(), list(self._schema)[1:], strict=True):
             values = [_value(row.get(name), kind) for row in self._rows]
             arrays.append(pa.array(values, field.type))
         self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
         self._rows.clear()
-        self._bytes = 0
+        del self._ends[1:]
 
 
 def _names(types: Mapping[str, str]) -> list[str]:

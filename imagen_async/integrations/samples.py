@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from array import array
 from functools import partial
 from itertools import pairwise
@@ -44,12 +45,12 @@ class Sample:
 
     Args:
         row: Of ``metadata.jsonl``; its ``file_name`` begins in the exported folder.
-        image: The file's bytes.
+        image: The file's bytes, which are there until the next sample is read.
         suffix: Of the type that the bytes are of, such as ``.png``.
     """
 
     row: Row
-    image: bytes
+    image: memoryview
     suffix: str
 
 
@@ -136,6 +137,7 @@ def samples(
         leave_out: Told the file name and the reason of each that is not taken.
     """
     taken: set[int] = set()
+    reader = _Reader()
     listed.spool.seek(0)
     for line in listed.spool:
         row: Row = json.loads(line)
@@ -149,29 +151,47 @@ def samples(
             leave_out(name, "not settled")
             continue
         try:
-            sample = _load(folder, row)
+            sample = _load(folder, row, reader)
         except NotTakenError as error:
             leave_out(name, str(error))
         else:
             yield sample
 
 
-def _load(folder: Path, row: Row) -> Sample:
+def _load(folder: Path, row: Row, reader: _Reader) -> Sample:
     try:
         path = (folder / row["file_name"]).resolve()
         if not path.is_relative_to(folder):
             raise NotTakenError("outside the folder")
         if not path.is_file():
             raise NotTakenError("missing")
-        if row.get("bytes") not in {None, path.stat().st_size}:
-            raise NotTakenError("not of the listed size")
-        image = path.read_bytes()
+        image = reader.read(path)
     except (OSError, ValueError):
         raise NotTakenError("not readable") from None
+    if row.get("bytes") not in {None, len(image)}:
+        raise NotTakenError("not of the listed size")
     media = inspect(image)
     if not media.complete or media.problem:
         raise NotTakenError("not a whole image")
     return Sample(row, image, suffix(media.media_type))
+
+
+class _Reader:
+    """Reads files into one buffer: memory fresh from the system costs more than the copy."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def read(self, path: Path) -> memoryview:
+        """Return a file's bytes, which are there until the next one is read."""
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > len(self._buffer):  # replaced, since what is still looked at cannot grow
+                self._buffer = bytearray(size)
+            view = memoryview(self._buffer)[:size]
+            if file.readinto(view) != size:
+                raise OSError
+        return view
 
 
 def _rows(path: Path) -> Iterator[Row | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from imagen_async.batch import lists
 if TYPE_CHECKING:
     from pathlib import Path
 
-_COPY_BYTES = 1 << 20
+_BLOCK = tarfile.BLOCKSIZE
 
 
 class TarShard:
@@ -22,17 +21,23 @@ class TarShard:
     """
 
     def __init__(self, path: Path) -> None:
-        # USTAR, since a member has no time and no owner, and its name is short ASCII.
-        self._tar = tarfile.TarFile(path, "x", format=tarfile.USTAR_FORMAT, copybufsize=_COPY_BYTES)
+        self._file = path.open("xb")
 
-    def add(self, key: str, row: dict[str, Any], image: bytes, suffix: str) -> None:
+    def add(self, key: str, row: dict[str, Any], image: memoryview, suffix: str) -> None:
         """Add a sample: the image and its row as JSON, in the order of their names."""
-        members = {f"{key}{suffix}": image, f"{key}.json": lists.line(row)}
+        members: dict[str, bytes | memoryview] = {
+            f"{key}{suffix}": image,
+            f"{key}.json": lists.line(row),
+        }
         for name, data in sorted(members.items()):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            self._tar.addfile(member, io.BytesIO(data))
+            # Of no owner and no time. TarFile would copy each image twice to write it.
+            head = tarfile.TarInfo(name)
+            head.size = len(data)
+            self._file.write(head.tobuf(tarfile.USTAR_FORMAT))
+            self._file.write(data)
+            self._file.write(bytes(-len(data) % _BLOCK))
 
     def close(self) -> None:
         """Write what waits and end the file."""
-        self._tar.close()
+        with self._file as file:
+            file.write(bytes(2 * _BLOCK))
