@@ -166,7 +166,7 @@ def _load(folder: Path, row: Row, reader: _Reader) -> Sample:
         if not path.is_file():
             raise NotTakenError("missing")
         image = reader.read(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last of a link that leads to itself
         raise NotTakenError("not readable") from None
     if row.get("bytes") not in {None, len(image)}:
         raise NotTakenError("not of the listed size")
