@@ -195,6 +195,46 @@ def gallery(folder: str) -> int:
     return gallery(folder)
 
 
+@imagen_async.command(
+    cls=Command,
+    examples=(
+        "imagen-async export shots --to webdataset",
+        "imagen-async export shots --to hf --out dataset",
+    ),
+)
+@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.output(
+    "--to",
+    type=click.Choice(["webdataset", "parquet", "hf"]),
+    required=True,
+    help="Tar files; Parquet files; or a Hugging Face data set: Parquet and its card.",
+)
+@options.output(
+    "--out",
+    type=options.FOLDER,
+    metavar="DIR",
+    help="Where it goes, in place of an earlier export [default: export/FORMAT in DIR].",
+)
+@options.output(
+    "--shard-size",
+    type=options.COUNT,
+    default=1024,
+    show_default=True,
+    metavar="MIB",
+    help="Images in one file at most.",
+)
+@options.output("--json", "as_json", is_flag=True, help="The result as JSON.")
+def export(**flags: Any) -> int:
+    """Export the images of a batch's folder for training.
+
+    DIR may also hold the folders of several batches. Takes whole images of settled items, with
+    their metadata. Prints the path of the export.
+    """
+    from imagen_async.cli.export import ExportFlags, export_batch
+
+    return export_batch(ExportFlags(**flags))
+
+
 def _fault_table() -> list[tuple[str, str]]:
     from imagen_async.emulator import FAULTS
 

@@ -138,7 +138,6 @@ class CallRunner:
 
     async def _attempt(self, call: Call, transport: Transport) -> Reply | FailedAttempt:
         outgoing = SentFlagPayload(call.body)
-        result: Reply | FailedAttempt | None = None
         try:
             # Before a byte leaves: a process that is killed from here on finds it on record.
             await call.record.sending(call.idempotency_key)
@@ -157,10 +156,9 @@ class CallRunner:
         except BaseException:
             # Cancelled, or the machine failed: nobody will judge what the attempt came to.
             call.charge = max(call.charge, Charge.MAYBE if outgoing.sent else Charge.NO)
+            _trace(call, outgoing, None)
             raise
-        finally:
-            if outgoing.sent_at is not None and call.record is not NO_RECORD:
-                call.record.traced(_trace(outgoing.sent_at, result))
+        _trace(call, outgoing, result)
         return result
 
     async def _kept(self, call: Call, reply: Reply) -> Generation:
@@ -262,13 +260,18 @@ class CallRunner:
         return result
 
 
-def _trace(at: float, result: Reply | FailedAttempt | None) -> Trace:
-    if result is None:
-        return Trace(at, at, Charge.MAYBE)
+def _trace(call: Call, outgoing: SentFlagPayload, result: Reply | FailedAttempt | None) -> None:
+    """Tell the record what a gateway's log may show of an attempt; None if it was cut off."""
+    at = outgoing.sent_at
+    if at is None or call.record is NO_RECORD:
+        return
     if isinstance(result, Reply):
-        return Trace(at, at, Charge.YES, result.status, result.request_id)
-    judgement = result.judgement
-    return Trace(at, at, judgement.charge, judgement.status, judgement.request_id)
+        call.record.traced(Trace(at, at, Charge.YES, result.status, result.request_id))
+    elif result is not None:
+        told = result.judgement
+        call.record.traced(Trace(at, at, told.charge, told.status, told.request_id))
+    else:
+        call.record.traced(Trace(at, at, Charge.MAYBE))
 
 
 async def _on_record(call: Call, error: ImagenError) -> ImagenError:

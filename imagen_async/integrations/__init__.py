@@ -1,0 +1,1 @@
+"""Where a batch meets other programs: what it made, in the formats that training reads."""
