@@ -166,7 +166,9 @@ def _load(folder: Path, row: Row, reader: _Reader) -> Sample:
         if not path.is_file():
             raise NotTakenError("missing")
         image = reader.read(path)
-    except (OSError, ValueError, RuntimeError):  # the last of a link that leads to itself
+    except RuntimeError:  # a link that leads to itself, before Python 3.13
+        raise NotTakenError("missing") from None
+    except (OSError, ValueError):
         raise NotTakenError("not readable") from None
     if row.get("bytes") not in {None, len(image)}:
         raise NotTakenError("not of the listed size")

@@ -149,7 +149,7 @@ def test_shards_are_as_large_as_asked(run: Path) -> None:
         (lambda path: path.write_bytes(bytes(path.stat().st_size)), "not a whole image"),
         (lambda path: (path.unlink(), os.mkfifo(path)), "missing"),
         (lambda path: (path.unlink(), path.symlink_to(sys.executable)), "outside the folder"),
-        (lambda path: (path.unlink(), path.symlink_to(path)), "not readable"),
+        (lambda path: (path.unlink(), path.symlink_to(path)), "missing"),
     ],
 )
 def test_what_is_not_whole_is_left_out(run: Path, damage: Any, reason: str) -> None:
