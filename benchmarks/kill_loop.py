@@ -1,6 +1,7 @@
 """Kill a batch again and again, and count at the gateway what that cost.
 
-Run it with ``python benchmarks/kill_loop.py [--kills 100] [--items 20000]``. A child process runs
+Run it with ``python benchmarks/kill_loop.py [--kills 100] [--items 20000] [--tasks]``; with the
+last the gateway answers with tasks, and most kills come while they are polled. A child process runs
 the batch against the emulator of this one and is ended by SIGKILL at a random moment; the next
 child goes on with the folder, which is done once with ``on_unknown="hold"`` and once with
 ``"resend"``. At the end every image is read, and the emulator's ledger is compared with the lists.
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from imagen_async import AsyncImagen, GenerationRequest, Limits
 from imagen_async.batch.run import Run, RunOptions
@@ -43,12 +45,17 @@ async def child(base_url: str, out: Path, items: int, on_unknown: str) -> None:
                 pass
 
 
-async def loop(on_unknown: str, kills: int, items: int, seed: int) -> dict[str, object]:
+async def loop(
+    on_unknown: str, kills: int, items: int, seed: int, *, tasks: bool
+) -> dict[str, object]:
     """Return what a loop of kills came to."""
     draw = random.Random(seed)
     out = Path(tempfile.mkdtemp(prefix="imagen-kills-")) / "out"
     began, killed, most, before = time.monotonic(), 0, 0, 0
-    async with Emulator(draw="tiny", latency=0.05, log_size=1) as emulator:
+    # Divided by the scale: a tenth of a second, polled about twice.
+    slow: dict[str, Any] = {"latency": 5.0, "time_scale": 50.0, "tasks": "202"}
+    pace: dict[str, Any] = slow if tasks else {"latency": 0.05}
+    async with Emulator(draw="tiny", log_size=1, **pace) as emulator:
         while True:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, __file__, "--child", emulator.base_url, str(out), str(items)),
@@ -110,6 +117,7 @@ def verdict(out: Path, emulator: Emulator) -> dict[str, object]:
         "done lost": lost,
         "torn files": torn,
         "files not listed": len(files) - len(listed),
+        "ordered more than once": sum(account.posts > 1 for account in accounts),
         "charged": sum(account.charged for account in accounts),
         "charged twice": sum(account.charged - 1 for account in accounts if account.charged > 1),
         "paid, neither here nor listed": len(paid - here - unknown),
@@ -123,6 +131,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tasks", action="store_true")
     parser.add_argument("--child", nargs=4)
     options = parser.parse_args()
     if options.child:
@@ -130,8 +139,10 @@ def main() -> None:
         asyncio.run(child(base_url, Path(out), int(items), on_unknown))
         return
     print(f"seed {options.seed}, concurrency {CONCURRENCY}")
-    for on_unknown in ("hold", "resend"):
-        result = asyncio.run(loop(on_unknown, options.kills, options.items, options.seed))
+    for on_unknown in ("hold",) if options.tasks else ("hold", "resend"):
+        result = asyncio.run(
+            loop(on_unknown, options.kills, options.items, options.seed, tasks=options.tasks)
+        )
         for name, value in result.items():
             print(f"  {name:30} {value}", flush=True)
 
