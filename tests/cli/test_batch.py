@@ -239,7 +239,9 @@ def test_failures_end_in_commands_that_do_what_they_say(cli, gateway):
     err = cli("batch", "in.txt", "--out", "shots", "--limit", "3").err
     found = dict(re.findall(r"^  (.*): imagen-async (.*)$", err, re.MULTILINE))
     buy, close = "buy again, links first", "close, links first"
-    assert list(found) == ["try again", "try the links again", buy, close]
+    ask = "ask the gateway's log"
+    assert list(found) == ["try again", ask, "try the links again", buy, close]
+    del found[ask]  # this gateway has none
     posts = [len(gateway.requests)]
     for name in ("try again", "try the links again", buy):
         code = cli(*found[name].split()).code

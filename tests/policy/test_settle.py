@@ -7,14 +7,6 @@ import attrs
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from settle_world import (  # type: ignore[import-not-found]
-    EPOCH,
-    World,
-    by_date,
-    row_of,
-    simulate,
-    wrong,
-)
 
 from imagen_async.errors import Charge
 from imagen_async.policy.settle import settle
@@ -27,6 +19,14 @@ from imagen_async.policy.settlement import (
     RowKind,
     Rule,
     Send,
+)
+from tests.policy.settle_world import (
+    EPOCH,
+    World,
+    by_date,
+    row_of,
+    simulate,
+    wrong,
 )
 
 RUNS = 100

@@ -372,7 +372,7 @@ def test_a_202_is_a_task() -> None:
         SPOILED,
         Charge.YES,
         again=False,
-        message="The gateway answered with a task, not with an image.",
+        message="The gateway answered with a task without an id.",
         status=202,
         request_id="r",
     )
