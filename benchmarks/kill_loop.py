@@ -52,8 +52,8 @@ async def loop(
     draw = random.Random(seed)
     out = Path(tempfile.mkdtemp(prefix="imagen-kills-")) / "out"
     began, killed, most, before = time.monotonic(), 0, 0, 0
-    # Divided by the scale: a tenth of a second, polled about twice.
-    slow: dict[str, Any] = {"latency": 5.0, "time_scale": 50.0, "tasks": "202"}
+    # Divided by the scale: a second, polled again and again; orders leave at once and then wait.
+    slow: dict[str, Any] = {"latency": 50.0, "time_scale": 50.0, "tasks": "202"}
     pace: dict[str, Any] = slow if tasks else {"latency": 0.05}
     async with Emulator(draw="tiny", log_size=1, **pace) as emulator:
         while True:
@@ -67,7 +67,7 @@ async def loop(
             in_doubt = count_unknown(out)
             most, before = max(most, in_doubt - before), in_doubt
             if killed < kills:
-                await asyncio.sleep(draw.uniform(0.0, 0.6))
+                await asyncio.sleep(draw.uniform(0.3, 0.9) if tasks else draw.uniform(0.0, 0.6))
                 if process.returncode is None:
                     process.kill()
                     killed += 1

@@ -80,7 +80,7 @@ class ImageStore(Protocol):
         """Make closed sinks' images durable and visible.
 
         Args:
-            sinks: From ``open`` of this shelf.
+            sinks: From ``open`` of this store.
             numbers: Each image's number for its name; None if the call brought only one.
             linked: Whether they came from a link, which may lead to an error's text instead, and
                 where what was cut can be had again.
