@@ -143,15 +143,20 @@ class ItemAccount:
         known: Whether the journal has it.
         listed: Whether a row of the input asks for it.
         recount: Whether the count of its sends begins anew.
+
+    Attributes:
+        at_stake: Images that the attempt under way added to what is spent.
     """
 
-    __slots__ = ("_at", "_cost_before", "_counted", "_counts", "images", "sends", "tally")
+    __slots__ = (
+        *("_at", "_cost_before", "_counted", "_counts", "at_stake", "images", "sends", "tally"),
+    )
 
     def __init__(
         self, tally: Tally, item: Item, *, known: bool, listed: bool, recount: bool
     ) -> None:
         self.tally = tally
-        self.images = images_requested(item.row.request)
+        self.images = self.at_stake = images_requested(item.row.request)
         self.sends = 0 if recount else item.sends
         # How many images of it are in what is spent, now or once the next attempt is sent.
         self._counted = max(self.images, item.spent if known else 0)
@@ -161,11 +166,12 @@ class ItemAccount:
         tally.items[self._at] += not known
         tally.rows[self._at] += listed
 
-    def sent(self, item: Item) -> None:
-        """Count an attempt as charged."""
+    def sent(self, item: Item, images: int) -> None:
+        """Count an attempt as charged for so many images."""
         self._cost_before = (item.cost, item.cost_images)
         self.sends += 1
-        self.tally.spent += self.images
+        self.at_stake = images
+        self.tally.spent += images
 
     def freed(self, sends: int) -> int:
         """Take the attempt under way back as free.
@@ -176,14 +182,15 @@ class ItemAccount:
         Returns:
             How many images are only presumed to be free: only the table of verdicts says so.
         """
-        presumed = self.images if sends >= self.sends else 0
+        presumed = self.at_stake if sends >= self.sends else 0
         self.sends = sends
-        self.tally.spent -= self.images
+        self.tally.spent -= self.at_stake
         self.tally.presumed += presumed
         return presumed
 
     def came(self, images: int) -> int:
         """Count an answer's images; return how many came beyond those that were counted."""
+        self.at_stake = self.images  # the answer is of all that was sent under its key
         excess = max(0, images - self._counted)
         self._counted += excess
         self.tally.spent += excess

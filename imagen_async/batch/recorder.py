@@ -106,22 +106,22 @@ class ItemRecorder:
             StoppedError: If the run has stopped, the budget is used up, or the journal cannot be
                 written.
         """
-        context, account = self.context, self.account
+        context, account, images = self.context, self.account, self._buys()
         if context.stopped:
             raise StoppedError
-        if stop := context.policy.before(account.images, context.tally):
+        if stop := context.policy.before(images, context.tally):
             context.stop(*stop)
             raise StoppedError
         self._busy, resends = True, int(self.resend)
         # Counted before it is known to have left, so that neither a crash nor another item's look
         # at the budget misses it; an answer may take it back.
-        account.sent(self.item)
+        account.sent(self.item, images)
         item, counted_before = self.item, self.item.sends
         state = after(item.state, Event.SENDING, item.charge)
         item.sends, item.idempotency_key = account.sends, idempotency_key
         item.sent_at, self._trace = time.time(), None
         try:
-            await context.journal.sending(item, images=account.images, resends=resends)
+            await context.journal.sending(item, images=images, resends=resends)
         except ConfigurationError as error:
             account.freed(account.sends - 1)
             item.sends, self._busy = account.sends, False
@@ -143,12 +143,12 @@ class ItemRecorder:
 
     async def returned(self, charge: Charge, sends: int) -> None:
         """Commit that the attempt counts as free."""
-        presumed = self.account.freed(sends)
+        images, presumed = self.account.at_stake, self.account.freed(sends)
         self._busy = False
         self._move(Event.RETURNED, charge)
         self.account.moved(self.item)
         step = self.context.journal.returned(
-            self.item, self._told(), images=self.account.images, presumed=presumed
+            self.item, self._told(), images=images, presumed=presumed
         )
         await self._kept(step)
 
@@ -236,6 +236,11 @@ class ItemRecorder:
         self._move(Event.REORDERED, Charge.YES)
         self.account.moved(self.item)
         self.store = self._make_store()
+
+    def _buys(self) -> int:
+        """Return how many images the next attempt may buy beyond those that are counted."""
+        in_doubt = self.item.state is State.SENDING or self.item.charge is not Charge.NO
+        return 0 if self.context.key_honoured and in_doubt else self.account.images
 
     def _make_store(self) -> ItemFiles:
         item, past = self.item, highest(self.item.files)

@@ -276,6 +276,7 @@ class Run:
             policy=self._policy,
             stop=self.stop,
             on_unknown=options.on_unknown,
+            key_honoured=self._core.config.key_honoured,
             stopped=self._stopped is not None,
         )
         stream = Stream(

@@ -26,6 +26,7 @@ class RunContext:
         policy: When the run stops.
         stop: Stops it: nothing more is sent. Takes a word and a sentence for the report.
         on_unknown: What becomes of paid answers of earlier runs whose links are dead.
+        key_honoured: Whether a second request under the same key buys nothing.
         stopped: Whether it has stopped.
     """
 
@@ -35,4 +36,5 @@ class RunContext:
     policy: StopPolicy
     stop: Callable[[str, str], None]
     on_unknown: str
+    key_honoured: bool
     stopped: bool

@@ -116,6 +116,12 @@ class History:
     sends: int = 0
     pending: int = 0
 
+    def alike(self, judgement: Judgement) -> int:
+        """Return how many attempts count as one that ended like this does."""
+        if judgement.verdict is Verdict.REFUSED:
+            return self.refusals
+        return self.pending if judgement.pending else self.failures
+
 
 @attrs.frozen
 class Retry:
@@ -229,27 +235,23 @@ def decide(
         closings: What the backoff of a refusal grows with, if the gate knows better than the
             call's own refusals.
     """
-    refused, pending = judgement.verdict is Verdict.REFUSED, judgement.pending
-    drained = waits and judgement.again and not (refused or pending) and budget.empty
-    failures, refusals, asked = history.failures, history.refusals, retry_after or 0.0
-    steps = (closings or refusals) if refused else history.pending if pending else failures
-    wait = _wait(policy, retry_after, steps, draw)
+    refused, asked = judgement.verdict is Verdict.REFUSED, retry_after or 0.0
+    drained = waits and judgement.again and budget.empty and not (refused or judgement.pending)
+    closes_gate, alike = refused or drained, history.alike(judgement)
+    pays = not (closes_gate or judgement.pending)
+    wait = _wait(policy, retry_after, (refused and closings) or alike, draw)
     if drained:
         wait = max(PROBE_EVERY, min(LONGEST_WAIT, asked))
-    limit, closes_gate = _refusal_limit(policy, waits=waits), refused or drained
-    pays = not (closes_gate or pending)
     bought = 0 if key_honoured else history.charges
+    too_long = f"the server asked for {math.ceil(asked)} s, more than retry_after_max"
     stops = (
         (not judgement.again, ""),
         (bool(gave_up), gave_up),
         (bought >= policy.max_charges, f"the charge cap of {policy.max_charges}"),
         (history.sends >= policy.max_sends, sends_spent(history.sends)),
-        (refused and refusals >= limit, _plural(refusals, "refusal")),
-        (pays and failures >= policy.max_attempts, _plural(failures, "attempt")),
-        (
-            not waits and asked > policy.retry_after_max,
-            f"the server asked for {math.ceil(asked)} s, more than retry_after_max",
-        ),
+        (refused and alike >= _refusal_limit(policy, waits=waits), _plural(alike, "refusal")),
+        (pays and alike >= policy.max_attempts, _plural(alike, "attempt")),
+        (not waits and asked > policy.retry_after_max, too_long),
         (left <= (0.0 if waits and closes_gate else wait), "no time left"),
         (pays and budget.empty, "the retry budget is empty"),
     )

@@ -87,10 +87,6 @@ def configure(
     Warns:
         UserWarning: If the key goes over plain http to another machine.
     """
-    if key_honoured and not idempotency:
-        raise ConfigurationError(
-            "key_honoured=True needs the keys that idempotency=False leaves out; give one of them."
-        )
     config = Config(
         base_url=_base_url(base_url or os.environ.get("IMAGEN_BASE_URL")),
         api_key=_secret(api_key),
@@ -102,7 +98,7 @@ def configure(
         network=Network(_proxy(proxy), trust_env, ssl),
         allow_private=allow_private,
         idempotency=idempotency,
-        key_honoured=key_honoured,
+        key_honoured=_honoured(key_honoured, idempotency),
         on_event=_hooks(on_event),
     )
     parts = urlsplit(config.base_url)
@@ -114,6 +110,14 @@ def configure(
             stacklevel=3,
         )
     return config
+
+
+def _honoured(honoured: bool, sent: bool) -> bool:
+    if honoured and not sent:
+        raise ConfigurationError(
+            "key_honoured=True needs the keys that idempotency=False leaves out; give one of them."
+        )
+    return honoured
 
 
 def _secret(given: str | None) -> Secret | None:

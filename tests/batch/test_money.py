@@ -10,7 +10,10 @@ import pytest
 
 from imagen_async import AsyncImagen, Limits, RetryPolicy
 from imagen_async.batch.report import Report
+from imagen_async.emulator import Emulator, FaultRule
 from imagen_async.wire.verdict import FailureKind
+from tests.batch import runs
+from tests.batch.runs import b64, core_on
 from tests.scripted import Answer, Gateway, Post, failed, scripted
 from tests.virtual import now, virtually
 from tests.wire.recorded_responses import ENVOY, page
@@ -229,3 +232,67 @@ async def test_success_on_the_way_gives_the_run_its_time_again() -> None:
         async with imagen.generate_many(map(str, range(8)), give_up_after=60) as outcomes:
             assert [outcome.ok async for outcome in outcomes] == [True] * 8
         assert now() - began >= 400
+
+
+@pytest.mark.parametrize("fault", ["drop", "504", "cut"])
+async def test_a_lost_answer_is_spent_once_where_the_key_is_honoured(
+    fault: str, tmp_path: Path
+) -> None:
+    """Each lost answer comes again inside the run, charged once, and the report says so too."""
+    async with Emulator(draw="tiny", honour_idempotency=True) as emulator:
+        emulator.fail(*(FaultRule(fault=fault, prompt=f"p{n}", times=2) for n in range(3)))
+        core = core_on(emulator, key_honoured=True)
+        prompts = b64(*(f"p{n}" for n in range(6)))
+        # A budget of six images has no room for a second purchase of any.
+        options = {"price_per_image": 1, "budget": 6}
+        outcomes, report = await runs.run_all(core, prompts, tmp_path / "out", **options)
+        await core.aclose()
+    assert all(outcome.ok for outcome in outcomes)
+    assert (report.done, report.spent, report.attempts, report.presumed_free) == (6, 6, 12, 0)
+    assert {account.charged for _, account in emulator.ledger.items()} == {1}
+    assert all(len(account.keys) == 1 for _, account in emulator.ledger.items())
+
+
+async def test_a_free_failure_under_an_honoured_key_takes_no_doubt_back(tmp_path: Path) -> None:
+    """After a lost answer a failure that cost nothing leaves the first attempt's cost counted."""
+    async with Emulator(draw="tiny") as emulator:
+        emulator.fail_next("drop")
+        emulator.fail_next("429")
+        emulator.fail_next("400")
+        core = core_on(emulator, key_honoured=True)
+        _, report = await runs.run_all(core, b64("p"), tmp_path / "out")
+        await core.aclose()
+        assert emulator.ledger["p"].charged == 1
+    assert (report.unknown, report.charged_maybe, report.spent) == (1, 1, 1)
+    assert runs.execute(tmp_path / "out", "SELECT spent, attempts FROM item") == [(1, 3)]
+
+
+async def test_a_batch_whose_gateway_does_not_honour_keys_after_all(tmp_path: Path) -> None:
+    """A lie costs max_sends each, and as much again only on the user's own word to resend."""
+    async with Emulator(draw="tiny") as emulator:
+        emulator.fail("drop")
+        core = core_on(emulator, key_honoured=True)
+        for on_unknown, bought in (("hold", 4), ("hold", 4), ("resend", 8)):
+            options = {"on_unknown": on_unknown}
+            _, report = await runs.run_all(core, b64("p", "q"), tmp_path / "out", **options)
+            assert {account.charged for _, account in emulator.ledger.items()} == {bought}
+            assert (report.unknown, report.charged_maybe) == (2, 2)
+            assert report.attempts == 2 * bought, "the report counts every send"
+        await core.aclose()
+    assert runs.execute(tmp_path / "out", "SELECT sends FROM item") == [(4,), (4,)]
+
+
+async def test_a_held_doubt_is_resent_under_its_key(tmp_path: Path) -> None:
+    """What one run left in doubt, another buys on request: the same purchase where keys count."""
+    async with Emulator(draw="tiny", honour_idempotency=True) as emulator:
+        emulator.fail_next("drop")
+        first, second = core_on(emulator), core_on(emulator, key_honoured=True)
+        _, report = await runs.run_all(first, b64("p"), tmp_path / "out")
+        assert (report.unknown, report.spent) == (1, 1)
+        _, report = await runs.run_all(second, b64("p"), tmp_path / "out")
+        assert report.unknown == 1, "no run sends it by itself"
+        _, report = await runs.run_all(second, b64("p"), tmp_path / "out", on_unknown="resend")
+        await first.aclose()
+        await second.aclose()
+        assert (report.done, report.spent, report.resent) == (1, 1, 1)
+        assert emulator.ledger["p"].charged == 1
