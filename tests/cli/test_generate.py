@@ -57,16 +57,17 @@ def test_sends_what_the_flags_say(cli, gateway):
     assert all(word in sent for word in ("imagen4", "16:9", "b64_json"))
 
 
-def test_a_lost_answer_comes_again_where_keys_are_honoured(cli, gateway):
+def test_a_lost_answer_comes_again_where_keys_are_honoured(cli):
     """Without --key-honoured a dropped answer ends in doubt; with it the image is bought once."""
-    gateway.gateway._replays._honoured = True
-    gateway.fail_next("drop", prompt="a fox")
-    gateway.fail_next("drop", prompt="an owl")
-    assert cli("generate", "a fox").code == 6
-    ended = cli("generate", "an owl", "--key-honoured")
-    assert (ended.code, len(ended.lines)) == (0, 1)
-    assert (gateway.ledger["a fox"].posts, gateway.ledger["an owl"].posts) == (1, 2)
-    gateway.assert_charged_once()
+    with Emulator(draw="tiny", honour_idempotency=True) as gateway:
+        at = ("--base-url", gateway.base_url)
+        gateway.fail_next("drop", prompt="a fox")
+        gateway.fail_next("drop", prompt="an owl")
+        assert cli("generate", "a fox", *at).code == 6
+        ended = cli("generate", "an owl", "--key-honoured", *at)
+        assert (ended.code, len(ended.lines)) == (0, 1)
+        assert (gateway.ledger["a fox"].posts, gateway.ledger["an owl"].posts) == (1, 2)
+        gateway.assert_charged_once()
 
 
 def test_json_is_an_object_of_each_image(cli, gateway):
