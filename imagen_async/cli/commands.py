@@ -216,6 +216,13 @@ class _WithFaults(click.Command):
     help="Whose words and fields it answers with.",
 )
 @click.option(
+    "--image-format",
+    type=click.Choice(["png", "jpeg", "webp"]),
+    default="png",
+    show_default=True,
+    help="What is drawn; jpeg and webp need Pillow.",
+)
+@click.option(
     "--profile",
     type=click.Choice(["instant", "fast", "standard", "ultra"]),
     default="instant",
