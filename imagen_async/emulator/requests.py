@@ -126,7 +126,7 @@ def read_order(body: Mapping[str, Any] | None) -> Order:
 def _known(body: Mapping[str, Any], name: str, values: tuple[Any, ...]) -> Any:
     """Return a field of OpenAI's, which the other gateways take no notice of."""
     value = body.get(name)
-    return value if value in values and not isinstance(value, bool) else None
+    return value if type(value) in (str, int) and value in values else None
 
 
 def _text(body: Mapping[str, Any], name: str) -> str | None:
