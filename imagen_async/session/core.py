@@ -86,7 +86,14 @@ class Core:
             allow_private=config.allow_private,
             mask=config.mask,
         )
-        collector = _collector(config, self._headers)
+        collector = TaskCollector(
+            base_url=config.base_url,
+            headers=self._headers,
+            times=config.timeouts,
+            max_image_bytes=config.limits.max_image_bytes,
+            server_errors_charged=config.retry.server_errors_charged,
+            mask=config.mask,
+        )
         self._delivery = Delivery(self._downloader, collector, self._listener)
         self._gate = LocalGate(config.limits) if gate is None else gate
         self._runner = CallRunner(
@@ -158,15 +165,9 @@ class Core:
             history=History(sends=sends) if sends else NEW,
             patience=patience,
         )
-        generation = await self._carried(call)
-        self._ends.done(call, generation)
-        return generation
-
-    async def _carried(self, call: Call) -> Generation:
-        """Carry a call to its end, and count one that fails or is cancelled."""
         transport, task = self._lifecycle.begin()
         try:
-            return await self._runner.run(call, transport)
+            generation = await self._runner.run(call, transport)
         except ImagenError as error:
             self._ends.failed(call, error)
             raise
@@ -180,6 +181,8 @@ class Core:
             raise
         finally:
             self._lifecycle.end(task)
+        self._ends.done(call, generation)
+        return generation
 
     async def download(
         self,
@@ -279,17 +282,6 @@ def _attempt(url: URL, config: Config) -> Attempt:
         limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
         server_errors_charged=config.retry.server_errors_charged,
         key_honoured=config.key_honoured,
-        mask=config.mask,
-    )
-
-
-def _collector(config: Config, headers: CIMultiDict[str]) -> TaskCollector:
-    return TaskCollector(
-        base_url=config.base_url,
-        headers=headers,
-        times=config.timeouts,
-        max_image_bytes=config.limits.max_image_bytes,
-        server_errors_charged=config.retry.server_errors_charged,
         mask=config.mask,
     )
 
