@@ -126,7 +126,7 @@ class ItemAccount:
         recount: Whether the count of its sends begins anew.
 
     Attributes:
-        at_stake: Images that the attempt under way added to what is spent.
+        at_stake: Images that the next attempt may buy, or the one under way may have bought.
     """
 
     __slots__ = ("_at", "_counted", "_counts", "at_stake", "images", "sends", "tally")
@@ -144,11 +144,10 @@ class ItemAccount:
         tally.items[self._at] += not known
         tally.rows[self._at] += listed
 
-    def sent(self, images: int) -> None:
-        """Count an attempt as charged for so many images."""
+    def sent(self) -> None:
+        """Count an attempt as charged."""
         self.sends += 1
-        self.at_stake = images
-        self.tally.spent += images
+        self.tally.spent += self.at_stake
 
     def freed(self, sends: int) -> int:
         """Take the attempt under way back as free.

@@ -103,21 +103,22 @@ class ItemRecorder:
             StoppedError: If the run has stopped, the budget is used up, or the journal cannot be
                 written.
         """
-        context, account, images = self.context, self.account, self._buys()
+        context, account = self.context, self.account
+        account.at_stake = self._buys()
         if context.stopped:
             raise StoppedError
-        if stop := context.policy.before(images, context.tally):
+        if stop := context.policy.before(account.at_stake, context.tally):
             context.stop(*stop)
             raise StoppedError
         self._busy, resends = True, int(self.resend)
         # Counted before it is known to have left, so that neither a crash nor another item's look
         # at the budget misses it; an answer may take it back.
-        account.sent(images)
+        account.sent()
         item, counted_before = self.item, self.item.sends
         state = after(item.state, Event.SENDING, item.charge)
         item.sends, item.idempotency_key = account.sends, idempotency_key
         try:
-            await context.journal.sending(item, images=images, resends=resends)
+            await context.journal.sending(item, images=account.at_stake, resends=resends)
         except ConfigurationError as error:
             account.freed(account.sends - 1)
             item.sends, self._busy = account.sends, False

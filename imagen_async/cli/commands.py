@@ -216,13 +216,6 @@ class _WithFaults(click.Command):
     help="Whose words and fields it answers with.",
 )
 @click.option(
-    "--image-format",
-    type=click.Choice(["png", "jpeg", "webp"]),
-    default="png",
-    show_default=True,
-    help="What is drawn; jpeg and webp need Pillow.",
-)
-@click.option(
     "--profile",
     type=click.Choice(["instant", "fast", "standard", "ultra"]),
     default="instant",
@@ -282,6 +275,13 @@ class _WithFaults(click.Command):
 )
 @click.option(
     "--fault", "faults", multiple=True, metavar="RULE", help="What goes wrong; may be repeated."
+)
+@click.option(
+    "--image-format",
+    type=click.Choice(["png", "jpeg", "webp"]),
+    default="png",
+    show_default=True,
+    help="What is drawn; jpeg and webp need Pillow.",
 )
 @click.option("--seed", type=int, default=0, help="Decides pictures, latencies and faults.")
 @click.option(

@@ -99,7 +99,14 @@ class Core:
         self._runner = CallRunner(
             gate=self._gate,
             policy=config.retry,
-            attempt=_attempt(self._url, config),
+            attempt=Attempt(
+                url=self._url,
+                times=config.timeouts,
+                limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
+                server_errors_charged=config.retry.server_errors_charged,
+                key_honoured=config.key_honoured,
+                mask=config.mask,
+            ),
             delivery=self._delivery,
             draw=random.random,
             listener=self._listener,
@@ -273,17 +280,6 @@ def _connect(gate: Gate, make: Callable[[], Transport]) -> Transport:
     prepare()
     gate.bind()
     return make()
-
-
-def _attempt(url: URL, config: Config) -> Attempt:
-    return Attempt(
-        url=url,
-        times=config.timeouts,
-        limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
-        server_errors_charged=config.retry.server_errors_charged,
-        key_honoured=config.key_honoured,
-        mask=config.mask,
-    )
 
 
 def _headers(config: Config) -> CIMultiDict[str]:
