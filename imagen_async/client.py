@@ -59,10 +59,8 @@ class AsyncImagen:
         allow_private: Whether links may lead to private addresses.
         idempotency: Whether requests carry the call's key, as ``Idempotency-Key`` and as the ids
             ``X-Client-Request-Id`` and ``x-litellm-call-id``, by which gateways log them.
-        key_honoured: Whether the gateway documents that it honours an ``Idempotency-Key``: that a
-            second request under one is not charged. What may have been charged is then sent again
-            under its key, within ``max_attempts`` and ``max_sends`` of ``RetryPolicy``; at a
-            gateway that charges all the same, each of these sends may be bought.
+        key_honoured: Whether the gateway is known to charge once for each ``Idempotency-Key``. What
+            may have been charged is then sent again under its key, ``max_sends`` times at most.
         on_event: Called on the loop with each event of ``imagen_async.session.events``; several
             functions may be given.
 

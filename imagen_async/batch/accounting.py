@@ -145,7 +145,7 @@ class ItemAccount:
         recount: Whether the count of its sends begins anew.
 
     Attributes:
-        at_stake: Images that the attempt under way added to what is spent.
+        at_stake: Images that the next attempt may buy, or the one under way may have bought.
     """
 
     __slots__ = (
@@ -166,12 +166,11 @@ class ItemAccount:
         tally.items[self._at] += not known
         tally.rows[self._at] += listed
 
-    def sent(self, item: Item, images: int) -> None:
-        """Count an attempt as charged for so many images."""
+    def sent(self, item: Item) -> None:
+        """Count an attempt as charged."""
         self._cost_before = (item.cost, item.cost_images)
         self.sends += 1
-        self.at_stake = images
-        self.tally.spent += images
+        self.tally.spent += self.at_stake
 
     def freed(self, sends: int) -> int:
         """Take the attempt under way back as free.

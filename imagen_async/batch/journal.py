@@ -103,9 +103,9 @@ class SqliteView:
             for state, charge, *sums in self.connection.execute(schema.COUNTS)
         ]
 
-    def settled(self, item: Item, trace: Trace | None = None) -> None:
+    def settled(self, item: Item, traces: Iterable[Trace] = ()) -> None:
         """Keep an item's end."""
-        for statement in (statements.settled(item), *statements.sent(item, trace)):
+        for statement in (statements.settled(item), *statements.sent(item, traces)):
             self.connection.execute(*statement)
 
     def sends(self) -> Iterator[tuple[bytes, Trace]]:
@@ -199,26 +199,31 @@ class SqliteJournal:
             with anyio.CancelScope(shield=True):
                 await in_thread(thread.join)
 
-    async def sending(self, item: Item, *, images: int, resends: int) -> None:
+    async def sending(
+        self, item: Item, traces: Iterable[Trace] = (), *, images: int, resends: int
+    ) -> None:
         """Keep that an attempt is about to be sent; see ``ports`` for every step."""
-        await self._ask((statements.sending(item, images, resends),))
+        step = statements.sending(item, images, resends)
+        await self._ask((*statements.sent(item, traces), step))
 
     async def returned(
-        self, item: Item, trace: Trace | None = None, *, images: int, presumed: int
+        self, item: Item, traces: Iterable[Trace] = (), *, images: int, presumed: int
     ) -> None:
         """Keep that the attempt under way was free."""
         step = statements.returned(item, images, presumed)
-        await self._ask((step, *statements.sent(item, trace)))
+        await self._ask((step, *statements.sent(item, traces)))
 
-    async def received(self, item: Item, trace: Trace | None = None, *, excess: int) -> None:
+    async def received(self, item: Item, traces: Iterable[Trace] = (), *, excess: int) -> None:
         """Keep a paid answer whose images are elsewhere yet."""
-        await self._ask((statements.received(item, excess), *statements.sent(item, trace)))
+        await self._ask((statements.received(item, excess), *statements.sent(item, traces)))
 
     async def settled(
-        self, item: Item, trace: Trace | None = None, *, excess: int = 0, presumed: int = 0
+        self, item: Item, traces: Iterable[Trace] = (), *, excess: int = 0, presumed: int = 0
     ) -> None:
         """Keep how an item stands as its call ends."""
-        await self._ask((statements.settled(item, excess, presumed), *statements.sent(item, trace)))
+        await self._ask(
+            (statements.settled(item, excess, presumed), *statements.sent(item, traces))
+        )
 
     async def cleared(self, item: Item, *, presumed: int = 0) -> None:
         """Keep a charge that is lower than it was thought."""

@@ -59,7 +59,7 @@ class JournalView(Protocol):
         """Return how many items are in which state."""
         ...
 
-    def settled(self, item: Item, trace: Trace | None = None) -> None:
+    def settled(self, item: Item, traces: Iterable[Trace] = ()) -> None:
         """Keep an item's end; see ``Journal.settled``."""
         ...
 
@@ -114,41 +114,44 @@ class Journal(Protocol):
         """Commit what waits, mark the journal as whole and let go of it."""
         ...
 
-    async def sending(self, item: Item, *, images: int, resends: int) -> None:
+    async def sending(
+        self, item: Item, traces: Iterable[Trace] = (), *, images: int, resends: int
+    ) -> None:
         """Keep that an attempt is about to be sent, new item or known.
 
         Args:
             item: With its ``sends``, this one counted, and its key.
+            traces: What a log may show of the attempts since the last step.
             images: How many images the attempt may buy.
             resends: 1 if it may have been charged before, else 0.
         """
         ...
 
     async def returned(
-        self, item: Item, trace: Trace | None = None, *, images: int, presumed: int
+        self, item: Item, traces: Iterable[Trace] = (), *, images: int, presumed: int
     ) -> None:
         """Keep that the attempt under way was free.
 
         Args:
             item: With its charge and its ``sends``.
-            trace: What a log may show of it; None if no body went out.
+            traces: What a log may show of the attempts since the last step.
             images: How many images to take back from what is spent.
             presumed: How many of them are only taken as free.
         """
         ...
 
-    async def received(self, item: Item, trace: Trace | None = None, *, excess: int) -> None:
+    async def received(self, item: Item, traces: Iterable[Trace] = (), *, excess: int) -> None:
         """Keep a paid answer whose links are not downloaded yet.
 
         Args:
             item: With its answer.
-            trace: What a log may show of the attempt.
+            traces: What a log may show of the attempts since the last step.
             excess: Images that came beyond those that were counted when it was sent.
         """
         ...
 
     async def settled(
-        self, item: Item, trace: Trace | None = None, *, excess: int = 0, presumed: int = 0
+        self, item: Item, traces: Iterable[Trace] = (), *, excess: int = 0, presumed: int = 0
     ) -> None:
         """Keep how an item stands as its call ends; see the other steps for the arguments."""
         ...

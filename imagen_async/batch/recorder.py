@@ -87,7 +87,7 @@ class ItemRecorder:
     account: ItemAccount = attrs.field(init=False)
     store: ItemFiles = attrs.field(init=False)
     _busy: bool = attrs.field(init=False, default=False)
-    _trace: Trace | None = attrs.field(init=False, default=None)
+    _traces: list[Trace] = attrs.field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.account = ItemAccount(
@@ -106,22 +106,27 @@ class ItemRecorder:
             StoppedError: If the run has stopped, the budget is used up, or the journal cannot be
                 written.
         """
-        context, account, images = self.context, self.account, self._buys()
+        context, account = self.context, self.account
+        account.at_stake = self._buys()
         if context.stopped:
             raise StoppedError
-        if stop := context.policy.before(images, context.tally):
+        if stop := context.policy.before(account.at_stake, context.tally):
             context.stop(*stop)
             raise StoppedError
         self._busy, resends = True, int(self.resend)
         # Counted before it is known to have left, so that neither a crash nor another item's look
         # at the budget misses it; an answer may take it back.
-        account.sent(self.item, images)
+        account.sent(self.item)
         item, counted_before = self.item, self.item.sends
         state = after(item.state, Event.SENDING, item.charge)
         item.sends, item.idempotency_key = account.sends, idempotency_key
-        item.sent_at, self._trace = time.time(), None
+        item.sent_at = time.time()
         try:
-            await context.journal.sending(item, images=images, resends=resends)
+            # With it go the earlier sends of this call that stay in doubt: a log may show those.
+            step = context.journal.sending(
+                item, self._told(), images=account.at_stake, resends=resends
+            )
+            await step
         except ConfigurationError as error:
             account.freed(account.sends - 1)
             item.sends, self._busy = account.sends, False
@@ -136,7 +141,7 @@ class ItemRecorder:
 
     def traced(self, trace: Trace) -> None:
         """Hear of an attempt whose body went out; the next step keeps it."""
-        self._trace = trace
+        self._traces.append(trace)
 
     # From here on the state is changed first and the commit awaited last: it is in the journal's
     # queue by then, so that a cancellation of the wait cannot undo what was told.
@@ -341,10 +346,10 @@ class ItemRecorder:
         self.account.told(self.item, generation.cost, len(generation.images))
         return self.account.came(len(generation.images))
 
-    def _told(self) -> Trace | None:
-        """Return what a log may show of the attempt under way, once."""
-        trace, self._trace = self._trace, None
-        return trace
+    def _told(self) -> list[Trace]:
+        """Return what a log may show of the attempts since the last step, once."""
+        traces, self._traces = self._traces, []
+        return traces
 
     def _task_of(self, generation: Generation) -> KeptTask | None:
         task = generation.task

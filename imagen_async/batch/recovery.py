@@ -266,7 +266,7 @@ def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recove
     cut = list(journal.items([State.SENDING])) if known.has_any(State.SENDING) else []
     settled = [_settled(folder, item) for item in cut]
     for item in settled:
-        journal.settled(item, _trace_of(item))
+        journal.settled(item, _traces_of(item))
     for part in parts:  # those that held an image have a name by now
         disk.remove(part)
     journal.forget_refused()
@@ -276,11 +276,11 @@ def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recove
     return Recovered(known, journal.counts(), settled)
 
 
-def _trace_of(item: Item) -> Trace | None:
+def _traces_of(item: Item) -> list[Trace]:
     """Return when a dead run's body may have left: at once, or once it had a connection."""
     if item.sent_at is None:
-        return None
-    return Trace(item.sent_at, item.sent_at + LEFT_WITHIN, item.charge)
+        return []
+    return [Trace(item.sent_at, item.sent_at + LEFT_WITHIN, item.charge)]
 
 
 def _settled(folder: Path, item: Item) -> Item:

@@ -10,6 +10,8 @@ from imagen_async.batch.states import State
 from imagen_async.errors import Charge
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imagen_async.session.record import Trace
 
 Statement: TypeAlias = "tuple[str, tuple[Any, ...]]"
@@ -62,12 +64,15 @@ def cleared(item: Item, presumed: int) -> Statement:
     return schema.CLEARED, values
 
 
-def sent(item: Item, trace: Trace | None) -> tuple[Statement, ...]:
-    """Return what keeps that a body went out, if one did."""
-    if trace is None:
-        return ()
-    told = (trace.status, trace.request_id)
-    return ((schema.SEND, (item.id, trace.at, trace.until, int(trace.charge), *told)),)
+def sent(item: Item, traces: Iterable[Trace]) -> list[Statement]:
+    """Return what keeps each time that a body went out."""
+    return [
+        (
+            schema.SEND,
+            (item.id, each.at, each.until, int(each.charge), each.status, each.request_id),
+        )
+        for each in traces
+    ]
 
 
 def item_of(columns: tuple[Any, ...]) -> Item:

@@ -328,6 +328,13 @@ def _fault_table() -> list[tuple[str, str]]:
 @options.faults(
     "--fault", "faults", multiple=True, metavar="RULE", help="What goes wrong; may be repeated."
 )
+@options.gateway(
+    "--image-format",
+    type=click.Choice(["png", "jpeg", "webp"]),
+    default="png",
+    show_default=True,
+    help="What is drawn; jpeg and webp need Pillow.",
+)
 @options.faults("--seed", type=int, default=0, help="Decides pictures, latencies and faults.")
 @options.output(
     "--ready-file",

@@ -44,6 +44,7 @@ class ServeFlags:
 
     port: int
     dialect: str
+    image_format: str
     profile: str
     latency: float | None
     time_scale: float

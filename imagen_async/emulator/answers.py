@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.emulator import proxy_pages
+from imagen_async.emulator.streaming import EVENT_STREAM, event_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ class Framing(enum.Enum):
     """How an answer's bytes go onto the wire."""
 
     WHOLE = "with its Content-Length"
+    STREAMED = "chunked, event by event"
     DRIBBLED = "chunked, blanks first"
     CUT = "fewer bytes than the Content-Length, then closed"
     CUT_CHUNKED = "chunked, closed without the last chunk"
@@ -69,6 +71,11 @@ def front_page(status: int) -> Answer:
         name: text for name, text in proxy_pages.NGINX_HEADERS.items() if name != "Content-Type"
     }
     return Answer(status, proxy_pages.nginx_page(status), "text/html", headers)
+
+
+def too_large() -> Answer:
+    """Return what the front says to a body that is too large."""
+    return attrs.evolve(front_page(413), headers={"Server": "nginx/1.22.1", "Connection": "close"})
 
 
 def timed_out(front: str) -> Answer:
@@ -203,17 +210,24 @@ _ON_BYTES: Mapping[str, Callable[[Answer], Answer]] = {
 """Faults that change the answer's bytes or labels."""
 
 
-def spoiled(body: Body, headers: Mapping[str, str], fault: Fault | None) -> Answer:
+def spoiled(
+    body: Body, headers: Mapping[str, str], fault: Fault | None, partials: list[str] | None = None
+) -> Answer:
     """Return the answer that carries a success body, after what a fault does to it.
 
     Args:
         body: The success body; it may be changed.
         headers: The answer's headers.
         fault: A fault after generation, or None.
+        partials: The partial images of an answer that is streamed.
     """
     if fault is not None and fault.name in _ON_BODY:
         body = _ON_BODY[fault.name](body, fault)
-    answer = Answer(200, _encoded(body), headers=headers)
+    if partials is None:
+        answer = Answer(200, _encoded(body), headers=headers)
+    else:
+        events = event_stream(body, partials)
+        answer = Answer(200, events, EVENT_STREAM, headers, Framing.STREAMED)
     if fault is not None and fault.name in _ON_BYTES:
         return _ON_BYTES[fault.name](answer)
     return on_the_way(answer, fault)

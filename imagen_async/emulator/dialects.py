@@ -14,6 +14,8 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from imagen_async.emulator.requests import Order
+
 DIALECTS: Mapping[str, str] = {
     "page": "the gateway's page: created and data, links by default",
     "openai": "OpenAI's image API: usage, size and quality beside the data",
@@ -61,6 +63,9 @@ _TROUBLES: Mapping[str, ErrorCase] = {
         403, "insufficient_user_quota", "user quota is not enough", "用户额度不足, 剩余额度: $0.00"
     ),
     "unknown_path": ErrorCase(404, "", "Invalid URL ({about})", type=_INVALID),
+    "no_model": ErrorCase(
+        404, "model_not_found", "The model '{about}' does not exist", type=_INVALID, param="model"
+    ),
     "conflict": ErrorCase(409, "idempotency_key_in_use", "A request with this key is in progress"),
     "key_reused": ErrorCase(
         422, "idempotency_key_reused", "This key was used for another request", type=_INVALID
@@ -197,24 +202,29 @@ class Dialect:
             item["revised_prompt"] = prompt
         return item
 
+    def streams(self, order: Order) -> bool:
+        """Return whether an order is answered with a stream of events."""
+        return self.name == "openai" and order.stream
+
     def success(
-        self, created: int, data: Sequence[Mapping[str, Any]], size: tuple[int, int]
+        self, created: int, data: Sequence[Mapping[str, Any]], order: Order, image_format: str
     ) -> dict[str, Any]:
         """Return the body of a success.
 
         Args:
             created: Unix seconds.
             data: The items.
-            size: Width and height in pixels.
+            order: What was asked for.
+            image_format: Of the images.
         """
         body: dict[str, Any] = {"created": created, "data": list(data)}
         if self.name == "openai":
             tokens = 272 * len(data)
             body |= {
-                "background": "opaque",
-                "output_format": "png",
-                "quality": "medium",
-                "size": f"{size[0]}x{size[1]}",
+                "background": order.background or "opaque",
+                "output_format": image_format,
+                "quality": order.quality or "medium",
+                "size": "x".join(map(str, order.size)),
                 "usage": {
                     "input_tokens": 10,
                     "input_tokens_details": {"image_tokens": 0, "text_tokens": 10},
@@ -227,8 +237,9 @@ class Dialect:
 
 def model_list(models: Sequence[str]) -> dict[str, Any]:
     """Return the body of ``GET /v1/models``."""
-    rows = [
-        {"id": model, "object": "model", "created": 1747785600, "owned_by": "emulator"}
-        for model in models
-    ]
-    return {"object": "list", "data": rows}
+    return {"object": "list", "data": [model_row(model) for model in models]}
+
+
+def model_row(model: str) -> dict[str, Any]:
+    """Return the body of ``GET /v1/models/{id}``."""
+    return {"id": model, "object": "model", "created": 1747785600, "owned_by": "emulator"}

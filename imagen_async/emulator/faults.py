@@ -113,6 +113,24 @@ KINDS: Mapping[str, FaultKind] = {
 }
 """Every fault by its name."""
 
+WORDS: Mapping[str, str] = {
+    "429": "rate",
+    "503": "overloaded",
+    "503_queue": "queue",
+    "500": "internal",
+    "500_sensitive": "sensitive",
+    "400": "moderation",
+    "401": "bad_key",
+    "402": "payment",
+    "403_quota": "quota",
+    "no_channel": "no_channel",
+}
+"""Faults that are a trouble in the dialect's words."""
+
+STATUSES = {"403_quota": 403, "no_channel": 503}
+"""Faults whose name promises a status that a dialect would change."""
+
+
 FAULTS: Mapping[str, str] = {
     name: f"{kind.text} ({kind.stage.name.lower()})" for name, kind in KINDS.items()
 }

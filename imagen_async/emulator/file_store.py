@@ -13,7 +13,7 @@ import attrs
 from imagen_async.emulator import proxy_pages
 from imagen_async.emulator.answers import DROPPED, Answer, Framing, index_page
 from imagen_async.emulator.drawing.recipe import Recipe, draw, media_type
-from imagen_async.emulator.settings import FORMATS
+from imagen_async.emulator.requests import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,14 +11,15 @@ import attrs
 from imagen_async.emulator.answers import (
     DROPPED,
     Answer,
-    front_page,
     index_page,
+    json_answer,
     on_the_way,
     spoiled,
     timed_out,
 )
 from imagen_async.emulator.costs import cost_headers, with_cost
-from imagen_async.emulator.faults import FAULT_HEADER, Fault, FaultPlan, Stage
+from imagen_async.emulator.dialects import model_row
+from imagen_async.emulator.faults import FAULT_HEADER, STATUSES, WORDS, Fault, FaultPlan, Stage
 from imagen_async.emulator.file_store import Gallery
 from imagen_async.emulator.items import ItemMaker, images_of
 from imagen_async.emulator.ledger import Exchange, Ledger, RequestLog, request_id
@@ -29,7 +30,7 @@ from imagen_async.emulator.requests import Order, OrderError, bearer_key, fields
 from imagen_async.emulator.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from imagen_async.emulator.dialects import Dialect, ErrorCase
     from imagen_async.emulator.settings import Settings
@@ -45,24 +46,6 @@ class OrderRejectedError(Exception):
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
         self.answer = answer
-
-
-_WORDS: Mapping[str, str] = {
-    "429": "rate",
-    "503": "overloaded",
-    "503_queue": "queue",
-    "500": "internal",
-    "500_sensitive": "sensitive",
-    "400": "moderation",
-    "401": "bad_key",
-    "402": "payment",
-    "403_quota": "quota",
-    "no_channel": "no_channel",
-}
-"""Faults that are a trouble in the dialect's words."""
-
-_STATUS = {"403_quota": 403, "no_channel": 503}
-"""Faults whose name promises a status that a dialect would change."""
 
 
 class Gateway:
@@ -239,6 +222,8 @@ class Gateway:
         headers = self.dialect.headers(exchange.request_id)
         if self.settings.call_log == "aimlapi":
             headers["x-inference-id"] = exchange.request_id
+        if self.settings.call_log == "litellm":
+            headers["x-litellm-call-id"] = exchange.litellm_call_id or exchange.request_id
         return headers
 
     def unknown_path(self, about: str) -> Answer:
@@ -248,6 +233,17 @@ class Gateway:
             about: The method and the path.
         """
         return self._unasked(self.dialect.trouble("unknown_path", about))
+
+    def model(self, name: str, models: Collection[str]) -> Answer:
+        """Return what is told of one model.
+
+        Args:
+            name: Its id.
+            models: Those that there are.
+        """
+        if name in models:
+            return json_answer(model_row(name))
+        return self._unasked(self.dialect.trouble("no_model", name))
 
     def _unasked(self, trouble: ErrorCase) -> Answer:
         """Return an error to a request that is not for images."""
@@ -278,8 +274,8 @@ class Gateway:
             case "status":
                 trouble = self.dialect.trouble("unknown", fault.argument, status=fault.number)
                 return self._error(exchange, trouble)
-        words = _WORDS[fault.name]
-        trouble = self.dialect.trouble(words, about.get(words, ""), status=_STATUS.get(fault.name))
+        words = WORDS[fault.name]
+        trouble = self.dialect.trouble(words, about.get(words, ""), status=STATUSES.get(fault.name))
         return self._error(exchange, trouble)
 
     async def _work(
@@ -299,12 +295,13 @@ class Gateway:
                 self._replays.finish(exchange, whole)
                 return on_the_way(whole, fault)
             body = await self._generate(exchange, order, fault, file_fault)
+            partials = await self._maker.partials(order)
         except OrderRejectedError as refused:
             self._replays.drop(exchange)
             return self._refused(exchange, refused)
         if self.settings.honour_idempotency:
-            self._replays.finish(exchange, spoiled(body, headers, None))
-        return spoiled(body, headers, fault)
+            self._replays.finish(exchange, spoiled(body, headers, None, partials))
+        return spoiled(body, headers, fault, partials)
 
     async def _generate(
         self, exchange: Exchange, order: Order, fault: Fault | None, file_fault: Fault | None
@@ -317,7 +314,11 @@ class Gateway:
         except QueueFullError:
             raise self._trouble(exchange, "queue") from None
         usd = self._charge(exchange, number, time.monotonic() - began)
-        body = self.dialect.success(int(time.time()), data, order.size)
+        return self._success(order, data, usd)
+
+    def _success(self, order: Order, data: list[dict[str, Any]], usd: float) -> dict[str, Any]:
+        image_format = self._maker.format_of(order)
+        body = self.dialect.success(int(time.time()), data, order, image_format)
         return with_cost(body, self.settings.report_cost, usd)
 
     def _open_task(
@@ -338,8 +339,7 @@ class Gateway:
             if fault is not None and fault.name == "task_failed":
                 self._charge(exchange, -number, 0.0)
                 return None
-            body = self.dialect.success(int(time.time()), data, order.size)
-            return with_cost(body, self.settings.report_cost, usd)
+            return self._success(order, data, usd)
 
         exchange.task = f"task-{exchange.request_id}"
         answer = self.tasks.open(exchange, work(), self.now, headers)
@@ -392,8 +392,3 @@ class Gateway:
         exchange.images += number
         self.log_api.note(exchange, seconds, usd)
         return usd
-
-
-def too_large() -> Answer:
-    """Return what the front says to a body that is too large."""
-    return attrs.evolve(front_page(413), headers={"Server": "nginx/1.22.1", "Connection": "close"})

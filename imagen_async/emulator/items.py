@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from imagen_async.emulator.answers import AS_BASE64, AS_LINK, base64_of
 from imagen_async.emulator.drawing.png import with_comment
-from imagen_async.emulator.drawing.recipe import OTHERS, Recipe, media_type
+from imagen_async.emulator.drawing.recipe import OTHERS, Recipe, drawn_format, media_type
+from imagen_async.emulator.requests import MAX_IMAGES
 
 if TYPE_CHECKING:
     from imagen_async.emulator.faults import Fault
@@ -72,11 +75,29 @@ class ItemMaker:
         style = "text" if fault == "not_an_image" else settings.draw
         style = fault if fault in OTHERS else style
         seed = settings.seed + order.seed
-        return Recipe(order.prompt, size, index, seed, style, settings.image_format)
+        return Recipe(order.prompt, size, index, seed, style, self.format_of(order))
+
+    def format_of(self, order: Order) -> str:
+        """Return the image format of an order."""
+        own = order.output_format if self._dialect.name == "openai" else None
+        return drawn_format(self._settings.draw, own or self._settings.image_format)
+
+    async def partials(self, order: Order) -> list[str] | None:
+        """Return the partial images of an answer that is streamed, as base64; None for any other.
+
+        Each is another picture than the final one, so that nobody takes it for that.
+        """
+        if not self._dialect.streams(order):
+            return None
+        recipe = self._recipe(order, "", MAX_IMAGES)
+        recipes = [attrs.evolve(recipe, index=MAX_IMAGES + n) for n in range(order.partial_images)]
+        return [base64_of(await self._gallery.studio.draw(each)) for each in recipes]
 
     def _as_links(self, order: Order, fault: str) -> bool:
         if fault in AS_LINK or fault in AS_BASE64:
             return fault in AS_LINK
+        if self._dialect.streams(order):
+            return False
         links = self._dialect.sends_links(order.model, order.response_format)
         return links is not (fault == "wrong_format")
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_IMAGES = 10
+MAX_PARTIALS = 3
+FORMATS: Mapping[str, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+"""File suffixes of the image formats."""
 MAX_PIXELS = 4096
 DEFAULT_MODEL = "imagen4"
 MAX_DEPTH = 64
@@ -31,6 +34,11 @@ class Order:
         size: Width and height in pixels.
         n: How many images.
         seed: The request's own seed.
+        stream: Whether the answer is asked for as events.
+        partial_images: Of a stream: how many images are sent before they are finished.
+        quality: One of OpenAI's; None for any other.
+        background: The same.
+        output_format: The same.
     """
 
     prompt: str
@@ -39,6 +47,11 @@ class Order:
     size: tuple[int, int] = AspectRatio.SQUARE.size
     n: int = 1
     seed: int = 0
+    stream: bool = False
+    partial_images: int = 0
+    quality: str | None = None
+    background: str | None = None
+    output_format: str | None = None
 
 
 class OrderError(ValueError):
@@ -102,7 +115,18 @@ def read_order(body: Mapping[str, Any] | None) -> Order:
         _size(body),
         _whole(body, "n", 1, MAX_IMAGES, 1),
         _whole(body, "seed", -(2**63), 2**63, 0),
+        stream=body.get("stream") is True,
+        partial_images=_known(body, "partial_images", (1, 2, MAX_PARTIALS)) or 0,
+        quality=_known(body, "quality", ("low", "medium", "high")),
+        background=_known(body, "background", ("opaque", "transparent")),
+        output_format=_known(body, "output_format", tuple(FORMATS)),
     )
+
+
+def _known(body: Mapping[str, Any], name: str, values: tuple[Any, ...]) -> Any:
+    """Return a field of OpenAI's, which the other gateways take no notice of."""
+    value = body.get(name)
+    return value if type(value) in (str, int) and value in values else None
 
 
 def _text(body: Mapping[str, Any], name: str) -> str | None:

@@ -33,8 +33,8 @@ async def deliver(request: web.BaseRequest, answer: Answer) -> tuple[web.StreamR
     try:
         if answer.framing is Framing.WHOLE:
             return await _whole(request, answer), True
-        if answer.framing is Framing.DRIBBLED:
-            return await _dribbled(request, answer), True
+        if answer.framing in (Framing.DRIBBLED, Framing.STREAMED):
+            return await _in_pieces(request, answer), True
         await _BROKEN[answer.framing](request, answer)
     except ConnectionError:
         pass  # the client went away: it has what it has
@@ -49,7 +49,7 @@ async def _whole(request: web.BaseRequest, answer: Answer) -> web.StreamResponse
     return response
 
 
-async def _dribbled(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+async def _in_pieces(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
     headers = {"Content-Type": answer.content_type, **answer.headers}
     response = web.StreamResponse(status=answer.status, headers=headers)
     response.enable_chunked_encoding()
@@ -57,7 +57,9 @@ async def _dribbled(request: web.BaseRequest, answer: Answer) -> web.StreamRespo
     for _ in range(answer.sent):
         await response.write(b" ")
         await asyncio.sleep(BLANK_EVERY)
-    await response.write(answer.body)
+    streamed = answer.framing is Framing.STREAMED
+    for piece in answer.body.splitlines(keepends=True) if streamed else (answer.body,):
+        await response.write(piece)
     await response.write_eof()
     return response
 

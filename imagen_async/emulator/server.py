@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Self
 import attrs
 from aiohttp import web
 
-from imagen_async.emulator.answers import front_page, index_page, json_answer
+from imagen_async.emulator.answers import front_page, index_page, json_answer, too_large
 from imagen_async.emulator.control import PREFIX, control, stranger
 from imagen_async.emulator.dialects import model_list
 from imagen_async.emulator.faults import FAULT_HEADER, FaultRule
-from imagen_async.emulator.gateway import Gateway, too_large
+from imagen_async.emulator.gateway import Gateway
+from imagen_async.emulator.ranges import completes, ranged
 from imagen_async.emulator.requests import bearer_key
 from imagen_async.emulator.responder import deliver
 from imagen_async.emulator.settings import Settings
@@ -242,8 +243,11 @@ class Emulator(Settings):
         etag = request.headers.get("If-None-Match")
         direct = "direct" in request.query
         answer = await gallery.fetch(name, now=self.gateway.now, etag=etag, direct=direct)
+        if request.method == "GET":
+            wanted, condition = request.headers.get("Range"), request.headers.get("If-Range")
+            answer = ranged(answer, wanted, condition)
         response, whole = await deliver(request, answer)
-        if whole and answer.status == 200 and request.method == "GET":
+        if whole and completes(answer) and request.method == "GET":
             gallery.delivered(name)
         return response
 
@@ -251,6 +255,8 @@ class Emulator(Settings):
         path = request.path
         if path == "/v1/models" and request.method == "GET":
             return json_answer(model_list(tuple(self.models or MODELS)))
+        if path.startswith("/v1/models/") and request.method == "GET":
+            return self.gateway.model(path.removeprefix("/v1/models/"), self.models or MODELS)
         if path.startswith(TASK_PATH) and request.method == "GET" and self.tasks is not None:
             return self.gateway.poll(path.removeprefix(TASK_PATH), bearer_key(request.headers))
         if path == "/v1" or path.startswith("/v1/"):

@@ -10,6 +10,7 @@ import attrs
 from imagen_async.emulator.dialects import DIALECTS, Dialect
 from imagen_async.emulator.faults import FaultRule, as_rule
 from imagen_async.emulator.latency import PROFILES
+from imagen_async.emulator.requests import FORMATS
 
 if TYPE_CHECKING:
     from imagen_async.emulator.ledger import Exchange
@@ -20,9 +21,6 @@ DRAWINGS: Mapping[str, str] = {
     "tiny": "a 16x16 gradient whatever size was asked: for load tests, not faithful",
 }
 """How images are drawn, by name."""
-
-FORMATS: Mapping[str, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
-"""File suffixes of the image formats."""
 
 FRONTS = ("nginx", "cloudflare")
 
@@ -73,7 +71,8 @@ class Settings:
             ``url_ttl`` and the minute of ``rpm``.
         seed: Decides pictures, latencies and faults with a probability.
         draw: One of ``DRAWINGS``.
-        image_format: One of ``FORMATS``; without Pillow it is always png.
+        image_format: One of ``FORMATS``, unless an order to OpenAI says another; png where it is
+            not drawn ``full`` or Pillow is not installed.
         models: Models that have a channel; None takes any.
         keys: API keys that are let in; None asks for none.
         rpm: Requests of a key in a minute; the others get 429.

@@ -24,9 +24,10 @@ What ``decide`` does, first row that fits::
 The wait is the server's own (Retry-After and up to 1 s of jitter), else a backoff with full
 jitter. REFUSED costs neither attempts nor budget: nothing was done, and the gate slows everyone.
 
-Where the gateway is known to honour keys, an UNKNOWN that is sent again under its key is no new
-purchase. PENDING is one whose answer says that the first request under the key is still in the
-making: that costs neither attempts nor budget, and it is asked for until no time is left.
+Where the gateway is known to honour keys, an UNKNOWN, or a SPOILED whose answer was cut, is sent
+again under its key, and that is no new purchase. PENDING is an UNKNOWN whose answer says that the
+first request under the key is still in the making: that costs neither attempts nor budget, and it
+is asked for until no time is left.
 
 ``max_sends`` stands behind every verdict: whatever the table calls free, a request is bought at
 most so often by a gateway that charges for it all the same.

@@ -31,7 +31,7 @@ def test_what_is_spent_is_what_was_sent_and_not_freed(steps: list[tuple[bool, bo
     account = opened(tally)
     charged = presumed = sends = most = 0
     for freed, counts_as_send, came in steps:
-        account.sent(ITEM, N)
+        account.sent(ITEM)
         sends += 1
         if freed:
             sends -= not counts_as_send
@@ -48,28 +48,13 @@ def test_what_is_spent_is_what_was_sent_and_not_freed(steps: list[tuple[bool, bo
         assert account.sends == sends
 
 
-def test_a_second_send_of_one_purchase_costs_nothing_and_frees_nothing() -> None:
-    """Under a key that counts once, only the first send is spent, however the second one ends."""
-    tally = Tally()
-    account = opened(tally)
-    account.sent(ITEM, N)
-    account.sent(ITEM, 0)
-    assert (tally.spent, account.sends) == (N, 2)
-    assert account.freed(2) == 0
-    account.sent(ITEM, 0)
-    assert (tally.spent, tally.presumed, account.sends) == (N, 0, 3)
-    account.came(N)
-    assert account.freed(3) == N, "a task that fails frees the purchase, and not one of its sends"
-    assert tally.spent == 0
-
-
 def test_a_recount_begins_with_no_sends_and_keeps_what_was_spent() -> None:
     """The user's word lets a prompt out again; what it cost before is not excess now."""
     tally = Tally()
     assert opened(tally, sends=4).sends == 4
     account = opened(tally, known=True, recount=True, sends=4, spent=6)
     assert account.sends == 0
-    account.sent(ITEM, N)
+    account.sent(ITEM)
     assert account.came(6) == 0
     assert account.came(7) == 1
 
@@ -88,3 +73,19 @@ def test_an_item_is_counted_where_it_stands_and_once() -> None:
         moved.moved(item)
     assert +tally.items == {(State.DONE, Charge.YES): 2}
     assert +tally.rows == {(State.DONE, Charge.YES): 1}
+
+
+def test_a_second_send_of_one_purchase_costs_nothing_and_frees_nothing() -> None:
+    """Under a key that counts once, only the first send is spent, however the second one ends."""
+    tally = Tally()
+    account = opened(tally)
+    account.sent(ITEM)
+    account.at_stake = 0
+    account.sent(ITEM)
+    assert (tally.spent, account.sends) == (N, 2)
+    assert account.freed(2) == 0
+    account.sent(ITEM)
+    assert (tally.spent, tally.presumed, account.sends) == (N, 0, 3)
+    account.came(N)
+    assert account.freed(3) == N, "a task that fails frees the purchase, and not one of its sends"
+    assert tally.spent == 0

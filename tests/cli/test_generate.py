@@ -81,18 +81,6 @@ def test_a_field_that_only_the_gateway_knows(cli, gateway, given, sent):
     assert exchange.body["size"] == sent
 
 
-def test_a_lost_answer_comes_again_where_keys_are_honoured(cli, gateway):
-    """Without --key-honoured a dropped answer ends in doubt; with it the image is bought once."""
-    gateway.gateway._replays._honoured = True
-    gateway.fail_next("drop", prompt="a fox")
-    gateway.fail_next("drop", prompt="an owl")
-    assert cli("generate", "a fox").code == 6
-    ended = cli("generate", "an owl", "--key-honoured")
-    assert (ended.code, len(ended.lines)) == (0, 1)
-    assert (gateway.ledger["a fox"].posts, gateway.ledger["an owl"].posts) == (1, 2)
-    gateway.assert_charged_once()
-
-
 def test_json_is_an_object_of_each_image(cli, gateway):
     """With --json each line tells of one image what its file and the answer say."""
     ended = cli("generate", "a fox", "--model", "imagen4", "--aspect-ratio", "1:1", "--json")
@@ -104,6 +92,19 @@ def test_json_is_an_object_of_each_image(cli, gateway):
     assert row["media_type"] == "image/png"
     assert row["attempts"] == 1
     assert set(row) >= {"created", "request_id", "revised_prompt"}
+
+
+def test_a_lost_answer_comes_again_where_keys_are_honoured(cli):
+    """Without --key-honoured a dropped answer ends in doubt; with it the image is bought once."""
+    with Emulator(draw="tiny", honour_idempotency=True) as gateway:
+        at = ("--base-url", gateway.base_url)
+        gateway.fail_next("drop", prompt="a fox")
+        gateway.fail_next("drop", prompt="an owl")
+        assert cli("generate", "a fox", *at).code == 6
+        ended = cli("generate", "an owl", "--key-honoured", *at)
+        assert (ended.code, len(ended.lines)) == (0, 1)
+        assert (gateway.ledger["a fox"].posts, gateway.ledger["an owl"].posts) == (1, 2)
+        gateway.assert_charged_once()
 
 
 @pytest.mark.parametrize("form", ["url", "b64_json"])

@@ -71,10 +71,11 @@ def test_quiet_says_nothing_but_the_base_url(spawn):
 
 
 def test_a_gateway_with_a_log_tasks_keys_and_costs(spawn):
-    """Its flags make an emulator that shows its calls, answers with a task and honours keys."""
+    """Its flags make an emulator with a log, tasks, honoured keys and images of a format."""
     child = spawn(
         *("serve", "--port", "0", "--call-log", "newapi", "--call-log-lateness", "0"),
         *("--tasks", "202", "--honour-idempotency", "--report-cost", "litellm"),
+        *("--image-format", "webp", "--time-scale", "100"),
     )
     base_url = child.process.stdout.readline().strip()
     headers = {"Content-Type": "application/json", "Authorization": "Bearer k"}
@@ -89,6 +90,17 @@ def test_a_gateway_with_a_log_tasks_keys_and_costs(spawn):
             assert float(answer.headers["x-litellm-response-cost"]) > 0
             orders.append(answer.read())
     assert orders[0] == orders[1]
+    poll = base_url.removesuffix("/v1") + json.loads(orders[0])["poll_url"]
+
+    def links() -> list[str]:
+        request = urllib.request.Request(poll, headers=headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            found = json.load(answer).get("result", {"data": []})
+        return [item["url"] for item in found["data"]]
+
+    until(links)
+    with urllib.request.urlopen(links()[0], timeout=20) as answer:
+        assert answer.headers["Content-Type"] == "image/webp"
     log = urllib.request.Request(f"{base_url.removesuffix('/v1')}/api/log/token", headers=headers)
     with urllib.request.urlopen(log, timeout=20) as answer:
         assert len(json.load(answer)["data"]) == 1
@@ -118,6 +130,7 @@ def test_a_taken_port_is_an_error_with_a_way_out(cli):
         (["--latency", "-1"], "--latency"),
         (["--call-log", "openai"], "litellm"),
         (["--tasks", "204"], "202"),
+        (["--image-format", "gif"], "webp"),
         (["--report-cost", "guessed"], "openrouter"),
         (["--call-log-lateness", "-1"], "--call-log-lateness"),
         (["--time-scale", "0"], "--time-scale"),

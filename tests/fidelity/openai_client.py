@@ -42,14 +42,32 @@ async def waiting(settings: dict[str, Any], arguments: dict[str, Any]) -> dict[s
         return outcome(await client.images.generate(**arguments))
 
 
+def streamed(settings: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    with (
+        openai.OpenAI(**settings) as client,
+        client.images.generate(**arguments, stream=True) as stream,
+    ):
+        events = [{"class": type(event).__name__, **event.model_dump()} for event in stream]
+    return {"events": events}
+
+
+def model(settings: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    with openai.OpenAI(**settings) as client:
+        return {"model": client.models.retrieve(**arguments).id}
+
+
 def models(settings: dict[str, Any]) -> dict[str, Any]:
     with openai.OpenAI(**settings) as client:
         return {"models": [model.id for model in client.models.list()]}
 
 
 def obey(order: dict[str, Any]) -> dict[str, Any]:
-    """Do one order: ``how`` is sync, async or models."""
+    """Do one order: ``how`` is sync, async, stream, model or models."""
     try:
+        if order["how"] == "stream":
+            return streamed(order["settings"], order["arguments"])
+        if order["how"] == "model":
+            return model(order["settings"], order["arguments"])
         if order["how"] == "models":
             return models(order["settings"])
         if order["how"] == "sync":

@@ -69,6 +69,31 @@ def test_the_service_s_own_fields_are_there(openai_python: Foreign) -> None:
         assert seen["revised_prompts"] == ["A lighthouse"]
 
 
+def test_a_stream_is_read_by_its_own_types(openai_python: Foreign) -> None:
+    """Its events are the library's: partial images in their order, then the image with usage."""
+    with Emulator(dialect="openai") as emulator:
+        asked = {"model": "gpt-image-1", "partial_images": 2, "quality": "high"}
+        events = openai_python.generate(emulator, how="stream", **asked)["events"]
+        assert [event["class"] for event in events] == [
+            "ImageGenPartialImageEvent",
+            "ImageGenPartialImageEvent",
+            "ImageGenCompletedEvent",
+        ]
+        assert {event["quality"] for event in events} == {"high"}
+        assert inspect(base64.b64decode(events[-1]["b64_json"], validate=True)).complete
+        assert events[-1]["usage"]["total_tokens"] > 0
+        emulator.assert_charged_once("A lighthouse")
+
+
+def test_one_model_is_retrieved(openai_python: Foreign) -> None:
+    """A model parses as the library's, and an unknown one is its NotFoundError."""
+    with Emulator(dialect="openai") as emulator:
+        known, unknown = {"model": "imagen4"}, {"model": "dall-e-9"}
+        assert openai_python.ask(emulator, "model", arguments=known)["model"] == "imagen4"
+        seen = openai_python.ask(emulator, "model", arguments=unknown)
+        assert (seen["error"], seen["code"]) == ("NotFoundError", "model_not_found")
+
+
 def test_models_are_listed(openai_python: Foreign) -> None:
     """The list of models parses as the library's page of models."""
     with Emulator(models=("imagen4", "imagen4-ultra")) as emulator:

@@ -170,7 +170,9 @@ def refuse(data: bytes) -> None:
     body = data[200:] if len(data) > 200 else soup(data)
     envelope = read_error_body(body)
     assert request_id(headers, envelope.message) != ""
-    judgement = judge_status(status, headers, body, key_used_before=bool(status % 2))
+    judgement = judge_status(
+        status, headers, body, key_used_before=bool(status % 2), key_honoured=bool(status % 3)
+    )
     error = error_for(judgement, attempts=1)
     _harmless(str(error), judgement.code or "", judgement.request_id or "")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

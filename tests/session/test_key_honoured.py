@@ -196,6 +196,37 @@ async def test_the_wait_that_a_conflict_asks_for() -> None:
 
 
 @virtually
+async def test_waiting_for_a_key_counts_as_no_attempt() -> None:
+    """An answer that is lost after a long wait is the second failure, however often was asked."""
+
+    async def handler(post: Post) -> Answer:
+        post.send()
+        if post.number in (1, 7):
+            raise post.broken()
+        return IN_USE if post.number < 7 else post.image()
+
+    async with scripted(handler, key_honoured=True) as (_, imagen):
+        assert (await imagen.generate("p")).attempts == 8
+
+
+@virtually
+async def test_waiting_for_a_key_is_not_refunded() -> None:
+    """The budget of retries gets back what was taken from it, and a wait took nothing."""
+    named = Answer(409, b'{"error": {"message": "in progress", "code": "idempotency_key_in_use"}}')
+
+    async def handler(post: Post) -> Answer:
+        return named if post.number == 1 else post.image()
+
+    async with scripted(handler, key_honoured=True) as (_, imagen):
+        budget = imagen._core._runner._budget
+        assert budget.take()
+        await imagen.generate("p")
+        for _ in range(9):
+            assert budget.take()
+        assert budget.empty, "1 for a success that was not a retry, and not 14"
+
+
+@virtually
 async def test_a_front_that_says_409_counts_as_sent() -> None:
     """A 409 that is no JSON is not the API's word: each of them counts as a send."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
 
 import attrs
 
@@ -39,6 +40,11 @@ class Recipe:
     seed: int = 0
     style: str = "full"
     image_format: str = "png"
+
+
+def drawn_format(style: str, image_format: str) -> str:
+    """Return the format that a picture comes out in, if another is asked for."""
+    return image_format if style == "full" and find_spec("PIL") is not None else "png"
 
 
 def draw(recipe: Recipe) -> bytes:
