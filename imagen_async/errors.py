@@ -169,7 +169,7 @@ class RejectedError(ImagenError):
         authentication: Whether the key is at fault: no other request will fare better.
     """
 
-    advice = "change the request, the key or the base URL."
+    advice: str = "change the request, the key or the base URL."
     authentication: bool = False
 
     def without_key(self) -> None:

@@ -155,9 +155,10 @@ class ItemAccount:
     def __init__(
         self, tally: Tally, item: Item, *, known: bool, listed: bool, recount: bool
     ) -> None:
-        self.tally = tally
-        self.images = self.at_stake = images_requested(item.row.request)
-        self.sends = 0 if recount else item.sends
+        self.tally: Tally = tally
+        self.images: int = images_requested(item.row.request)
+        self.at_stake: int = self.images
+        self.sends: int = 0 if recount else item.sends
         # How many images of it are in what is spent, now or once the next attempt is sent.
         self._counted = max(self.images, item.spent if known else 0)
         self._cost_before = (item.cost, item.cost_images)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from imagen_async.errors import Charge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class State(enum.StrEnum):
@@ -51,7 +54,7 @@ _TABLE: Final = {
     Event.CLEARED: ((_S.UNKNOWN,), _S.NEW, _S.UNKNOWN),
     Event.DROPPED: ((_S.RECEIVED, _S.UNKNOWN), _S.DROPPED, _S.DROPPED),
 }
-TRANSITIONS: Final = {
+TRANSITIONS: Final[Mapping[tuple[State, Event, Charge], State]] = {
     (state, event, charge): free if charge is Charge.NO else charged
     for event, (states, free, charged) in _TABLE.items()
     for state in states

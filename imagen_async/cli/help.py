@@ -35,7 +35,8 @@ class Option(click.Option):
 
     def __init__(self, *words: Any, group: str = "Other", **settings: Any) -> None:
         super().__init__(*words, **settings)
-        self.group = group
+        self.group: str = group
+        self.metavar: str | None = self.metavar
         if self.metavar is None and isinstance(
             self.type, click.types.IntRange | click.types.FloatRange
         ):

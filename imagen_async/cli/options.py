@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -12,19 +12,21 @@ from imagen_async.cli.help import Option
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+_Group: TypeAlias = "Callable[..., Callable[[Any], Any]]"
+
 ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 COUNT = click.IntRange(min=1)
 FOLDER = click.Path(file_okay=False)
 
-image = partial(click.option, cls=Option, group="Image")
-gateway = partial(click.option, cls=Option, group="Gateway")
-retries = partial(click.option, cls=Option, group="Retries and charges")
-output = partial(click.option, cls=Option, group="Output")
-source = partial(click.option, cls=Option, group="Input")
-again = partial(click.option, cls=Option, group="Going on")
-money = partial(click.option, cls=Option, group="Money and limits")
-faults = partial(click.option, cls=Option, group="What goes wrong")
-times = partial(click.option, cls=Option, group="Time and limits")
+image: _Group = partial(click.option, cls=Option, group="Image")
+gateway: _Group = partial(click.option, cls=Option, group="Gateway")
+retries: _Group = partial(click.option, cls=Option, group="Retries and charges")
+output: _Group = partial(click.option, cls=Option, group="Output")
+source: _Group = partial(click.option, cls=Option, group="Input")
+again: _Group = partial(click.option, cls=Option, group="Going on")
+money: _Group = partial(click.option, cls=Option, group="Money and limits")
+faults: _Group = partial(click.option, cls=Option, group="What goes wrong")
+times: _Group = partial(click.option, cls=Option, group="Time and limits")
 
 QUIET = output("-q", "--quiet", is_flag=True, help="Errors and results only.")
 BASE_URL = gateway("--base-url", help="Where it answers, /v1 included [env: IMAGEN_BASE_URL].")

@@ -27,7 +27,7 @@ class Reasons:
     """Why items of a run brought no image, counted by what can be done about it."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self.failed: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.received: Counter[str] = Counter()

@@ -120,10 +120,10 @@ class AnswerText(Receiver):
     __slots__ = ("began", "decoder", "error", "full")
 
     def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
-        self.decoder = AnswerDecoder(open_sink, limits)
+        self.decoder: AnswerDecoder = AnswerDecoder(open_sink, limits)
         self.error: AnswerError | None = None
-        self.full = False
-        self.began = False
+        self.full: bool = False
+        self.began: bool = False
 
     def feed(self, chunk: bytes, /) -> None:
         """Decode the next bytes."""
