@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from imagen_async.batch.prompts import Row, read_source
     from imagen_async.batch.report import Report
     from imagen_async.batch.run import Run
+    from imagen_async.batch.shards import Shard
     from imagen_async.blocking.run import BlockingRun
     from imagen_async.blocking.stream import BlockingStream
     from imagen_async.client import AsyncImagen
@@ -95,6 +96,7 @@ __all__ = [
     "SaveError",
     "Sent",
     "ServerFailedError",
+    "Shard",
     "SpoiledAnswerError",
     "Stats",
     "Stream",
@@ -109,6 +111,7 @@ _ROOMS = {
     "batch.plan": ("Plan",),
     "batch.report": ("Report",),
     "batch.run": ("Run",),
+    "batch.shards": ("Shard",),
     "batch.prompts": ("Row", "read_source"),
     "blocking.run": ("BlockingRun",),
     "blocking.stream": ("BlockingStream",),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from imagen_async.batch.intake import OnUnknown
     from imagen_async.batch.prompts import Requests
     from imagen_async.batch.run import Run
+    from imagen_async.batch.shards import Shard
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
     from imagen_async.session.events import OnEvent
@@ -252,6 +253,7 @@ class AsyncImagen:
         give_up_after: float | None = None,
         emulator: bool = False,
         gallery: bool = True,
+        shard: Shard | None = None,
     ) -> Run:
         """Generate images from many prompts into a folder; a context manager over outcomes.
 
@@ -280,13 +282,17 @@ class AsyncImagen:
                 1,800.
             emulator: Whether the endpoint is an emulator of your own, new at every run.
             gallery: Whether to write ``index.html`` at the end.
+            shard: Which part of the prompts to take; ``out`` is then the folder over all shards'
+                folders, and fixes their number, the input of ``read_source`` and the defaults. The
+                budget is divided among the shards, the client's limits are not: see
+                ``Shard.rate``.
 
         Raises:
             ConfigurationError: If an option or the folder cannot be used; it says what to do.
         """
         # Here, for it takes a fifth of the package's import, and most scripts run no batch.
         from imagen_async.batch.intake import RunOptions
-        from imagen_async.batch.run import Run
+        from imagen_async.batch.shard_run import open_run
 
         options = RunOptions(
             ordered=ordered,
@@ -301,8 +307,9 @@ class AsyncImagen:
             give_up_after=give_up_after,
             emulator=emulator,
             gallery=gallery,
+            shard=shard,
         )
-        return Run(self._core, prompts, Path(out), options)
+        return open_run(self._core, prompts, Path(out), options)
 
     async def read(self, image: Image) -> bytes:
         """Return an image's bytes: those it holds, its file's, or those of its link.

@@ -6,6 +6,7 @@ import functools
 import weakref
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
+from imagen_async.batch.source import with_source
 from imagen_async.blocking.portal import Portal
 from imagen_async.blocking.run import BlockingRun
 from imagen_async.blocking.stream import BlockingStream
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from imagen_async.batch.intake import OnUnknown
     from imagen_async.batch.prompts import Requests
+    from imagen_async.batch.shards import Shard
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
     from imagen_async.session.events import OnEvent
@@ -161,6 +163,7 @@ class Imagen:
         give_up_after: float | None = None,
         emulator: bool = False,
         gallery: bool = True,
+        shard: Shard | None = None,
     ) -> BlockingRun:
         open_run = functools.partial(
             self._client.batch,
@@ -177,6 +180,7 @@ class Imagen:
             give_up_after=give_up_after,
             emulator=emulator,
             gallery=gallery,
+            shard=shard and with_source(shard, prompts),
         )
         return BlockingRun(self, self._portal, prompts, open_run, self._bound, limit=limit)
 

@@ -43,6 +43,7 @@ class Report:
             ``max_failures``, ``unreachable``, ``refused``, ``disk``,
             ``journal``, ``client``, or the reason given to ``stop``.
         problem: What stopped it, or went wrong with a view, as a sentence.
+        share: How many images this shard's part of the budget buys; None without shards or budget.
     """
 
     total: int
@@ -71,6 +72,7 @@ class Report:
     partial: bool
     stopped_by: str | None
     problem: str | None
+    share: int | None = None
 
     @property
     def ok(self) -> bool:
