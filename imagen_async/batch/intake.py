@@ -87,6 +87,10 @@ class RunOptions:
                 "A shard cannot go on with other options: its rows would be another shard's; "
                 "leave new_options out, or choose another folder."
             )
+        if self.shard is not None and self.limit is not None:
+            raise ConfigurationError(
+                "A shard takes its rows of the whole input; give a shorter input instead of limit."
+            )
 
     def leaves(self, state: State) -> bool:
         """Return whether items in this state are not touched."""

@@ -31,12 +31,14 @@ class ShardTerms:
     Args:
         shards: How many there are.
         sha256: Of the input's bytes; None if it is no file, and then it cannot be compared.
+        prompt_column: Where the input has its prompts.
         endpoint: The base URL, or the word ``emulator``.
         defaults: A request that carries the fields which rows leave out.
     """
 
     shards: int
     sha256: str | None
+    prompt_column: str
     endpoint: str
     defaults: GenerationRequest
 
@@ -47,6 +49,9 @@ class ShardTerms:
             found.append(f"the number of shards was {begun.shards} and is {self.shards}")
         if self.sha256 != begun.sha256 and self.sha256 and begun.sha256:
             found.append("the input is not the file that it was")
+        if self.prompt_column != begun.prompt_column:
+            was, now = printable(begun.prompt_column, 80), printable(self.prompt_column, 80)
+            found.append(f"prompt_column was {was} and is {now}")
         if self.endpoint != begun.endpoint:
             was, now = printable(begun.endpoint, 300), printable(self.endpoint, 300)
             found.append(f"the endpoint was {was} and is {now}")
@@ -67,10 +72,12 @@ def claim_root(root: Path, shard: Shard, terms: Terms, *, begin: bool = True) ->
             is not as it was: rows would be bought again.
     """
     path = root / recovery.RUN
+    source = shard.source
     try:
         ours = ShardTerms(
             shards=shard.of,
-            sha256=None if shard.source is None else _digest(shard.source),
+            sha256=None if source is None else _digest(source.path),
+            prompt_column="prompt" if source is None else source.prompt_column,
             endpoint=terms.endpoint,
             defaults=terms.defaults,
         )
@@ -112,6 +119,7 @@ def read_root(root: Path) -> ShardTerms | None:
         return ShardTerms(
             shards=int(kept["shards"]),
             sha256=kept["input_sha256"],
+            prompt_column=str(kept["prompt_column"]),
             endpoint=str(kept["base_url"]),
             defaults=GenerationRequest("-", **kept["options"]),
         )
@@ -162,6 +170,7 @@ def _write(path: Path, ours: ShardTerms) -> ShardTerms:
         "version": 2,
         "shards": ours.shards,
         "input_sha256": ours.sha256,
+        "prompt_column": ours.prompt_column,
         "base_url": ours.endpoint,
         "options": options,
     }

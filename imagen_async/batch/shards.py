@@ -13,7 +13,8 @@ from imagen_async.policy.config import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from imagen_async.batch.source import Source
 
 
 def _place(shard: Shard, _: attrs.Attribute[Any], index: Any) -> None:
@@ -41,7 +42,7 @@ class Shard:
 
     of: int = attrs.field(kw_only=True, validator=count)
     index: int = attrs.field(validator=_place)
-    source: Path | None = attrs.field(default=None, kw_only=True, eq=False)
+    source: Source | None = attrs.field(default=None, kw_only=True, eq=False)
 
     @property
     def name(self) -> str:

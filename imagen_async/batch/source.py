@@ -1,4 +1,4 @@
-"""The rows of an input that knows where it came from."""
+"""Where rows come from, if another process can read them there too."""
 
 from __future__ import annotations
 
@@ -14,15 +14,30 @@ if TYPE_CHECKING:
     from imagen_async.batch.shards import Shard
 
 
+@attrs.frozen
+class Source:
+    """A file of rows, and how it is read.
+
+    Args:
+        path: The file.
+        prompt_column: The column or key of the prompt.
+        id_column: The column or key of the user's own id.
+    """
+
+    path: Path = attrs.field(converter=Path)
+    prompt_column: str = "prompt"
+    id_column: str = "id"
+
+
 @attrs.define(eq=False)
 class SourceRows:
     """An iterator over the rows of a file, or of standard input.
 
     Args:
-        name: As it was given to ``read_source``.
+        given: What was given to ``read_source``.
     """
 
-    name: str
+    given: Source
     _rows: Iterator[Row]
 
     def __iter__(self) -> Iterator[Row]:
@@ -32,14 +47,13 @@ class SourceRows:
         return next(self._rows)
 
     @property
-    def path(self) -> Path | None:
-        """The file; None if it is none that another process could read too."""
-        path = Path(self.name)
-        return path.absolute() if path.is_file() else None
+    def source(self) -> Source | None:
+        """The file; None if it is none that can be read again."""
+        return self.given if self.given.path.is_file() else None
 
 
 def with_source(shard: Shard, requests: Requests) -> Shard:
     """Return a shard that knows the file of its rows, if they come from one."""
     if isinstance(requests, SourceRows) and shard.source is None:
-        return attrs.evolve(shard, source=requests.path)
+        return attrs.evolve(shard, source=requests.source)
     return shard

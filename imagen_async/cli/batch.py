@@ -7,14 +7,14 @@ import json
 import math
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from imagen_async.batch.prompts import count_rows, read_source
+from imagen_async.batch.shard_run import ShardRun
+from imagen_async.batch.shards import Shard
 from imagen_async.cli.client import (
-    RequestFlags,
     interruptible,
     keep_bytes,
     open_client,
@@ -23,6 +23,7 @@ from imagen_async.cli.client import (
 from imagen_async.cli.console import note, result
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL, error_line
 from imagen_async.cli.progress import Rate, Snapshot, open_progress
+from imagen_async.cli.shards import ShardFlags, run_shard, take_shards
 from imagen_async.cli.summary import plan_lines, summary_lines
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
@@ -47,11 +48,9 @@ _TAKEN: Final = 64
 
 
 @attrs.frozen(kw_only=True)
-class BatchFlags(RequestFlags):
+class BatchFlags(ShardFlags):
     """The flags of ``batch``."""
 
-    source: str
-    out: str
     concurrency: int = 8
     rpm: float | None = None
     prompt_column: str = "prompt"
@@ -60,12 +59,10 @@ class BatchFlags(RequestFlags):
     new_options: bool = False
     ordered: bool = False
     on_unknown: OnUnknown = "hold"
-    retry_failed: bool = False
     price_per_image: float | None = None
     budget: float | None = None
     max_failures: int | None = None
     give_up_after: float | None = None
-    dry_run: bool = False
 
 
 def batch(flags: BatchFlags) -> int:
@@ -76,36 +73,60 @@ def batch(flags: BatchFlags) -> int:
     """
     if flags.budget is not None and flags.price_per_image is None:
         raise ConfigurationError("--budget needs --price-per-image, in the same currency.")
-    rows = read_source(flags.source, prompt_column=flags.prompt_column, id_column=flags.id_column)
-    return run_loop(_batch(flags, rows))
+    flags.check()
+    return run_loop(_batch(flags, _rows(flags)))
+
+
+def _rows(flags: BatchFlags) -> Iterator[Row]:
+    return read_source(flags.source, prompt_column=flags.prompt_column, id_column=flags.id_column)
 
 
 async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
-    limits = Limits(concurrency=flags.concurrency, requests_per_minute=flags.rpm)
+    limits = Limits(concurrency=flags.concurrency, requests_per_minute=flags.share(flags.rpm))
     gate = _GateWatch()
     async with open_client(flags, limits=limits, on_event=gate.hear) as imagen:
-        run = imagen.batch(
-            rows,
-            out=flags.out,
-            ordered=flags.ordered,
-            on_unknown=flags.on_unknown,
-            retry_failed=flags.retry_failed,
-            limit=flags.limit,
-            defaults=flags.fields,
-            new_options=flags.new_options,
-            price_per_image=flags.price_per_image,
-            budget=flags.budget,
-            max_failures=flags.max_failures,
-            give_up_after=flags.give_up_after,
-            emulator=flags.emulator,
+        if flags.shards is None:
+            return await _run(flags, imagen, gate, rows)
+        if flags.shard is not None:
+            return await run_shard(lambda: _run(flags, imagen, gate, _rows(flags)))
+        first = _open_run(flags.with_shard(Shard(0, of=flags.shards)), imagen, rows)
+        assert isinstance(first, ShardRun)
+        await first.claim()
+        return await take_shards(
+            flags, lambda shard: _run(flags.with_shard(shard), imagen, gate, _rows(flags))
         )
-        if flags.dry_run:
-            plan = await run.plan()
-            lines = [json.dumps(attrs.asdict(plan))] if flags.as_json else plan_lines(plan)
-            for line in lines:
-                result(line)
-            return DONE
-        return await _BatchSession(flags, imagen, run, gate).drive()
+
+
+async def _run(
+    flags: BatchFlags, imagen: AsyncImagen, gate: _GateWatch, rows: Iterator[Row]
+) -> int:
+    run = _open_run(flags, imagen, rows)
+    if flags.dry_run:
+        plan = await run.plan()
+        lines = [json.dumps(attrs.asdict(plan))] if flags.as_json else plan_lines(plan)
+        for line in lines:
+            result(line)
+        return DONE
+    return await _BatchSession(flags, imagen, run, gate).drive()
+
+
+def _open_run(flags: BatchFlags, imagen: AsyncImagen, rows: Iterator[Row]) -> Run:
+    return imagen.batch(
+        rows,
+        out=flags.out,
+        ordered=flags.ordered,
+        on_unknown=flags.on_unknown,
+        retry_failed=flags.retry_failed,
+        limit=flags.limit,
+        defaults=flags.fields,
+        new_options=flags.new_options,
+        price_per_image=flags.price_per_image,
+        budget=flags.budget,
+        max_failures=flags.max_failures,
+        give_up_after=flags.give_up_after,
+        emulator=flags.emulator,
+        shard=flags.chosen,
+    )
 
 
 class _GateWatch:
@@ -197,7 +218,7 @@ class _BatchSession:
 
     def _end(self) -> None:
         report = self._run.report
-        folder = Path(self._flags.out)
+        folder = self._flags.folder
         page = folder / "index.html"
         gallery = page if page.exists() else None  # a run that was cancelled writes none
         for line in summary_lines(report, folder, gallery):

@@ -154,6 +154,20 @@ def generate(**flags: Any) -> int:
     "reached, else 1800].",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done and send nothing.")
+@click.option(
+    "--shards",
+    type=_COUNT,
+    metavar="N",
+    help="Divide the rows into N parts, each in a folder of its own below DIR: run the same "
+    "command on any number of machines, and each takes parts until none is free. --budget and "
+    "--rpm are divided, too.",
+)
+@click.option(
+    "--shard",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="Only this part, counted from 0, such as a scheduler's index of the task.",
+)
 def batch(**flags: Any) -> int:
     """Generate images from a file of prompts.
 
@@ -176,6 +190,32 @@ def gallery(folder: str) -> int:
     from imagen_async.cli.gallery import gallery
 
     return gallery(folder)
+
+
+@imagen_async.command()
+@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+def status(folder: str, as_json: bool) -> int:
+    """Say how a batch stands.
+
+    DIR is its folder, with or without shards, while it runs or after. Nothing is sent.
+    """
+    from imagen_async.cli.status import status
+
+    return status(folder, as_json=as_json)
+
+
+@imagen_async.command()
+@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def merge(folder: str, as_json: bool) -> int:
+    """Write the lists, the report and the gallery over all shards of a batch.
+
+    Run it as often as you like. Nothing is sent. Prints the path of the gallery.
+    """
+    from imagen_async.cli.status import merge
+
+    return merge(folder, as_json=as_json)
 
 
 class _WithFaults(click.Command):

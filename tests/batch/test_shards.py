@@ -26,6 +26,7 @@ from imagen_async.batch.recovery import KnownItems, Terms
 from imagen_async.batch.shard_root import claim_root, read_root
 from imagen_async.batch.shard_run import ShardRun
 from imagen_async.batch.shards import all_shards
+from imagen_async.batch.source import Source
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
@@ -163,7 +164,7 @@ async def test_values_that_are_no_file_have_no_digest(tmp_path: Path, core: Any)
     begun = read_root(tmp_path / "out")
     assert begun is not None
     assert begun.sha256 is None
-    claim_root(tmp_path / "out", Shard(0, of=2, source=Path(__file__)), terms)
+    claim_root(tmp_path / "out", Shard(0, of=2, source=Source(__file__)), terms)
 
 
 def claim_at_once(root: Path, of: int, barrier: threading.Barrier) -> int | None:
@@ -216,6 +217,8 @@ async def test_a_shard_takes_no_new_options(tmp_path: Path) -> None:
     """Other options would move rows to other shards, where nobody knows that they were bought."""
     with pytest.raises(ConfigurationError, match="new_options"):
         RunOptions(new_options=True, shard=Shard(0, of=2))
+    with pytest.raises(ConfigurationError, match="limit"):
+        RunOptions(limit=3, shard=Shard(0, of=2))
 
 
 async def test_a_budget_is_divided(tmp_path: Path, emulator: Emulator) -> None:
