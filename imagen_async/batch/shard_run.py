@@ -48,12 +48,12 @@ class ShardRun(Run):
         self._claim = partial(claim_root, self._root, shard, self._terms)
 
     async def __aenter__(self) -> Self:
-        await self.claim()
+        await in_thread(self.claim)
         return await super().__aenter__()
 
-    async def claim(self) -> None:
+    def claim(self) -> None:
         """Fix what all shards share, or compare it; entering the block does that too."""
-        await in_thread(self._claim)
+        self._claim()
 
     async def plan(self) -> Plan:
         """Read the whole input and return what the shard's run would do; see ``Run.plan``."""

@@ -28,6 +28,7 @@ from imagen_async.cli.summary import plan_lines, summary_lines
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
 from imagen_async.session.events import Throttled
+from imagen_async.storage.offload import in_thread
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
             return await run_shard(lambda: _run(flags, imagen, gate, _rows(flags)))
         first = _open_run(flags.with_shard(Shard(0, of=flags.shards)), imagen, rows)
         assert isinstance(first, ShardRun)
-        await first.claim()
+        await in_thread(first.claim)
         return await take_shards(
             flags, lambda shard: _run(flags.with_shard(shard), imagen, gate, _rows(flags))
         )
