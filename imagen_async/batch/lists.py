@@ -32,6 +32,8 @@ METADATA = "metadata.jsonl"
 FAILED = "failed.jsonl"
 UNKNOWN = "unknown.jsonl"
 REPORT = "report.json"
+IMAGE_LINE = b'{"file_name": "'
+"""How each line of an image begins."""
 _PRETTY = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "))
 _ASCII = json.JSONEncoder(separators=(", ", ": "))
 _LOST = KeptError(

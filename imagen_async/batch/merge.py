@@ -55,7 +55,7 @@ def merge(root: Path, *, gallery: bool = True) -> BatchStatus:
 
 
 def _add(folder: Path, add: Callable[[Iterable[lists.Line]], None]) -> FolderStatus:
-    """Add the lines of one shard; its journal is the truth unless a run holds it."""
+    """Add the lines of one shard; its journal is the truth where its lists may not be."""
     home = f"{folder.name}/"
 
     def read(journal: JournalView | None) -> None:

@@ -14,11 +14,15 @@ import pytest
 
 from imagen_async import AsyncImagen, Limits, Shard
 from imagen_async.batch.gallery.views import read_rows
+from imagen_async.batch.lists import lines
 from imagen_async.batch.merge import merge
+from imagen_async.batch.records import Item, KeptAnswer, KeptImage, RequestRow
 from imagen_async.batch.shards import all_shards
-from imagen_async.batch.status import batch_status
+from imagen_async.batch.states import State
+from imagen_async.batch.status import batch_status, whole_rows
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
+from imagen_async.wire.request import GenerationRequest
 from tests.batch.runs import core_on, run_all, view
 
 PROMPTS = [f"prompt {number}" for number in range(24)]
@@ -158,3 +162,49 @@ async def test_a_stop_is_told_over_all_shards(tmp_path: Path, emulator: Emulator
     assert report.stopped_by == "quota"
     assert report.problem
     assert len(list(all_shards(OF))) == OF
+
+
+@pytest.mark.parametrize("lost", ["metadata", "failed", "unknown"])
+async def test_lists_that_tell_less_than_the_journal_are_not_believed(
+    tmp_path: Path, emulator: Emulator, lost: str
+) -> None:
+    """A shard's lists are taken as they are only if no row is missing or left over in them."""
+    emulator.fail_next("400", prompt="prompt 7", times=9)
+    emulator.fail_next("504", prompt="prompt 8", times=9)
+    await run_shards(emulator, tmp_path)
+    merge(tmp_path, gallery=False)
+    names = ("metadata", "failed", "unknown")
+    before = {name: sorted(map(str, view(tmp_path, name))) for name in names}
+    for path in tmp_path.glob(f"shard-*/{lost}.jsonl"):
+        text = path.read_bytes()
+        path.write_bytes(text[: text.rfind(b"\n", 0, -1) + 1])
+    merge(tmp_path, gallery=False)
+    assert {name: sorted(map(str, view(tmp_path, name))) for name in names} == before
+
+
+def test_names_of_files_are_as_seen_from_above(tmp_path: Path) -> None:
+    """Whole lines of a shard's lists get its folder before each file; a torn line is left out."""
+    (tmp_path / "metadata.jsonl").write_bytes(
+        b'{"file_name": "images/a.png", "id": null}\n'
+        b'{"file_name": "images/b.pn\n'
+        b'{"file_name": "images/c.png", "id": "\xc3\xa9"}\n'
+        b'{"file_name": "images/d.png"}'
+    )
+    (tmp_path / "unknown.jsonl").write_text('{"prompt": "a", "files": ["images/e.png"]}\n{"pro')
+    found = list(whole_rows(tmp_path, "shard/"))
+    assert [json.loads(line) for _, line in found] == [
+        {"file_name": "shard/images/a.png", "id": None},
+        {"file_name": "shard/images/c.png", "id": "é"},
+        {"prompt": "a", "files": ["shard/images/e.png"]},
+    ]
+    assert [name for name, _ in found] == ["metadata.jsonl"] * 2 + ["unknown.jsonl"]
+
+
+def test_files_of_an_item_in_doubt_are_named_from_above() -> None:
+    """What the journal tells has the shard's folder before each file, too."""
+    image = KeptImage(file_name="images/a.png", bytes=1)
+    item = Item(bytes(16), 0, RequestRow(GenerationRequest("a")), state=State.UNKNOWN)
+    item.answer = KeptAnswer(images=(image,))
+    rows = {name: json.loads(line) for name, line in lines(item, "shard/")}
+    assert rows["metadata.jsonl"]["file_name"] == "shard/images/a.png"
+    assert rows["unknown.jsonl"]["files"] == ["shard/images/a.png"]
