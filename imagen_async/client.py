@@ -284,8 +284,7 @@ class AsyncImagen:
             gallery: Whether to write ``index.html`` at the end.
             shard: Which part of the prompts to take; ``out`` is then the folder over all shards'
                 folders, and fixes their number, the input of ``read_source`` and the defaults. The
-                budget is divided among the shards, the client's limits are not: see
-                ``Shard.rate``.
+                budget is divided among the shards; the client's limits are not.
 
         Raises:
             ConfigurationError: If an option or the folder cannot be used; it says what to do.

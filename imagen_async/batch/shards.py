@@ -61,9 +61,10 @@ class Shard:
         """Return its share of a number of images; those of all shards add up to the number."""
         return images // self.of + (self.index < images % self.of)
 
-    def rate(self, requests_per_minute: float) -> float:
-        """Return its share of a rate; those of all shards never add up to more."""
-        return math.nextafter(requests_per_minute / self.of, 0.0)
+
+def share_of_rate(requests_per_minute: float, workers: int) -> float:
+    """Return one worker's share of a rate; those of all workers never add up to more."""
+    return math.nextafter(requests_per_minute / workers, 0.0)
 
 
 def all_shards(of: int, *, first: int = 0) -> Iterator[Shard]:

@@ -23,7 +23,7 @@ from imagen_async.cli.client import (
 from imagen_async.cli.console import note, result
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL, error_line
 from imagen_async.cli.progress import Rate, Snapshot, open_progress
-from imagen_async.cli.shards import ShardFlags, run_shard, take_shards
+from imagen_async.cli.shards import ShardFlags, place_held, run_shard, take_shards
 from imagen_async.cli.summary import plan_lines, summary_lines
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
@@ -53,7 +53,6 @@ class BatchFlags(ShardFlags):
     """The flags of ``batch``."""
 
     concurrency: int = 8
-    rpm: float | None = None
     prompt_column: str = "prompt"
     id_column: str = "id"
     limit: int | None = None
@@ -83,19 +82,20 @@ def _rows(flags: BatchFlags) -> Iterator[Row]:
 
 
 async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
-    limits = Limits(concurrency=flags.concurrency, requests_per_minute=flags.share(flags.rpm))
+    limits = Limits(concurrency=flags.concurrency, requests_per_minute=flags.rate)
     gate = _GateWatch()
     async with open_client(flags, limits=limits, on_event=gate.hear) as imagen:
-        if flags.shards is None:
+        if flags.shards is None or flags.dry_run:
             return await _run(flags, imagen, gate, rows)
-        if flags.shard is not None:
-            return await run_shard(lambda: _run(flags, imagen, gate, _rows(flags)))
-        first = _open_run(flags.with_shard(Shard(0, of=flags.shards)), imagen, rows)
+        first = _open_run(flags.with_shard(flags.chosen or Shard(0, of=flags.shards)), imagen, rows)
         assert isinstance(first, ShardRun)
         await in_thread(first.claim)
-        return await take_shards(
-            flags, lambda shard: _run(flags.with_shard(shard), imagen, gate, _rows(flags))
-        )
+        async with place_held(flags):
+            if flags.chosen is not None:
+                return await run_shard(lambda: _run(flags, imagen, gate, _rows(flags)))
+            return await take_shards(
+                flags, lambda shard: _run(flags.with_shard(shard), imagen, gate, _rows(flags))
+            )
 
 
 async def _run(

@@ -168,6 +168,13 @@ def generate(**flags: Any) -> int:
     metavar="K",
     help="Only this part, counted from 0, such as a scheduler's index of the task.",
 )
+@click.option(
+    "--workers",
+    type=_COUNT,
+    metavar="W",
+    help="How many processes may work on the shards at once: --rpm is divided among so many "
+    "[default: N].",
+)
 def batch(**flags: Any) -> int:
     """Generate images from a file of prompts.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,8 +13,9 @@ import anyio
 import attrs
 
 from imagen_async.batch.schema import HeldJournalError
-from imagen_async.batch.shards import Shard, all_shards
+from imagen_async.batch.shards import Shard, all_shards, share_of_rate
 from imagen_async.batch.status import FolderStatus, batch_status, folder_status
+from imagen_async.batch.workers import NoPlaceError, worker_place
 from imagen_async.cli.client import RequestFlags
 from imagen_async.cli.console import note
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL
@@ -21,13 +24,15 @@ from imagen_async.errors import ConfigurationError
 from imagen_async.storage.offload import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Self
 
 LOOKS: Final = 3
 """How often a shard is tried that another process holds: one that only looks is soon done."""
 PAUSE: Final = 0.3
 """Seconds between them."""
+WAIT: Final = 60.0
+"""Seconds that a worker waits for another's place: a scheduler starts one as another ends."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +43,8 @@ class ShardFlags(RequestFlags):
     out: str
     shards: int | None = None
     shard: int | None = None
+    workers: int | None = None
+    rpm: float | None = None
     on_unknown: str = "hold"
     retry_failed: bool = False
     dry_run: bool = False
@@ -51,6 +58,8 @@ class ShardFlags(RequestFlags):
         if self.shards is None:
             if self.shard is not None:
                 raise ConfigurationError("--shard needs --shards, the number of all of them.")
+            if self.workers is not None:
+                raise ConfigurationError("--workers needs --shards: it divides --rpm among them.")
             return
         if self.source == "-":
             raise ConfigurationError("With --shards every worker reads the input: give a file.")
@@ -70,11 +79,17 @@ class ShardFlags(RequestFlags):
         """The folder of the run, as it is shown."""
         return Path(self.out) if self.chosen is None else Path(self.out, self.chosen.name)
 
-    def share(self, requests_per_minute: float | None) -> float | None:
-        """Return what this process may send: all shards may run at once."""
-        if requests_per_minute is None or self.shards is None:
-            return requests_per_minute
-        return Shard(0, of=self.shards).rate(requests_per_minute)
+    @property
+    def places(self) -> int:
+        """How many workers may run at once."""
+        return min(self.workers or self.shards or 1, self.shards or 1)
+
+    @property
+    def rate(self) -> float | None:
+        """What this process may send in a minute: its share, if there may be other workers."""
+        if self.rpm is None or self.shards is None:
+            return self.rpm
+        return share_of_rate(self.rpm, self.places)
 
     def with_shard(self, shard: Shard) -> Self:
         """Return the flags of one shard's run."""
@@ -83,6 +98,26 @@ class ShardFlags(RequestFlags):
     def passes(self, status: FolderStatus) -> bool:
         """Return whether a shard that stands so is left alone: nothing of it would be sent."""
         return status.phase == "ended" and not self.retry_failed and self.on_unknown == "hold"
+
+
+@contextlib.asynccontextmanager
+async def place_held(flags: ShardFlags) -> AsyncIterator[None]:
+    """Hold a worker's place in the block if the workers divide a rate; wait a while for one.
+
+    Raises:
+        ConfigurationError: If none becomes free, or other workers divide it otherwise.
+    """
+    end = time.monotonic() + WAIT
+    with contextlib.ExitStack() as stack:
+        while flags.rpm is not None and not flags.dry_run:
+            try:
+                stack.enter_context(worker_place(Path(flags.out), flags.places))
+                break
+            except NoPlaceError:
+                if time.monotonic() > end:
+                    raise
+                await anyio.sleep(PAUSE)
+        yield
 
 
 async def run_shard(run: Callable[[], Awaitable[int]]) -> int:

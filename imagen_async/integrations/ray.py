@@ -20,7 +20,7 @@ import attrs
 from imagen_async.batch.prompts import read_source
 from imagen_async.batch.schema import HeldJournalError
 from imagen_async.batch.shard_run import ShardRun
-from imagen_async.batch.shards import Shard, all_shards
+from imagen_async.batch.shards import Shard, all_shards, share_of_rate
 from imagen_async.batch.source import Source
 from imagen_async.batch.status import FolderStatus, batch_status, folder_status
 from imagen_async.client import AsyncImagen
@@ -74,7 +74,7 @@ class ClientConfig:
         """Return the configuration of one of so many workers; where to ask is settled here."""
         limits, base_url = self.limits, self.base_url or os.environ.get("IMAGEN_BASE_URL")
         if (rate := limits.requests_per_minute) is not None:
-            share = Shard(0, of=workers).rate(rate)
+            share = share_of_rate(rate, workers)
             limits = attrs.evolve(limits, requests_per_minute=share)
         return attrs.evolve(self, limits=limits, base_url=base_url)
 

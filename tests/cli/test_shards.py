@@ -4,9 +4,11 @@ import json
 import signal
 from pathlib import Path
 
+import attrs
 import pytest
 
 from imagen_async.batch.shards import all_shards
+from imagen_async.batch.workers import worker_place
 from imagen_async.cli.shards import ShardFlags
 from imagen_async.emulator import Emulator
 from tests.cli.processes import until
@@ -62,6 +64,7 @@ def test_status_and_merge(cli, gateway, prompts):
     ("arguments", "says"),
     [
         (["in.txt", "--shard", "0"], "--shards"),
+        (["in.txt", "--workers", "2"], "--shards"),
         (["-", "--shards", "2"], "give a file"),
         (["in.txt", "--shards", "2", "--dry-run"], "--shard"),
         (["in.txt", "--shards", "2", "--shard", "2"], "from 0 to 1"),
@@ -117,11 +120,33 @@ def test_a_dry_run_of_one_shard(cli, gateway, prompts):
 
 
 def test_the_rate_is_divided(prompts):
-    """Each worker keeps to its shard's share of --rpm."""
-    flags = ShardFlags(source=prompts, out="shots", shards=4, shard=1)
-    assert flags.share(60) == pytest.approx(15)
-    assert flags.share(None) is None
-    assert ShardFlags(source=prompts, out="shots").share(60) == 60
+    """Each worker keeps to its share of --rpm: of as many as may run at once."""
+    flags = ShardFlags(source=prompts, out="shots", shards=4, shard=1, rpm=60)
+    assert flags.rate == pytest.approx(15)
+    assert attrs.evolve(flags, workers=2).rate == pytest.approx(30)
+    assert attrs.evolve(flags, workers=9).rate == pytest.approx(15)
+    assert attrs.evolve(flags, rpm=None).rate is None
+    assert ShardFlags(source=prompts, out="shots", rpm=60).rate == 60
+
+
+def test_no_more_workers_than_the_rate_is_divided_by(cli, gateway, prompts, monkeypatch):
+    """Where --rpm is divided, a worker too many waits and is refused, and so is another number."""
+    monkeypatch.setattr("imagen_async.cli.shards.WAIT", 0.1)
+    words = ("batch", prompts, "--out", "shots", "--shards", "4", "--rpm", "6e6")
+    assert cli(*words, "--workers", "2", "--shard", "0").code == 0
+    sent = len(gateway.requests)
+    with worker_place(Path("shots"), 2):
+        refused = cli(*words)
+        assert refused.code == 2
+        assert "another number than 4" in refused.err
+        with worker_place(Path("shots"), 2):
+            refused = cli(*words, "--workers", "2")
+            assert refused.code == 2
+            assert "2 workers run" in refused.err
+        assert len(gateway.requests) == sent
+        assert cli(*words, "--workers", "2").code == 0
+    assert cli(*words).code == 0
+    assert len(gateway.requests) == 40
 
 
 def test_workers_share_a_batch_and_one_is_killed(spawn, cli, monkeypatch, prompts):
