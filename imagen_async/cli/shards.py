@@ -80,9 +80,20 @@ class ShardFlags(RequestFlags):
         return Path(self.out) if self.chosen is None else Path(self.out, self.chosen.name)
 
     @property
+    def again(self) -> bool:
+        """Whether shards at their end have something to send again: once, so by one worker."""
+        return self.retry_failed or self.on_unknown != "hold"
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other worker may take free shards: it would send the same things again."""
+        return self.again and self.shard is None
+
+    @property
     def places(self) -> int:
         """How many workers may run at once."""
-        return min(self.workers or self.shards or 1, self.shards or 1)
+        most = self.shards or 1
+        return 1 if self.alone else min(self.workers or most, most)
 
     @property
     def rate(self) -> float | None:
@@ -97,24 +108,26 @@ class ShardFlags(RequestFlags):
 
     def passes(self, status: FolderStatus) -> bool:
         """Return whether a shard that stands so is left alone: nothing of it would be sent."""
-        return status.phase == "ended" and not self.retry_failed and self.on_unknown == "hold"
+        return status.phase == "ended" and not self.again
 
 
 @contextlib.asynccontextmanager
 async def place_held(flags: ShardFlags) -> AsyncIterator[None]:
-    """Hold a worker's place in the block if the workers divide a rate; wait a while for one.
+    """Hold a worker's place in the block, if there is a rate to divide or it must be alone.
+
+    Where a rate is divided it is waited for a while.
 
     Raises:
         ConfigurationError: If none becomes free, or other workers divide it otherwise.
     """
     end = time.monotonic() + WAIT
     with contextlib.ExitStack() as stack:
-        while flags.rpm is not None and not flags.dry_run:
+        while flags.alone or flags.rpm is not None:
             try:
                 stack.enter_context(worker_place(Path(flags.out), flags.places))
                 break
             except NoPlaceError:
-                if time.monotonic() > end:
+                if flags.alone or time.monotonic() > end:
                     raise
                 await anyio.sleep(PAUSE)
         yield

@@ -190,6 +190,7 @@ def run_shards(
         prompt_column: As in ``read_source``.
         id_column: As in ``read_source``.
         max_retries: How often Ray runs the task of a dead worker or node again; -1 for no bound.
+            With ``on_unknown="resend"`` it is not: that would buy again what was under way.
         on_progress: Called here whenever a shard has come to an end.
         **options: As in ``AsyncImagen.batch``.
 
@@ -208,6 +209,8 @@ def run_shards(
         options=options,
     )
     work.check(shards)
+    if options.get("on_unknown") == "resend":
+        max_retries = 0  # run again, it would also send what was under way when the worker died
     # Only a worker's or node's death is retried: an error of ours says that it cannot be run so.
     task = ray.remote(_run_shard).options(max_retries=max_retries, retry_exceptions=False)
     progress = Progress(shards=shards)

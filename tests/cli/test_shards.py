@@ -149,6 +149,20 @@ def test_no_more_workers_than_the_rate_is_divided_by(cli, gateway, prompts, monk
     assert len(gateway.requests) == 40
 
 
+def test_what_is_sent_again_is_sent_by_one_worker(cli, gateway, prompts):
+    """Of workers that are to resend what is unknown one runs, and each item is sent once more."""
+    words = ("batch", prompts, "--out", "shots", "--shards", "4")
+    gateway.fail_next("504", times=3)
+    assert cli(*words).code == 3
+    again = (*words, "--on-unknown", "resend")
+    with worker_place(Path("shots"), 1):
+        refused = cli(*again)
+        assert (refused.code, len(gateway.requests)) == (2, 40)
+        assert "1 workers run" in refused.err
+    assert cli(*again).code == 0
+    assert len(gateway.requests) == 43
+
+
 def test_workers_share_a_batch_and_one_is_killed(spawn, cli, monkeypatch, prompts):
     """Three workers, one killed: the others take its shard up, and nothing is bought twice."""
     with Emulator(latency=0.05, draw="tiny") as emulator:

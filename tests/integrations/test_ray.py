@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from imagen_async import ConfigurationError, Limits
+from imagen_async.batch.status import batch_status
 from imagen_async.emulator import Emulator
 from imagen_async.integrations.ray import ClientConfig, Progress, run_shards
 from tests.batch.runs import view
@@ -158,6 +159,51 @@ def test_killed_workers_pay_nothing_twice(
     assert [each.ended for each in progress] == [1, 2, 3, 4]
     last = progress[-1]
     assert (last.done, last.unknown) == (report.done, report.unknown)
+
+
+def test_a_killed_worker_that_resends_is_not_run_again(
+    cluster: None, emulator: Emulator, tmp_path: Path
+) -> None:
+    """What was under way at the kill is not sent again with what was to be resent."""
+    source, seen = write_prompts(tmp_path, 60), set[int]()
+    config = ClientConfig(base_url=emulator.base_url, limits=Limits(concurrency=CONCURRENCY))
+
+    def killer() -> None:
+        while len(emulator.requests) < 12:
+            time.sleep(0.01)
+        kill_worker("_run_shard", seen)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    status = run_shards(
+        source, tmp_path / "out", shards=1, client=config, on_unknown="resend", max_retries=9
+    )
+    thread.join()
+    emulator.assert_charged_once()
+    assert status.phases("cut off") == ["shard-0000-of-0001"]
+    assert 0 < status.report.unknown <= CONCURRENCY
+
+
+def test_an_interrupted_driver_lets_workers_finish(
+    cluster: None, emulator: Emulator, tmp_path: Path
+) -> None:
+    """Ctrl-C on the driver stops the workers, and what was in flight is finished and kept."""
+    source = write_prompts(tmp_path, 200)
+    config = ClientConfig(base_url=emulator.base_url, limits=Limits(concurrency=CONCURRENCY))
+
+    def interrupt() -> None:
+        while len(emulator.requests) < 12:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_shards(source, tmp_path / "out", shards=4, workers=2, client=config)
+    thread.join()
+    report = batch_status(tmp_path / "out").report
+    assert report.unknown == 0
+    assert report.done == len(emulator.requests) < 200
 
 
 def test_another_number_of_shards_is_refused_before_any_task(
