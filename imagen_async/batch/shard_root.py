@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from imagen_async.batch import recovery, schema
+from imagen_async.batch import recovery
 from imagen_async.batch.defaults import changes
 from imagen_async.batch.mounts import shared_lock_problem
 from imagen_async.batch.records import request_fields
@@ -131,16 +131,6 @@ def read_root(root: Path) -> ShardTerms | None:
         raise ConfigurationError(
             f"{printable(str(path), 300)} cannot be read; restore it."
         ) from None
-
-
-def is_root(folder: Path) -> bool:
-    """Return whether a folder holds the shards of a batch."""
-    try:
-        return read_root(folder) is not None
-    except ConfigurationError:
-        if (folder / schema.NAME).exists():
-            return False
-        raise
 
 
 def _check_free(root: Path, names: set[str]) -> None:

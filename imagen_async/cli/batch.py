@@ -158,7 +158,7 @@ class _BatchSession:
         self._imagen = imagen
         self._run = run
         self._gate = gate
-        self._total = count_rows(flags.source, flags.limit)
+        self._total = None if flags.shards else count_rows(flags.source, flags.limit)
         self._rate = Rate()
         self._errors = 0
         self._progress: Progress | None = None

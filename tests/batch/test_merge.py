@@ -208,3 +208,16 @@ def test_files_of_an_item_in_doubt_are_named_from_above() -> None:
     rows = {name: json.loads(line) for name, line in lines(item, "shard/")}
     assert rows["metadata.jsonl"]["file_name"] == "shard/images/a.png"
     assert rows["unknown.jsonl"]["files"] == ["shard/images/a.png"]
+
+
+async def test_a_disk_that_does_not_take_the_lists_is_told(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    """A merge that cannot write says so in a line, and the lists before it stay."""
+    await run_shards(emulator, tmp_path)
+    merge(tmp_path, gallery=False)
+    before = (tmp_path / "metadata.jsonl").read_bytes()
+    (tmp_path / ".failed.jsonl.part").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot write to"):
+        merge(tmp_path)
+    assert (tmp_path / "metadata.jsonl").read_bytes() == before

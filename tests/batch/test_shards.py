@@ -131,6 +131,8 @@ async def test_a_batch_in_shards(tmp_path: Path, emulator: Emulator) -> None:
         ({"model": "other"}, "model was 'imagen4' and is 'other'"),
         ({"defaults": {"n": 2}}, "n was not set and is 2"),
         ({"text": "another\n"}, "the input is not the file that it was"),
+        ({"column": "text"}, "prompt_column was prompt and is text"),
+        ({"emulator": True}, "and is emulator"),
     ],
 )
 @pytest.mark.parametrize("plan", [False, True])
@@ -147,9 +149,9 @@ async def test_another_number_input_or_option_is_refused(
     sent = len(emulator.ledger)
     options = {"shard": Shard(1, of=2), **change}
     source.write_text(options.pop("text", source.read_text()))
-    model = options.pop("model", "imagen4")
+    model, column = options.pop("model", "imagen4"), options.pop("column", "prompt")
     async with client_on(emulator, model=model) as imagen:
-        run = imagen.batch(read_source(source), out=out, **options)
+        run = imagen.batch(read_source(source, prompt_column=column), out=out, **options)
         begin = run.plan if plan else run.__aenter__
         with pytest.raises(ConfigurationError, match=words):
             await begin()
@@ -208,6 +210,10 @@ async def test_folders_of_other_kinds_are_refused(tmp_path: Path, core: Any) -> 
     (lost / "run.json").unlink()
     with pytest.raises(ConfigurationError, match="restore it"):
         claim_root(lost, shard, terms)
+    other_file = tmp_path / "file"
+    other_file.touch()
+    with pytest.raises(ConfigurationError, match="choose another folder"):
+        claim_root(other_file / "out", shard, terms)
     (lost / "run.json").write_text("{")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         claim_root(lost, shard, terms)

@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from imagen_async.batch.journal import look
 from imagen_async.batch.shards import all_shards
 from imagen_async.batch.workers import worker_place
 from imagen_async.cli.shards import ShardFlags
@@ -161,6 +162,25 @@ def test_what_is_sent_again_is_sent_by_one_worker(cli, gateway, prompts):
         assert "1 workers run" in refused.err
     assert cli(*again).code == 0
     assert len(gateway.requests) == 43
+
+
+def test_a_shard_that_another_process_holds(cli, gateway, prompts, monkeypatch):
+    """--shard is refused there; without it the worker runs the others, and says who runs it."""
+    monkeypatch.setattr("imagen_async.cli.shards.PAUSE", 0.01)
+    words = ("batch", prompts, "--out", "shots", "--shards", "2")
+    assert cli(*words, "--shard", "1").code == 0
+    sent = len(gateway.requests)
+    with look(Path("shots/shard-0001-of-0002")):
+        refused = cli(*words, "--shard", "1")
+        assert refused.code == 2
+        assert "another process runs this batch" in refused.err
+        assert len(gateway.requests) == sent
+        ended = cli(*words)
+        assert ended.code == 3
+        assert "Run by other processes: shard-0001-of-0002." in ended.err
+        assert "1 running" in cli("status", "shots").out
+    assert len(gateway.requests) == 40
+    assert cli(*words).code == 0
 
 
 def test_workers_share_a_batch_and_one_is_killed(spawn, cli, monkeypatch, prompts):
