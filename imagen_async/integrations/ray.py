@@ -53,7 +53,7 @@ class ClientConfig:
             among the workers. ``concurrency`` is each worker's.
         retry: As in AsyncImagen.
         timeouts: As in AsyncImagen.
-        proxy: As in AsyncImagen.
+        proxy: As in AsyncImagen, without a password: with ``trust_env`` each node has its own.
         trust_env: As in AsyncImagen.
         allow_private: As in AsyncImagen.
         idempotency: As in AsyncImagen.
