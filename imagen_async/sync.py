@@ -6,7 +6,6 @@ import functools
 import weakref
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
-from imagen_async.batch.source import with_source
 from imagen_async.blocking.portal import Portal
 from imagen_async.blocking.run import BlockingRun
 from imagen_async.blocking.stream import BlockingStream
@@ -180,7 +179,7 @@ class Imagen:
             give_up_after=give_up_after,
             emulator=emulator,
             gallery=gallery,
-            shard=shard and with_source(shard, prompts),
+            shard=shard and shard.reading(prompts),
         )
         return BlockingRun(self, self._portal, prompts, open_run, self._bound, limit=limit)
 

@@ -10,7 +10,6 @@ import attrs
 
 from imagen_async.batch.run import Run
 from imagen_async.batch.shard_root import claim_root
-from imagen_async.batch.source import with_source
 from imagen_async.storage.offload import in_thread
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class ShardRun(Run):
         self, core: Core, requests: Requests, root: Path, options: RunOptions, shard: Shard
     ) -> None:
         self._root = Path(root).absolute()
-        shard = with_source(shard, requests)
+        shard = shard.reading(requests)
         super().__init__(core, requests, self._root / shard.name, options)
         self._claim = partial(claim_root, self._root, shard, self._terms)
 

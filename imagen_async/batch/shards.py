@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.batch.identity import short
+from imagen_async.batch.source import Source, SourceRows
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from imagen_async.batch.source import Source
 
 
 def _place(shard: Shard, _: attrs.Attribute[Any], index: Any) -> None:
@@ -48,6 +47,12 @@ class Shard:
     def name(self) -> str:
         """Its folder's name, such as ``shard-0003-of-0064``."""
         return f"shard-{self.index:04}-of-{self.of:04}"
+
+    def reading(self, rows: object) -> Shard:
+        """Return the shard of these rows, which knows their file if they come from one."""
+        if isinstance(rows, SourceRows) and self.source is None:
+            return attrs.evolve(self, source=rows.source)
+        return self
 
     def holds(self, digest: bytes) -> bool:
         """Return whether rows with this digest are its own; see ``identity.body_digest``."""

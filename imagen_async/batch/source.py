@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imagen_async.batch.prompts import Requests, Row
-    from imagen_async.batch.shards import Shard
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -30,7 +29,7 @@ class Source:
 
 
 @attrs.define(eq=False)
-class SourceRows:
+class SourceRows(Generic[T]):
     """An iterator over the rows of a file, or of standard input.
 
     Args:
@@ -38,22 +37,15 @@ class SourceRows:
     """
 
     given: Source
-    _rows: Iterator[Row]
+    _rows: Iterator[T]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[T]:
         return self
 
-    def __next__(self) -> Row:
+    def __next__(self) -> T:
         return next(self._rows)
 
     @property
     def source(self) -> Source | None:
         """The file; None if it is none that can be read again."""
         return self.given if self.given.path.is_file() else None
-
-
-def with_source(shard: Shard, requests: Requests) -> Shard:
-    """Return a shard that knows the file of its rows, if they come from one."""
-    if isinstance(requests, SourceRows) and shard.source is None:
-        return attrs.evolve(shard, source=requests.source)
-    return shard
