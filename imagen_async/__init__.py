@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from imagen_async.batch.report import Report
     from imagen_async.batch.run import Run
     from imagen_async.batch.settling import Settled, SettledItem
+    from imagen_async.batch.shards import Shard
     from imagen_async.blocking.run import BlockingRun
     from imagen_async.blocking.stream import BlockingStream
     from imagen_async.client import AsyncImagen
@@ -106,6 +107,7 @@ __all__ = [
     "ServerFailedError",
     "Settled",
     "SettledItem",
+    "Shard",
     "SpoiledAnswerError",
     "Stats",
     "Stream",
@@ -122,6 +124,7 @@ _ROOMS = {
     "batch.report": ("Report",),
     "batch.run": ("Run",),
     "batch.settling": ("Settled", "SettledItem"),
+    "batch.shards": ("Shard",),
     "batch.prompts": ("Row", "read_source"),
     "blocking.run": ("BlockingRun",),
     "blocking.stream": ("BlockingStream",),

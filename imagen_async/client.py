@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from imagen_async.batch.prompts import Requests
     from imagen_async.batch.run import Run
     from imagen_async.batch.settling import Settled
+    from imagen_async.batch.shards import Shard
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
     from imagen_async.policy.settlement import LogName
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 class AsyncImagen:
     """Generate images over one gateway, concurrently, and never buy one twice in silence.
 
-    It may be made anywhere, before a loop runs too, and used in one running loop at a time;
-    ``asyncio.run`` twice in a row is fine. Use it as an async context manager, or call ``aclose``.
+    It may be made anywhere, and used in one running loop at a time, ``asyncio.run`` twice in a row
+    too. Use it as an async context manager, or call ``aclose``.
 
     Args:
         base_url: Where the gateway answers, ``/v1`` included; else ``IMAGEN_BASE_URL``.
@@ -61,8 +62,7 @@ class AsyncImagen:
             ``X-Client-Request-Id`` and ``x-litellm-call-id``, by which gateways log them.
         key_honoured: Whether the gateway is known to charge once for each ``Idempotency-Key``. What
             may have been charged is then sent again under its key, ``max_sends`` times at most.
-        on_event: Called on the loop with each event of ``imagen_async.session.events``; several
-            functions may be given.
+        on_event: Called on the loop with each event; several functions may be given.
 
     Raises:
         ConfigurationError: If something is missing or cannot work; it says what to do.
@@ -267,15 +267,15 @@ class AsyncImagen:
         give_up_after: float | None = None,
         emulator: bool = False,
         gallery: bool = True,
+        shard: Shard | None = None,
     ) -> Run:
         """Generate images from many prompts into a folder; a context manager over outcomes.
 
         It is journalled: a folder that holds a batch is gone on with, what is done is skipped, what
-        may have been charged is not sent again unless told so. Leaving the block waits for what is
-        in flight.
+        may have been charged is not sent again. Leaving the block waits for what is in flight.
 
         Args:
-            prompts: Prompts, requests, or rows of ``imagen_async.batch.prompts``; pulled lazily.
+            prompts: Prompts, requests, or rows of ``read_source``; pulled lazily.
             out: The folder; made if it is not there.
             ordered: Whether outcomes come in input order.
             on_unknown: What to do with items of earlier runs that may have been charged: ``hold``
@@ -285,23 +285,23 @@ class AsyncImagen:
             limit: How many prompts to take; None for all.
             defaults: Fields of a request, such as ``aspect_ratio`` or ``n``, for prompts that do
                 not set them; kept in ``run.json`` together with the client's model.
-            new_options: Whether to go on although these are not those that the batch was begun
-                with: prompts are then bought again.
+            new_options: Whether to go on with other ones, and buy prompts again.
             price_per_image: In any currency; for the report and the budget.
             budget: The most that may be spent on this folder, in the same currency.
             max_failures: How many items may end without an image before the run stops.
             give_up_after: Seconds without an answer other than a refusal, after which the run
-                stops and leaves the rest pending; None for 60 if nothing was ever reached, else
-                1,800.
+                stops; None for 60 if nothing was ever reached, else 1,800.
             emulator: Whether the endpoint is an emulator of your own, new at every run.
             gallery: Whether to write ``index.html`` at the end.
+            shard: Which part of the prompts to take; ``out`` is then the folder over the shards'.
+                The budget is divided among them; the client's limits are not.
 
         Raises:
             ConfigurationError: If an option or the folder cannot be used; it says what to do.
         """
         # Here, for it takes a fifth of the package's import, and most scripts run no batch.
         from imagen_async.batch.intake import RunOptions
-        from imagen_async.batch.run import Run
+        from imagen_async.batch.shard_run import open_run
 
         options = RunOptions(
             ordered=ordered,
@@ -316,8 +316,9 @@ class AsyncImagen:
             give_up_after=give_up_after,
             emulator=emulator,
             gallery=gallery,
+            shard=shard,
         )
-        return Run(self._core, prompts, Path(out), options)
+        return open_run(self._core, prompts, Path(out), options)
 
     async def settle(
         self,
@@ -329,8 +330,7 @@ class AsyncImagen:
     ) -> Settled:
         """Ask the gateway's own log what was charged of what a batch has in doubt.
 
-        What was not is sent by the batch's next run, what was stays listed with the gateway's id,
-        and what the log does not prove stays in doubt.
+        What was not is sent by the next run, and what was stays listed with the gateway's id.
 
         Args:
             out: The batch's folder.
@@ -370,8 +370,8 @@ class AsyncImagen:
 
         Args:
             image: Downloaded first if it is a link.
-            path: A file, or a folder that exists. Without a suffix it gets that of the bytes; if
-                the given suffix disagrees with them, it is kept and a UserWarning says so.
+            path: A file, or a folder that exists. It gets the suffix of the bytes if it has none; one
+                that disagrees with them is kept, and a UserWarning says so.
             overwrite: Whether an existing file is replaced; otherwise the name is numbered.
 
         Raises:

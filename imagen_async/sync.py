@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from imagen_async.batch.intake import OnUnknown
     from imagen_async.batch.prompts import Requests
+    from imagen_async.batch.shards import Shard
     from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.retry import RetryPolicy
     from imagen_async.session.events import OnEvent
@@ -164,6 +165,7 @@ class Imagen:
         give_up_after: float | None = None,
         emulator: bool = False,
         gallery: bool = True,
+        shard: Shard | None = None,
     ) -> BlockingRun:
         open_run = functools.partial(
             self._client.batch,
@@ -180,6 +182,7 @@ class Imagen:
             give_up_after=give_up_after,
             emulator=emulator,
             gallery=gallery,
+            shard=shard and shard.reading(prompts),
         )
         return BlockingRun(self, self._portal, prompts, open_run, self._bound, limit=limit)
 

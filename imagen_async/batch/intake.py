@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from imagen_async.batch.defaults import Defaults
     from imagen_async.batch.recovery import KnownItems
     from imagen_async.batch.run_context import RunContext
+    from imagen_async.batch.shards import Shard
     from imagen_async.wire.request import GenerationRequest
 
 OnUnknown: TypeAlias = Literal["hold", "resend", "drop"]
@@ -56,6 +57,7 @@ class RunOptions:
             for the usual limits.
         emulator: Whether the endpoint is an emulator of the caller's, new at every run.
         gallery: Whether to write ``index.html`` at the end.
+        shard: Which part of the rows to take, and of the budget.
 
     Raises:
         ConfigurationError: If a value is out of range, or a budget has no price.
@@ -73,12 +75,22 @@ class RunOptions:
     give_up_after: float | None = attrs.field(default=None, validator=_POSITIVE)
     emulator: bool = False
     gallery: bool = True
+    shard: Shard | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.on_unknown not in ("hold", "resend", "drop"):
             raise ConfigurationError("on_unknown must be 'hold', 'resend' or 'drop'.")
         if self.budget is not None and self.price_per_image is None:
             raise ConfigurationError("A budget needs price_per_image, in the same currency.")
+        if self.shard is not None and self.new_options:
+            raise ConfigurationError(
+                "A shard cannot go on with other options: its rows would be another shard's; "
+                "leave new_options out, or choose another folder."
+            )
+        if self.shard is not None and self.limit is not None:
+            raise ConfigurationError(
+                "A shard takes its rows of the whole input; give a shorter input instead of limit."
+            )
 
     def leaves(self, state: State) -> bool:
         """Return whether items in this state are not touched."""
@@ -92,10 +104,11 @@ class RunOptions:
 
     @property
     def allowance(self) -> float | None:
-        """How many images the budget buys."""
+        """How many images the budget buys; of a shard, its share."""
         if self.budget is None or self.price_per_image is None:
             return None
-        return self.budget / self.price_per_image + 1e-9
+        images = self.budget / self.price_per_image + 1e-9
+        return images if self.shard is None else self.shard.part(int(images))
 
 
 @attrs.frozen
@@ -146,6 +159,7 @@ class RowClassifier:
         self._options = options
         self._defaults = defaults
         self._duplicates = DuplicateCounter()
+        self._shard = options.shard
         self._left = frozenset(state for state in State if options.leaves(state))
         self.settled: Counter[tuple[State, Charge]] = Counter()
         self.bought_before: int = 0
@@ -166,13 +180,15 @@ class RowClassifier:
         self.exhausted = True
 
     def _classify(self, position: int, row: Row) -> InputRow | None:
-        request = row.request
+        request, shard = row.request, self._shard
         if request is None or row.error is not None:
-            return InputRow(position, row)
+            return self._wrong(position, row)
         try:
             digest = body_digest(request, self._defaults)
         except InvalidRequestError as unfit:
-            return InputRow(position, attrs.evolve(row, error=unfit))
+            return self._wrong(position, attrs.evolve(row, error=unfit))
+        if shard is not None and not shard.holds(digest):
+            return None
         identity = self._duplicates.enter(digest)
         known = self.known.find(identity)
         if known is not None and known[0] in self._left:
@@ -185,6 +201,10 @@ class RowClassifier:
         if state is None and found.charged and self._options.on_unknown != "resend":
             return attrs.evolve(found, row=attrs.evolve(row, error=_paid_before(row)))
         return found
+
+    def _wrong(self, position: int, row: Row) -> InputRow | None:
+        mine = self._shard is None or self._shard.holds_line(position)
+        return InputRow(position, row) if mine else None
 
 
 def _paid_before(row: Row) -> InvalidRequestError:

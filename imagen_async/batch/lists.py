@@ -22,7 +22,7 @@ from imagen_async.errors import Charge
 from imagen_async.storage import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from imagen_async.batch.ports import JournalView
@@ -32,6 +32,8 @@ METADATA = "metadata.jsonl"
 FAILED = "failed.jsonl"
 UNKNOWN = "unknown.jsonl"
 REPORT = "report.json"
+IMAGE_LINE = b'{"file_name": "'
+"""How each line of an image begins."""
 _PRETTY = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "))
 _ASCII = json.JSONEncoder(separators=(", ", ": "))
 _LOST = KeptError(
@@ -56,11 +58,16 @@ def line(row: Mapping[str, Any]) -> bytes:
         return _ASCII.encode(row).encode() + b"\n"
 
 
-def lines(item: Item) -> Iterator[Line]:
-    """Yield the lines that show an item: its images that are whole, and how it failed."""
+def lines(item: Item, home: str = "") -> Iterator[Line]:
+    """Yield the lines that show an item: its images that are whole, and how it failed.
+
+    Args:
+        item: As the journal keeps it.
+        home: What files' names begin with where the lists lie above the run's folder.
+    """
     for image in item.files.values():
         if not is_cut(image.file_name or ""):
-            yield METADATA, line(_image_row(item, image))
+            yield METADATA, line(_image_row(item, image, home))
     if item.state is not State.FAILED and item.state not in _DOUBTFUL:
         return
     told = item.error or (_WAITING if item.state is State.RECEIVED else _LOST)
@@ -70,18 +77,18 @@ def lines(item: Item) -> Iterator[Line]:
     if item.state is State.FAILED:
         yield FAILED, line(row)
         return
-    if files := list(item.files):
+    if files := [home + name for name in item.files]:
         row["files"] = files
     if item.state is State.DROPPED:
         row["dropped"] = True
     yield UNKNOWN, line(row)
 
 
-def _image_row(item: Item, image: KeptImage) -> Mapping[str, Any]:
+def _image_row(item: Item, image: KeptImage, home: str) -> Mapping[str, Any]:
     """Return one row of a Hugging Face imagefolder: every row has every column."""
     request, answer = item.row.request, item.answer
     return {
-        "file_name": image.file_name,
+        "file_name": f"{home}{image.file_name}",
         "id": item.row.id,
         "prompt": request.prompt,
         "model": request.model,
@@ -107,17 +114,38 @@ def rewrite(journal: JournalView, folder: Path) -> None:
     Raises:
         OSError: If the disk does not take them; the old ones stay.
     """
+    with replaced(folder) as add:
+        add(all_lines(journal))
+
+
+def all_lines(journal: JournalView, home: str = "") -> Iterator[Line]:
+    """Yield the lines of a whole journal; what was under way as it was left is in doubt."""
+    for item in journal.items((State.DONE, State.FAILED, *_DOUBTFUL, State.SENDING)):
+        if item.state is State.SENDING:
+            item.state, item.charge = State.UNKNOWN, max(item.charge, Charge.MAYBE)
+        yield from lines(item, home)
+    yield from map(refused_line, journal.refused())
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Callable[[Iterable[Line]], None]]:
+    """Yield what adds lines to new views, which replace the old ones at the end of the block.
+
+    Raises:
+        OSError: If the disk does not take them; the old ones stay.
+    """
     parts = {name: _part_of(folder / name) for name in (METADATA, FAILED, UNKNOWN)}
     files: dict[str, IO[bytes]] = {}
     with contextlib.ExitStack() as stack:
         for name, part in parts.items():
             stack.callback(disk.remove, part)
             files[name] = stack.enter_context(disk.open_private(part, "wb"))
-        for item in journal.items((State.DONE, State.FAILED, *_DOUBTFUL)):
-            for name, text in lines(item):
+
+        def add(found: Iterable[Line]) -> None:
+            for name, text in found:
                 files[name].write(text)
-        for name, text in map(refused_line, journal.refused()):
-            files[name].write(text)
+
+        yield add
         for file in files.values():
             file.close()
         for name, part in parts.items():

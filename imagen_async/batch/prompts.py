@@ -16,6 +16,7 @@ from typing import IO, Any, TypeAlias
 
 import attrs
 
+from imagen_async.batch.source import Source, SourceRows
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 from imagen_async.wire.request import REQUEST_FIELDS, GenerationRequest
 from imagen_async.wire.text import printable
@@ -97,7 +98,7 @@ def read_source(
     names = _Names(prompt_column, id_column)
     rows = _read(str(path), names)
     next(rows)  # opens the file and reads its header, so that what is wrong shows here
-    return rows
+    return SourceRows(Source(path, *attrs.astuple(names)), rows)
 
 
 async def as_rows(requests: Requests) -> AsyncIterator[Row]:

@@ -55,6 +55,10 @@ def claim_folder(folder: Path) -> None:
         ) from None
     if schema.NAME in names or not names:
         return
+    if any(name.startswith("shard-") for name in names):
+        raise ConfigurationError(
+            f"{shown} holds a batch in shards; say which (--shards N), or choose another folder."
+        )
     if names.intersection(schema.OURS):
         raise ConfigurationError(
             f"{shown} holds a batch without its {schema.NAME}, so what was paid for is not known; "

@@ -44,6 +44,7 @@ class Report:
             ``max_failures``, ``unreachable``, ``refused``, ``disk``,
             ``journal``, ``client``, or the reason given to ``stop``.
         problem: What stopped it, or went wrong with a view, as a sentence.
+        share: How many images this shard's part of the budget buys; None without shards or budget.
     """
 
     total: int
@@ -72,6 +73,7 @@ class Report:
     partial: bool
     stopped_by: str | None
     problem: str | None
+    share: int | None = None
 
     @property
     def ok(self) -> bool:

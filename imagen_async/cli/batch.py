@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from imagen_async.batch.prompts import read_source
+from imagen_async.batch.shard_run import ShardRun
+from imagen_async.batch.shards import Shard
 from imagen_async.cli.client import (
-    RequestFlags,
     interruptible,
     keep_bytes,
     open_client,
@@ -24,10 +25,12 @@ from imagen_async.cli.client import (
 from imagen_async.cli.console import logged, note, result, set_up, warn
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL
 from imagen_async.cli.progress import Rate, Snapshot, Watch
+from imagen_async.cli.shards import ShardFlags, place_held, run_shard, take_shards
 from imagen_async.cli.summary import Reasons, plan_lines, summary_lines
 from imagen_async.cli.words import cut, spoken_message
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
+from imagen_async.storage.offload import in_thread
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
@@ -47,26 +50,21 @@ _TAKEN: Final = 64
 
 
 @attrs.frozen(kw_only=True)
-class BatchFlags(RequestFlags):
+class BatchFlags(ShardFlags):
     """The flags of ``batch``."""
 
-    source: str
-    out: str
     arguments: tuple[str, ...] = ()
     concurrency: int = 8
-    rpm: float | None = None
     prompt_column: str = "prompt"
     id_column: str = "id"
     limit: int | None = None
     new_options: bool = False
     ordered: bool = False
     on_unknown: OnUnknown = "hold"
-    retry_failed: bool = False
     price_per_image: float | None = None
     budget: float | None = None
     max_failures: int | None = None
     give_up_after: float | None = None
-    dry_run: bool = False
 
 
 def batch(flags: BatchFlags) -> int:
@@ -78,6 +76,7 @@ def batch(flags: BatchFlags) -> int:
     set_up(quiet=flags.quiet)
     if flags.budget is not None and flags.price_per_image is None:
         raise ConfigurationError("--budget needs --price-per-image, in the same currency.")
+    flags.check()
     rows = _rows(flags)
     first = next(rows, None)
     if first is None:
@@ -95,14 +94,34 @@ def _can_be_read_again(flags: BatchFlags) -> bool:
 
 
 async def _batch(flags: BatchFlags, rows: Iterator[Row]) -> int:
-    limits = Limits(concurrency=flags.concurrency, requests_per_minute=flags.rpm)
+    limits = Limits(concurrency=flags.concurrency, requests_per_minute=flags.rate)
     watch = Watch()
     with logged(flags.verbose):
         async with open_client(flags, limits=limits, on_event=watch.hear) as imagen:
-            run = _open_run(flags, imagen, rows)
-            if flags.dry_run:
-                return _show_plan(flags, await run.plan())
-            return await _BatchSession(flags, imagen, run, watch).drive()
+            if flags.shards is None or flags.dry_run:
+                return await _run(flags, imagen, watch, rows)
+            return await _work(flags, imagen, watch)
+
+
+async def _run(flags: BatchFlags, imagen: AsyncImagen, watch: Watch, rows: Iterator[Row]) -> int:
+    run = _open_run(flags, imagen, rows)
+    if flags.dry_run:
+        return _show_plan(flags, await run.plan())
+    return await _BatchSession(flags, imagen, run, watch).drive()
+
+
+async def _work(flags: BatchFlags, imagen: AsyncImagen, watch: Watch) -> int:
+    """Work on the shard that was asked for, or on all that are free."""
+    one = flags.chosen or Shard(0, of=flags.shards or 1)
+    first = _open_run(flags.with_shard(one), imagen, _rows(flags))
+    assert isinstance(first, ShardRun)
+    await in_thread(first.claim)
+    async with place_held(flags):
+        if flags.chosen is not None:
+            return await run_shard(lambda: _run(flags, imagen, watch, _rows(flags)))
+        return await take_shards(
+            flags, lambda shard: _run(flags.with_shard(shard), imagen, watch, _rows(flags))
+        )
 
 
 def _open_run(flags: BatchFlags, imagen: AsyncImagen, rows: Iterator[Row]) -> Run:
@@ -120,6 +139,7 @@ def _open_run(flags: BatchFlags, imagen: AsyncImagen, rows: Iterator[Row]) -> Ru
         max_failures=flags.max_failures,
         give_up_after=flags.give_up_after,
         emulator=flags.emulator,
+        shard=flags.chosen,
     )
 
 
@@ -157,7 +177,7 @@ class _BatchSession:
         return DONE if self._run.report.ok else PARTIAL
 
     def _count(self) -> None:
-        if _can_be_read_again(self._flags):
+        if self._flags.shards is None and _can_be_read_again(self._flags):
             with contextlib.suppress(ConfigurationError):
                 rows = islice(_rows(self._flags), self._flags.limit)
                 self._total = sum(1 for _ in rows)
@@ -194,7 +214,7 @@ class _BatchSession:
 
     async def _end(self) -> None:
         report = self._run.report
-        folder = Path(self._flags.out)
+        folder = self._flags.folder
         page = folder / "index.html"
         gallery = page if page.exists() else None  # a run that was cancelled writes none
         lines = summary_lines(

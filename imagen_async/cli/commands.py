@@ -134,6 +134,27 @@ def generate(**flags: Any) -> int:
     help="Stop if nothing comes but refusals for so long [default: 60 if nothing was ever "
     "reached, else 1800].",
 )
+@options.shards(
+    "--shards",
+    type=options.COUNT,
+    metavar="N",
+    help="Divide the rows into N parts, each in a folder of its own below DIR: run the same "
+    "command on any number of machines, and each takes parts until none is free. --budget and "
+    "--rpm are divided, too.",
+)
+@options.shards(
+    "--shard",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="Only this part, counted from 0, such as a scheduler's index of the task.",
+)
+@options.shards(
+    "--workers",
+    type=options.COUNT,
+    metavar="W",
+    help="How many processes may work on the shards at once: --rpm is divided among so many "
+    "[default: N].",
+)
 @options.add(options.REQUEST)
 def batch(**flags: Any) -> int:
     r"""Generate images from a file of prompts.
@@ -193,6 +214,29 @@ def gallery(folder: str) -> int:
     from imagen_async.cli.gallery import gallery
 
     return gallery(folder)
+
+
+@imagen_async.command(cls=Command, examples=("imagen-async status shots",))
+@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.output("--json", "as_json", is_flag=True, help="As a JSON object.")
+def status(folder: str, as_json: bool) -> int:
+    """Say how a batch stands.
+
+    DIR is its folder, with or without shards, while it runs or after. Nothing is sent.
+    """
+    from imagen_async.cli.status import status
+
+    return status(folder, as_json=as_json)
+
+
+@imagen_async.command(cls=Command, examples=("imagen-async merge shots",))
+@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.output("--json", "as_json", is_flag=True, help="The report as JSON.")
+def merge(folder: str, as_json: bool) -> int:
+    """Write lists, report and gallery over all shards of a batch, and print the gallery's path."""
+    from imagen_async.cli.status import merge
+
+    return merge(folder, as_json=as_json)
 
 
 @imagen_async.command(

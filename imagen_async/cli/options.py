@@ -25,6 +25,7 @@ output: _Group = partial(click.option, cls=Option, group="Output")
 source: _Group = partial(click.option, cls=Option, group="Input")
 again: _Group = partial(click.option, cls=Option, group="Going on")
 money: _Group = partial(click.option, cls=Option, group="Money and limits")
+shards: _Group = partial(click.option, cls=Option, group="Shards")
 faults: _Group = partial(click.option, cls=Option, group="What goes wrong")
 times: _Group = partial(click.option, cls=Option, group="Time and limits")
 

@@ -1,1 +1,1 @@
-"""Where a batch meets other programs: what it made, in the formats that training reads."""
+"""What other programs are given: engines and formats."""

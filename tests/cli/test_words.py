@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async import errors
-from imagen_async.batch import schema
+from imagen_async.batch import schema, workers
 from imagen_async.batch.plan import Plan
 from imagen_async.batch.reasons import reason_of
 from imagen_async.batch.report import Report
@@ -41,6 +41,7 @@ CODES = {
     errors.UnfinishedTaskError: 5,
     errors.CallLogError: 5,
     schema.HeldJournalError: 2,
+    workers.NoPlaceError: 2,
     errors.NotSentError: 6,
     errors.RefusedError: 6,
     errors.OutcomeUnknownError: 6,

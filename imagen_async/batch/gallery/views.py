@@ -169,7 +169,7 @@ def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
         report=scalars({key: report.get(key) for key in _REPORTED}),
         in_doubt=len(doubts.rows),
         running=doubts.running,
-        retry=retry if again.isprintable() else {},
+        retry=retry if again.isprintable() and "shards" not in begun else {},
         lists={each: shlex.quote(f"{name}/{VIEWS[each]}") for each in ("failed", "unknown")},
     )
 

@@ -1,0 +1,64 @@
+"""One set of lists, one report and one gallery over all shards of a batch."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from imagen_async.batch import lists
+from imagen_async.batch.gallery import write_gallery
+from imagen_async.batch.shard_root import read_root
+from imagen_async.batch.shards import all_shards
+from imagen_async.batch.status import BatchStatus, FolderStatus, folder_status, whole_rows
+from imagen_async.errors import ConfigurationError
+from imagen_async.storage import disk
+from imagen_async.wire.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from imagen_async.batch.ports import JournalView
+
+
+def merge(root: Path, *, gallery: bool = True) -> BatchStatus:
+    """Write the lists, the report and the gallery of all shards into the folder over them.
+
+    Nothing is sent, and no shard is changed; it may be repeated at any time. A shard that runs is
+    told by the lists that it has written so far.
+
+    Args:
+        root: The folder over the shards' folders.
+        gallery: Whether to write ``index.html``.
+
+    Returns:
+        How the batch stands, as ``report.json`` then says.
+
+    Raises:
+        ConfigurationError: If it is no such folder, if a shard's journal cannot be trusted, or if
+            the disk does not take the files.
+    """
+    begun = read_root(root)
+    if begun is None:
+        shown = printable(str(root), 300)
+        raise ConfigurationError(f"{shown} holds no shards; name the folder given as --out.")
+    try:
+        with lists.replaced(root) as add:
+            found = tuple(_add(root / shard.name, add) for shard in all_shards(begun.shards))
+        status = BatchStatus(folders=found, shards=begun.shards)
+        lists.write_whole(root / lists.REPORT, json.dumps(status.as_json(), indent=1) + "\n")
+        if gallery:
+            write_gallery(root)
+    except OSError as error:
+        raise ConfigurationError(f"{disk.cannot_write(root, error)}.") from None
+    return status
+
+
+def _add(folder: Path, add: Callable[[Iterable[lists.Line]], None]) -> FolderStatus:
+    """Add the lines of one shard; its journal is the truth where its lists may not be."""
+    home = f"{folder.name}/"
+
+    def read(journal: JournalView | None) -> None:
+        add(whole_rows(folder, home) if journal is None else lists.all_lines(journal, home))
+
+    return folder_status(folder, read)
