@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import anyio
 import attrs
 import pytest
 
@@ -22,13 +23,15 @@ class SharedGate:
 
     Args:
         full: Whether nobody is let in.
+        late: Seconds that a permit takes on its way back, whatever happens meanwhile.
     """
 
-    def __init__(self, *, full: bool = False) -> None:
+    def __init__(self, *, full: bool = False, late: float = 0.0) -> None:
         self.local = LocalGate(Limits(concurrency=2))
         self.queued = self.in_flight = self.out = self.bindings = 0
         self.answers = 0
         self.full = full
+        self.late = late
 
     def bind(self) -> None:
         self.local.bind()
@@ -47,6 +50,9 @@ class SharedGate:
         except BaseException:
             await self.leave(permit)
             raise
+        if self.late:
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(self.late)
         return permit
 
     def answered(self, permit: Permit) -> None:
@@ -126,3 +132,13 @@ async def test_a_shared_gate_that_lets_nobody_in() -> None:
             await imagen.generate("p")
         assert imagen.stats().failed == 1
     assert gateway.posts == []
+
+
+@virtually
+async def test_a_permit_that_comes_too_late_goes_back() -> None:
+    """A call whose time ended while its permit was on the way sends nothing and returns it."""
+    gate, gateway = SharedGate(late=10.0), Gateway(answering())
+    async with client(gateway, gate) as imagen:
+        with pytest.raises(ImagenError, match="ran out in the queue"):
+            await imagen.generate("p", timeout=5)
+    assert (gateway.posts, gate.out, gate.local.in_flight) == ([], 0, 0)
