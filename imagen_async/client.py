@@ -370,8 +370,8 @@ class AsyncImagen:
 
         Args:
             image: Downloaded first if it is a link.
-            path: A file, or a folder that exists. It gets the suffix of the bytes if it has none; one
-                that disagrees with them is kept, and a UserWarning says so.
+            path: A file, or a folder that exists. It gets the suffix of the bytes if it has none;
+                one that disagrees with them is kept, and a UserWarning says so.
             overwrite: Whether an existing file is replaced; otherwise the name is numbered.
 
         Raises:
