@@ -192,6 +192,7 @@ class Attempt:
         open_sink: Callable[[], Sink],
         left: float,
         key_used_before: bool,
+        request: bytes = b"",
     ) -> Reply | FailedAttempt:
         """Send one request and judge what comes.
 
@@ -202,6 +203,7 @@ class Attempt:
             open_sink: Gives a place for the next embedded image.
             left: Seconds until the call's deadline.
             key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
+            request: The body once more: an answer may quote it.
         """
         receiver: _ErrorText | AnswerText | None = None
 
@@ -218,16 +220,16 @@ class Attempt:
         try:
             head = await transport.post(self.url, outgoing, headers, timer, on_head)
         except ExchangeError as error:
-            return self._broken(error, receiver, limit, key_used_before)
+            return self._broken(error, receiver, limit, key_used_before, request)
         except BaseException:
             if isinstance(receiver, AnswerText):
                 receiver.discard()
             raise
         masked = MaskedHeaders(head.headers, self.mask)
         if isinstance(receiver, AnswerText):
-            return self._read(head.status, masked, receiver)
+            return self._read(head.status, masked, receiver, request)
         assert receiver is not None
-        return self._refused(head.status, masked, receiver, key_used_before)
+        return self._refused(head.status, masked, receiver, key_used_before, request)
 
     def _broken(
         self,
@@ -235,6 +237,7 @@ class Attempt:
         receiver: _ErrorText | AnswerText | None,
         limit: float,
         key_used_before: bool,
+        request: bytes,
     ) -> Reply | FailedAttempt:
         """Judge by what came before the break: a refusal, part of an answer, or nothing."""
         phase = self._phase(broken, limit)
@@ -243,7 +246,7 @@ class Attempt:
             return FailedAttempt(judgement)
         status, headers = broken.head.status, MaskedHeaders(broken.head.headers, self.mask)
         if isinstance(receiver, _ErrorText):
-            return self._refused(status, headers, receiver, key_used_before)
+            return self._refused(status, headers, receiver, key_used_before, request)
         if not receiver.silent(broken):
             result = _salvaged(status, headers, receiver, f"{phase}, in its body")
             if self.key_honoured and isinstance(result, FailedAttempt):
@@ -254,7 +257,12 @@ class Attempt:
         return FailedAttempt(attrs.evolve(judgement, status=status, request_id=found))
 
     def _refused(
-        self, status: int, headers: MaskedHeaders, receiver: _ErrorText, key_used_before: bool
+        self,
+        status: int,
+        headers: MaskedHeaders,
+        receiver: _ErrorText,
+        key_used_before: bool,
+        request: bytes,
     ) -> FailedAttempt:
         judgement = judge_status(
             status,
@@ -263,6 +271,7 @@ class Attempt:
             key_used_before=key_used_before,
             key_honoured=self.key_honoured,
             server_errors_charged=self.server_errors_charged,
+            request=request,
             mask=self.mask,
         )
         return _failed(judgement, headers)
@@ -276,7 +285,7 @@ class Attempt:
         return broken.detail
 
     def _read(
-        self, status: int, headers: MaskedHeaders, receiver: AnswerText
+        self, status: int, headers: MaskedHeaders, receiver: AnswerText, request: bytes
     ) -> Reply | FailedAttempt:
         try:
             document = receiver.document()
@@ -299,6 +308,7 @@ class Attempt:
                 headers,
                 status,
                 server_errors_charged=self.server_errors_charged,
+                request=request,
                 mask=self.mask,
             )
             if judgement is not None:

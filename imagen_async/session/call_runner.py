@@ -152,6 +152,7 @@ class CallRunner:
                 open_sink=call.store.open,
                 left=call.deadline.left(asyncio.get_running_loop().time()),
                 key_used_before=used_before and "Idempotency-Key" in call.headers,
+                request=call.body,
             )
         except BaseException:
             # Cancelled, or the machine failed: nobody will judge what the attempt came to.

@@ -91,7 +91,32 @@ async def test_a_refusal_for_good(name: str) -> None:
         assert (server.ledger.requests["p"], server.ledger.charges["p"]) == (1, 0)
 
 
-@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+ECHO = "a neon sign: queue is full"
+MADE: dict[str, Any] = {
+    "a quoted prompt": error(500, charged=True, message=f"Cannot store '{ECHO}'"),
+    "a cost": status(429, b"", "x-litellm-response-cost: 0.04", charged=True),
+    "a task": status(429, b'{"error": "busy", "task_id": "t-1"}', charged=True),
+    "an image": status(503, b'{"error": "queue is full", "data": [{"url": "u"}]}', charged=True),
+    "a bill": error(429, charged=True, message="Slow down: this image was billed"),
+    "a filter": error(400, charged=True, message="Generated image was filtered"),
+    "a lost answer": status(
+        503, b'{"error": "model is overloaded", "raw": "upstream timed out"}', charged=True
+    ),
+    "see other": status(303, b"", "Location: /v1/images/1", charged=True),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+async def test_a_refusal_that_shows_work_is_not_sent_again(name: str) -> None:
+    """An answer that looks like a refusal, after the image was made, is paid for once."""
+    async with chaos({}, MADE[name]) as (server, imagen):
+        with pytest.raises(ImagenError) as caught:
+            await imagen.generate(ECHO)
+        assert caught.value.charge is Charge.MAYBE
+        assert server.ledger.charges[ECHO] == server.ledger.requests[ECHO] == 1
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
 async def test_a_redirect_is_not_followed(code: int) -> None:
     """A redirected POST goes nowhere: neither prompt nor key reach the other host."""
     async with serving() as foreign:
