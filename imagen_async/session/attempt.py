@@ -15,10 +15,10 @@ from imagen_async.policy.retry_after import retry_after
 from imagen_async.session.transport import ExchangeError, Receiver, timeouts
 from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
-from imagen_async.wire.error_body import request_id
+from imagen_async.wire.error_body import is_error, is_task, request_id
 from imagen_async.wire.mask import Mask, MaskedHeaders
 from imagen_async.wire.response import Answer, Item, structure_answer, structurer
-from imagen_async.wire.task import Task, find_task
+from imagen_async.wire.task import Task, find_task, finished_answer
 from imagen_async.wire.verdict import (
     FailureKind,
     Judgement,
@@ -117,9 +117,10 @@ class AnswerText(Receiver):
         limits: How much is taken.
     """
 
-    __slots__ = ("began", "decoder", "error", "full")
+    __slots__ = ("began", "decoder", "error", "full", "open_sink")
 
     def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
+        self.open_sink = open_sink
         self.decoder: AnswerDecoder = AnswerDecoder(open_sink, limits)
         self.error: AnswerError | None = None
         self.full: bool = False
@@ -289,7 +290,11 @@ class Attempt:
     ) -> Reply | FailedAttempt:
         try:
             document = receiver.document()
+            if isinstance(document, list) and len(document) == 1:
+                document = document[0]
             answer = structure_answer(document)
+            if not (answer.items or receiver.decoder.strays or is_error(document)):
+                answer = self._elsewhere(document, headers, status, receiver) or answer
         except AnswerError as error:
             if not receiver.began and receiver.error is None:
                 return FailedAttempt(judge_empty(headers, status))
@@ -316,6 +321,15 @@ class Attempt:
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
             return FailedAttempt(judge_spoiled(reason, b"", headers, status))
         return Reply(masked(answer, self.mask), status, headers, request_id(headers, None))
+
+    def _elsewhere(
+        self, document: Any, headers: MaskedHeaders, status: int, receiver: AnswerText
+    ) -> Answer | None:
+        """Return what a whole answer holds where no image is expected; of a task it is nothing."""
+        if find_task(document, headers, status) is not None or is_task(document):
+            return None
+        found = finished_answer(document, receiver.open_sink, self.limits.max_image_bytes)
+        return None if found is None else structure_answer(found)
 
 
 def masked(answer: Answer, mask: Mask) -> Answer:

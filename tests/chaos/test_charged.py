@@ -3,7 +3,9 @@
 Rows N5, N7, N8, N9, N10, H3, H7, H8, H9, H10, H11 and H12 of the fault matrix.
 """
 
+import base64
 import copy
+import json
 import pickle
 
 import aiohttp
@@ -18,9 +20,9 @@ from imagen_async import (
     Verdict,
 )
 from tests.chaos import naive
-from tests.chaos.faults import CHARGED, SECRET_HEADER, cut, dripping, raw, repeated
+from tests.chaos.faults import CHARGED, SECRET_HEADER, body, cut, dripping, raw, repeated
 from tests.chaos.harness import KEY, SHORT, chaos
-from tests.chaos.server import fine, serving
+from tests.chaos.server import PNG, fine, head, serving
 
 SPOILED = {
     *("cut by length", "cut in a chunk", "cut without length", "RST in the body"),
@@ -38,6 +40,36 @@ SILENT = {
 LOST = sorted(set(CHARGED) - SAVED)
 BLIND = {"bad base64", "half an image"}
 """Which a client that does not look into its images takes for good."""
+
+
+_TEXT = base64.b64encode(PNG).decode()
+ELSEWHERE = {
+    "the image itself": PNG,
+    "an array of one": json.dumps([{"data": [{"b64_json": _TEXT}]}]).encode(),
+    "below a wrapper": json.dumps({"result": {"data": [{"b64_json": _TEXT}]}}).encode(),
+    "a list of texts": json.dumps({"images": [_TEXT]}).encode(),
+    "predictions": json.dumps({"predictions": [{"bytesBase64Encoded": _TEXT}]}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+async def test_an_image_is_kept_wherever_it_stands(name: str) -> None:
+    """A paid image in another place than the usual is not thrown away."""
+    async with chaos({}, body(ELSEWHERE[name])) as (server, imagen):
+        generation = await imagen.generate("p")
+        assert [image.data for image in generation.images] == [PNG]
+        assert server.ledger.charges["p"] == 1
+
+
+async def test_a_bare_image_that_was_cut_is_not_whole() -> None:
+    """What came of it is on the error, which says that it was charged."""
+    answer = raw(head(200, len(PNG)) + PNG[:-20])
+    async with chaos({}, answer) as (server, imagen):
+        with pytest.raises(SpoiledAnswerError) as caught:
+            await imagen.generate("p")
+        assert caught.value.charge is Charge.YES
+        assert [image.data for image in caught.value.images] == [PNG[:-20]]
+        assert server.ledger.charges["p"] == 1
 
 
 @pytest.mark.parametrize("name", LOST)
