@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import warnings
@@ -55,6 +57,14 @@ class Config:
                 # Without its scheme, too: `Basic ...` may be told without the first word.
                 secrets += [part for part in (value, *value.split()) if len(part) >= LONG]
         object.__setattr__(self, "mask", Mask(secrets))
+
+    @property
+    def caller(self) -> str:
+        """Eight digits that differ with the key, and with what goes along for a log to keep."""
+        key = "" if self.api_key is None else self.api_key.reveal()
+        own = sorted(name.lower() for name in self.headers)
+        told = json.dumps([key, self.idempotency, own]).encode()
+        return hashlib.sha256(told).hexdigest()[:8]
 
     @property
     def names_caller(self) -> bool:

@@ -18,6 +18,7 @@ from imagen_async import (
     ImagenError,
     NotSentError,
     QuotaError,
+    RefusedError,
     RejectedError,
     Retrying,
     RetryPolicy,
@@ -25,6 +26,7 @@ from imagen_async import (
     Timeouts,
     Verdict,
 )
+from imagen_async.policy import retry
 from tests.chaos import naive
 from tests.chaos.faults import FREE, early, error, repeated, status
 from tests.chaos.harness import KEY, QUICK, chaos, client, leakless
@@ -114,6 +116,16 @@ async def test_a_refusal_that_shows_work_is_not_sent_again(name: str) -> None:
             await imagen.generate(ECHO)
         assert caught.value.charge is Charge.MAYBE
         assert server.ledger.charges[ECHO] == server.ledger.requests[ECHO] == 1
+
+
+async def test_a_batch_of_refusals_that_are_charged_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that charges for each 429 is not paid without end, though calls wait for it."""
+    monkeypatch.setattr(retry, "BATCH_REFUSALS", 20)
+    async with chaos({}, status(429, charged=True)) as (server, imagen):
+        async with imagen.generate_many(["p"]) as outcomes:
+            (outcome,) = [outcome async for outcome in outcomes]
+        assert isinstance(outcome.error, RefusedError)
+        assert server.ledger.charges["p"] == outcome.error.attempts == 20
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
