@@ -185,6 +185,8 @@ class CallRunner:
         if isinstance(result, ImagenError):
             raise await _on_record(call, result)
         generation = result
+        if generation.task is not None:
+            call.task_id = generation.task.id
         if generation.task is not None or (call.downloads and has_links(generation)):
             await call.record.received(generation)
         else:

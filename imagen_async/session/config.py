@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SECRETIVE = re.compile("auth|key|token|secret|cookie|pass|cred", re.IGNORECASE)
+_SECRETIVE = re.compile("auth|key|token|secret|cookie|pass|cred|sign|session", re.IGNORECASE)
+_OPAQUE = re.compile(r"(?:^|\s)(?=\S*[0-9])(?=\S*[A-Za-z])\S{16,}(?:\s|$)")
+"""A value that may be a secret whatever its header is called."""
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +55,7 @@ class Config:
     def __attrs_post_init__(self) -> None:
         secrets = [] if self.api_key is None else [self.api_key.reveal()]
         for name, value in self.headers.items():
-            if _SECRETIVE.search(name):
+            if _SECRETIVE.search(name) or _OPAQUE.search(value):
                 # Without its scheme, too: `Basic ...` may be told without the first word.
                 secrets += [part for part in (value, *value.split()) if len(part) >= LONG]
         object.__setattr__(self, "mask", Mask(secrets))

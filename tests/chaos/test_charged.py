@@ -3,6 +3,7 @@
 Rows N5, N7, N8, N9, N10, H3, H7, H8, H9, H10, H11 and H12 of the fault matrix.
 """
 
+import asyncio
 import base64
 import copy
 import json
@@ -12,6 +13,7 @@ import aiohttp
 import pytest
 
 from imagen_async import (
+    Cancelled,
     Charge,
     ImagenError,
     OutcomeUnknownError,
@@ -20,7 +22,7 @@ from imagen_async import (
     Verdict,
 )
 from tests.chaos import naive
-from tests.chaos.faults import CHARGED, SECRET_HEADER, body, cut, dripping, raw, repeated
+from tests.chaos.faults import CHARGED, SECRET_HEADER, body, cut, dripping, raw, repeated, status
 from tests.chaos.harness import KEY, SHORT, chaos
 from tests.chaos.server import PNG, fine, head, serving
 
@@ -70,6 +72,32 @@ async def test_a_bare_image_that_was_cut_is_not_whole() -> None:
         assert caught.value.charge is Charge.YES
         assert [image.data for image in caught.value.images] == [PNG[:-20]]
         assert server.ledger.charges["p"] == 1
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_a_task_that_is_given_up_can_be_found(
+    closing: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever is cancelled while a task is polled is told its id: the gateway has the image."""
+    ends: list[Cancelled] = []
+    receipt = body(b'{"task_id": "t-42", "status": "queued"}', code=202)
+    options = {"on_event": lambda event: ends.append(event) if type(event) is Cancelled else None}
+    async with chaos({}, receipt, options=options) as (server, imagen):
+        server.gets = status(200, b'{"status": "processing"}')
+        call = asyncio.ensure_future(imagen.generate("p"))
+        while not any(head.startswith("GET") for head in server.ledger.heads):
+            await asyncio.sleep(0)
+        if closing:
+            await imagen._core.aclose(grace=0)
+            with pytest.raises(ImagenError) as caught:
+                await call
+            assert (caught.value.task_id, caught.value.charge) == ("t-42", Charge.YES)
+            return
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert [(end.task_id, end.charge) for end in ends] == [("t-42", Charge.YES)]
+        assert "task t-42" in caplog.text
 
 
 @pytest.mark.parametrize("name", LOST)
