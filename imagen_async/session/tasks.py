@@ -28,7 +28,7 @@ from imagen_async.wire.decoder import AnswerError, AnswerLimits
 from imagen_async.wire.error_body import request_id
 from imagen_async.wire.mask import MaskedHeaders
 from imagen_async.wire.response import structure_answer
-from imagen_async.wire.task import failure_in, finished_answer
+from imagen_async.wire.task import failure_in, finished_answer, has_failed
 from imagen_async.wire.text import printable
 from imagen_async.wire.verdict import error_for, judge_failed_task
 
@@ -124,6 +124,8 @@ class TaskCollector:
         while deadline.left(clock()) > 0:
             left = deadline.left(clock())
             poll = await self._poll(transport, places[0], open_sink, left, request)
+            if isinstance(poll.result, ImagenError):
+                poll.result.task_id = task.id
             if poll.result is not None:
                 return poll.result
             if poll.absent:
@@ -215,9 +217,13 @@ class TaskCollector:
                 headers,
                 status,
                 server_errors_charged=self.server_errors_charged,
+                polled=True,
                 request=request,
                 mask=self.mask,
             )
+            turned_away = judgement.verdict in (Verdict.REFUSED, Verdict.QUOTA)
+            if not has_failed(document) and (turned_away or judgement.authentication):
+                return _Poll(problem=judgement.message)  # of the poll, and not of the task
             return _Poll(error_for(judgement))
         return _Poll(known=True, asked=retry_after(headers, time.time()))
 

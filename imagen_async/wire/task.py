@@ -110,6 +110,11 @@ def failure_in(document: object) -> dict[str, Any] | None:
     return told or next((node for node in nodes if _state(node) in FAILED), None)
 
 
+def has_failed(document: object) -> bool:
+    """Return whether a poll says of the task itself that it failed: an error may be of the poll."""
+    return any(_state(node) in FAILED for node in _nodes(document))
+
+
 def finished_answer(
     document: object, open_sink: Callable[[], Sink], max_image_bytes: int
 ) -> dict[str, Any] | None:

@@ -254,16 +254,18 @@ def judge_failed_task(
     status: int,
     *,
     server_errors_charged: bool = True,
+    polled: bool = False,
     request: bytes = b"",
     mask: Mask = NO_MASK,
 ) -> Judgement:
     """Judge the JSON of a 2xx answer that says of an order that it failed; see the arguments above.
 
-    Only words that the table knows make it free: a task may be paid for although it failed.
+    Only words that the table knows make it free: a task may be paid for although it failed. What
+    a poll says (``polled``) with a 404 is that the task is not found, and not that none was made.
     """
     envelope = read_error(document) or ErrorBody()
     code = envelope.code or ""
-    meant = int(code) if _STATUS.fullmatch(code) else status
+    meant = int(code) if _STATUS.fullmatch(code) and not (polled and code == "404") else status
     whole = json.dumps(document, ensure_ascii=False, default=str)
     found = look_up(
         meant,
