@@ -146,6 +146,20 @@ ROWS: Final[tuple[Row, ...]] = (
             "超时",
         ),
     ),
+    # The plainest of these under a 4xx, too, which may be the gateway's own choice; not of a key.
+    Row(
+        Verdict.UNKNOWN,
+        _CLIENT - {401, 403, 407},
+        words=_words(
+            r"\btimed out\b",
+            "deadline exceeded",
+            r"\bunexpected eof\b",
+            "connection (?:was )?(?:reset|aborted|closed|lost)",
+            "socket hang up",
+            "fetch failed",
+            r"\beconn[a-z]+",
+        ),
+    ),
     # After the work: what was drawn was held back or went astray, and may be billed. xAI charges a
     # fee for a violation of its usage guidelines (docs.x.ai, pricing), Vertex says that there is
     # none; BFL says "content moderated" of a result, and "request moderated" of a prompt.

@@ -176,6 +176,14 @@ def test_a_refusal_beside_what_was_made_is_none(
     assert judge_status(status, free, json.dumps(told).encode()).charge is Charge.NO
 
 
+@pytest.mark.parametrize("status", [400, 409, 422, 429])
+@pytest.mark.parametrize("words", ["upstream timed out", "connection reset by peer", "ECONNRESET"])
+def test_a_lost_answer_under_a_4xx_is_unknown(words: str, status: int) -> None:
+    """A gateway may tell of it with any status; what it says of a key is of the key alone."""
+    assert judge_status(status, NONE, error(words)).charge is Charge.MAYBE
+    assert judge_status(401, NONE, error("your session timed out")).verdict is REJECTED
+
+
 def test_a_doubt_counts_wherever_it_is_said() -> None:
     """A refusal's other fields are heard for a lost answer behind it."""
     for fields in (
