@@ -42,6 +42,7 @@ from imagen_async.errors import (
     SaveError,
     Verdict,
 )
+from imagen_async.session.record import Trace
 from imagen_async.storage import disk
 from imagen_async.storage.offload import in_thread
 from imagen_async.wire.generation import Generation
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     import anyio
 
     from imagen_async.batch.run_context import RunContext
-    from imagen_async.session.record import Trace
     from imagen_async.wire.image import Image
 
 
@@ -98,6 +98,9 @@ class ItemRecorder:
             recount=self.recount,
         )
         self.store = self._make_store()
+        if not self.known and self.item.charge is not Charge.NO:
+            # Another folder's run sent it, nobody knows when: no log can call that send free.
+            self._traces.append(Trace(0.0, 0.0, self.item.charge))
 
     async def sending(self, idempotency_key: str) -> None:
         """Commit that an attempt is about to be sent.

@@ -76,12 +76,14 @@ class Terms:
         defaults: A request that carries the fields which rows leave out.
         renewed: Whether the user says yes to other defaults than before.
         runs: How many runs there were.
+        callers: Who sends, as ``Config.caller`` tells keys apart; all that have so far.
     """
 
     endpoint: str
     defaults: GenerationRequest = attrs.field(factory=lambda: GenerationRequest("-"))
     renewed: bool = False
     runs: int = 0
+    callers: frozenset[str] = frozenset()
 
 
 def check(journal: JournalView, folder: Path, terms: Terms) -> int:
@@ -131,8 +133,12 @@ def check(journal: JournalView, folder: Path, terms: Terms) -> int:
     return runs
 
 
-def check_endpoint(folder: Path, endpoint: str) -> None:
-    """Raise ConfigurationError unless a folder holds a batch that was begun with this endpoint."""
+def check_endpoint(folder: Path, endpoint: str) -> frozenset[str]:
+    """Return who sent a folder's batch.
+
+    Raises:
+        ConfigurationError: If it holds none, or one that was begun with another endpoint.
+    """
     shown = printable(str(folder), 300)
     begun = _begun(folder / RUN)
     if begun is None or not (folder / schema.NAME).is_file():
@@ -142,6 +148,7 @@ def check_endpoint(folder: Path, endpoint: str) -> None:
             f"This batch was begun with {printable(begun.endpoint, 300)}, so its log cannot be "
             f"asked at {printable(endpoint, 300)}; use the first."
         )
+    return begun.callers
 
 
 def endpoint_of(folder: Path) -> str | None:
@@ -158,11 +165,14 @@ def begin(journal: JournalView, folder: Path, terms: Terms) -> None:
         OSError: If the disk fails.
     """
     runs = check(journal, folder, terms) + 1
+    begun = _begun(folder / RUN)
+    callers = sorted(terms.callers | (frozenset() if begun is None else begun.callers))
     # The journal first: it may be ahead of the other file, if the process ends here, never behind.
     journal.count_run()
     options = {**request_fields(terms.defaults)}
     del options["prompt"]
     kept = {"version": 2, "base_url": terms.endpoint, "options": options, "runs": runs}
+    kept["callers"] = callers
     lists.write_whole(folder / RUN, json.dumps(kept) + "\n")
 
 
@@ -170,7 +180,12 @@ def _begun(path: Path) -> Terms | None:
     try:
         kept = json.loads(path.read_text("utf-8"))
         defaults = GenerationRequest("-", **kept["options"])
-        return Terms(endpoint=str(kept["base_url"]), defaults=defaults, runs=int(kept["runs"]))
+        return Terms(
+            endpoint=str(kept["base_url"]),
+            defaults=defaults,
+            runs=int(kept["runs"]),
+            callers=frozenset(kept.get("callers", ())),
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, InvalidRequestError):

@@ -251,11 +251,11 @@ class Run:
 
     @property
     def _terms(self) -> recovery.Terms:
-        options = self._options
         return recovery.Terms(
-            endpoint="emulator" if options.emulator else self._core.config.base_url,
+            endpoint="emulator" if self._options.emulator else self._core.config.base_url,
             defaults=self._defaults.template,
-            renewed=options.new_options,
+            renewed=self._options.new_options,
+            callers=frozenset((self._core.config.caller,)),
         )
 
     async def _resume(self, journal: Journal) -> None:

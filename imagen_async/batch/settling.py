@@ -17,7 +17,7 @@ from imagen_async.batch.states import Event, State, after
 from imagen_async.errors import Charge
 from imagen_async.policy.evidence import HORIZON, HOUR
 from imagen_async.policy.settle import settle as decide
-from imagen_async.policy.settlement import Decision, Doubt, KnownCall, Send
+from imagen_async.policy.settlement import Decision, Doubt, KnownCall, Rule, Send
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ async def settle(
         ConfigurationError: If the folder's journal cannot be used, or is of another gateway.
         CallLogError: If the log cannot be read; nothing is settled.
     """
-    recovery.check_endpoint(folder, core.config.base_url)
+    callers = recovery.check_endpoint(folder, core.config.base_url)
     journal = SqliteJournal(folder)
     await journal.open(begin=not dry_run)
     try:
@@ -114,6 +114,8 @@ async def settle(
             return Settled(dry_run=dry_run)
         name, read = await core.read_log(doubts, calls, log)
         settlement = decide(doubts, calls, read, horizon=horizon)
+        if not callers <= {core.config.caller}:
+            settlement = _of_several(settlement)
         kept = partial(_keep, settlement=settlement, log=name, dry_run=dry_run)
         items = await journal.call(kept)
         if not dry_run:
@@ -128,6 +130,19 @@ async def settle(
         most=settlement.most,
         problem=settlement.problem,
         dry_run=dry_run,
+    )
+
+
+def _of_several(settlement: Settlement) -> Settlement:
+    """Return what the log of one key says of a batch that others sent too: nothing is free."""
+    decisions = [
+        attrs.evolve(each, charge=Charge.MAYBE, rule=Rule.OTHERS)
+        if each.charge is Charge.NO
+        else each
+        for each in settlement.decisions
+    ]
+    return attrs.evolve(
+        settlement, decisions=tuple(decisions), most=max(settlement.most, len(decisions))
     )
 
 

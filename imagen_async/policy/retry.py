@@ -29,8 +29,8 @@ again under its key, and that is no new purchase. PENDING is an UNKNOWN whose an
 first request under the key is still in the making: that costs neither attempts nor budget, and it
 is asked for until no time is left.
 
-``max_sends`` stands behind every verdict: whatever the table calls free, a request is bought at
-most so often by a gateway that charges for it all the same.
+``max_sends`` and ``max_refusals`` stand behind every verdict: whatever the table calls free, a
+request is bought at most so often by a gateway that charges for it all the same.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 GENERATE_REFUSALS: Final = 4
 """What ``max_refusals="auto"`` means for a single call."""
+BATCH_REFUSALS: Final = 200
+"""And for one that waits: more than a run's patience allows, should they all be free."""
 
 LONGEST_WAIT: Final = 3600.0
 """Seconds; whatever a server asks, it is asked again after this."""
@@ -72,7 +74,7 @@ class RetryPolicy:
     Args:
         max_attempts: Attempts that may end as FAILED, NOT_SENT or UNKNOWN, the first included.
         max_refusals: Attempts that the server may turn away before doing any work; None waits
-            without end; "auto" is 4 in ``generate``, and None in ``generate_many`` and ``batch``.
+            without end; "auto" is 4 in ``generate``, and 200 in ``generate_many`` and ``batch``.
         max_charges: An attempt is sent only while the charges of this run are below this; an
             attempt that may have been charged counts. 1 never buys an image twice, 2 may.
         max_sends: How often a request's body may go out, in a batch over all its runs; what a 429
@@ -279,7 +281,7 @@ def _wait(policy: RetryPolicy, retry_after: float | None, steps: int, draw: floa
 
 def _refusal_limit(policy: RetryPolicy, *, waits: bool) -> float:
     if policy.max_refusals == "auto":
-        return math.inf if waits else GENERATE_REFUSALS
+        return BATCH_REFUSALS if waits else GENERATE_REFUSALS
     return math.inf if policy.max_refusals is None else policy.max_refusals
 
 

@@ -10,7 +10,7 @@ keys, is silent about all of them. Any other log is settled by difference.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from imagen_async.errors import Charge
 from imagen_async.policy.difference import settle_by_difference
@@ -20,7 +20,10 @@ from imagen_async.policy.settlement import Decision, RowKind, Rule, Settlement
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow
+    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow, Send
+
+DRIFT: Final = 600.0
+"""Seconds that a row may lie off its call: as long as an answer takes, should its end be told."""
 
 
 def settle(
@@ -46,11 +49,12 @@ def settle(
     for row in log.rows:
         rows[row.client_id].append(row)
     controls = [call for call in calls if call.charge is Charge.YES and call.key in log.keys]
+    due = [call for call in controls if is_old(call.send, log, horizon)]
     shown = sorted(call.send.at for call in controls if call.key in rows)
     missing = sorted(
         call.send.at
-        for call in controls
-        if call.key not in rows and is_old(call.send, log, horizon) and is_reached(call.send, log)
+        for call in due
+        if is_reached(call.send, log) and not _shows(rows.get(call.key, ()), call.send, log)
     )
     evidence = Evidence(log, horizon, shown, missing)
     decisions = tuple(
@@ -65,6 +69,12 @@ def settle(
         least += charges if decision.charge is Charge.YES else 0
         most += (0, max(charges, len(doubt.sends)), charges)[decision.charge]
     return Settlement(decisions=decisions, least=least, most=most)
+
+
+def _shows(rows: Sequence[LogRow], send: Send, log: CallLog) -> bool:
+    """Return whether one of the rows lies where its send says: else a clock was set meanwhile."""
+    low, high = send.at + log.skew[0] - DRIFT, send.until + log.skew[1] + DRIFT
+    return any(row.start is None or low <= row.start <= high for row in rows)
 
 
 def _decide(doubt: Doubt, rows: list[LogRow], evidence: Evidence) -> Decision:

@@ -148,6 +148,7 @@ class Rule(enum.Enum):
     CUT = "the log does not reach back to its send"
     SILENT = "the log shows no other call of ours within the hour"
     UNKEPT = "the log does not keep its key"
+    OTHERS = "the batch was sent with other keys or headers too, and their log is another"
     BLOCKED = "the log cannot be trusted"
 
 

@@ -15,10 +15,10 @@ from imagen_async.policy.retry_after import retry_after
 from imagen_async.session.transport import ExchangeError, Receiver, timeouts
 from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
-from imagen_async.wire.error_body import request_id
+from imagen_async.wire.error_body import is_error, is_task, request_id
 from imagen_async.wire.mask import Mask, MaskedHeaders
 from imagen_async.wire.response import Answer, Item, structure_answer, structurer
-from imagen_async.wire.task import Task, find_task
+from imagen_async.wire.task import Task, find_task, finished_answer
 from imagen_async.wire.verdict import (
     FailureKind,
     Judgement,
@@ -117,9 +117,10 @@ class AnswerText(Receiver):
         limits: How much is taken.
     """
 
-    __slots__ = ("began", "decoder", "error", "full")
+    __slots__ = ("began", "decoder", "error", "full", "open_sink")
 
     def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
+        self.open_sink = open_sink
         self.decoder: AnswerDecoder = AnswerDecoder(open_sink, limits)
         self.error: AnswerError | None = None
         self.full: bool = False
@@ -192,6 +193,7 @@ class Attempt:
         open_sink: Callable[[], Sink],
         left: float,
         key_used_before: bool,
+        request: bytes = b"",
     ) -> Reply | FailedAttempt:
         """Send one request and judge what comes.
 
@@ -202,6 +204,7 @@ class Attempt:
             open_sink: Gives a place for the next embedded image.
             left: Seconds until the call's deadline.
             key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
+            request: The body once more: an answer may quote it.
         """
         receiver: _ErrorText | AnswerText | None = None
 
@@ -218,16 +221,16 @@ class Attempt:
         try:
             head = await transport.post(self.url, outgoing, headers, timer, on_head)
         except ExchangeError as error:
-            return self._broken(error, receiver, limit, key_used_before)
+            return self._broken(error, receiver, limit, key_used_before, request)
         except BaseException:
             if isinstance(receiver, AnswerText):
                 receiver.discard()
             raise
         masked = MaskedHeaders(head.headers, self.mask)
         if isinstance(receiver, AnswerText):
-            return self._read(head.status, masked, receiver)
+            return self._read(head.status, masked, receiver, request)
         assert receiver is not None
-        return self._refused(head.status, masked, receiver, key_used_before)
+        return self._refused(head.status, masked, receiver, key_used_before, request)
 
     def _broken(
         self,
@@ -235,6 +238,7 @@ class Attempt:
         receiver: _ErrorText | AnswerText | None,
         limit: float,
         key_used_before: bool,
+        request: bytes,
     ) -> Reply | FailedAttempt:
         """Judge by what came before the break: a refusal, part of an answer, or nothing."""
         phase = self._phase(broken, limit)
@@ -243,7 +247,7 @@ class Attempt:
             return FailedAttempt(judgement)
         status, headers = broken.head.status, MaskedHeaders(broken.head.headers, self.mask)
         if isinstance(receiver, _ErrorText):
-            return self._refused(status, headers, receiver, key_used_before)
+            return self._refused(status, headers, receiver, key_used_before, request)
         if not receiver.silent(broken):
             result = _salvaged(status, headers, receiver, f"{phase}, in its body")
             if self.key_honoured and isinstance(result, FailedAttempt):
@@ -254,7 +258,12 @@ class Attempt:
         return FailedAttempt(attrs.evolve(judgement, status=status, request_id=found))
 
     def _refused(
-        self, status: int, headers: MaskedHeaders, receiver: _ErrorText, key_used_before: bool
+        self,
+        status: int,
+        headers: MaskedHeaders,
+        receiver: _ErrorText,
+        key_used_before: bool,
+        request: bytes,
     ) -> FailedAttempt:
         judgement = judge_status(
             status,
@@ -263,6 +272,7 @@ class Attempt:
             key_used_before=key_used_before,
             key_honoured=self.key_honoured,
             server_errors_charged=self.server_errors_charged,
+            request=request,
             mask=self.mask,
         )
         return _failed(judgement, headers)
@@ -276,11 +286,15 @@ class Attempt:
         return broken.detail
 
     def _read(
-        self, status: int, headers: MaskedHeaders, receiver: AnswerText
+        self, status: int, headers: MaskedHeaders, receiver: AnswerText, request: bytes
     ) -> Reply | FailedAttempt:
         try:
             document = receiver.document()
+            if isinstance(document, list) and len(document) == 1:
+                document = document[0]
             answer = structure_answer(document)
+            if not (answer.items or receiver.decoder.strays or is_error(document)):
+                answer = self._elsewhere(document, headers, status, receiver) or answer
         except AnswerError as error:
             if not receiver.began and receiver.error is None:
                 return FailedAttempt(judge_empty(headers, status))
@@ -299,6 +313,7 @@ class Attempt:
                 headers,
                 status,
                 server_errors_charged=self.server_errors_charged,
+                request=request,
                 mask=self.mask,
             )
             if judgement is not None:
@@ -306,6 +321,15 @@ class Attempt:
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
             return FailedAttempt(judge_spoiled(reason, b"", headers, status))
         return Reply(masked(answer, self.mask), status, headers, request_id(headers, None))
+
+    def _elsewhere(
+        self, document: Any, headers: MaskedHeaders, status: int, receiver: AnswerText
+    ) -> Answer | None:
+        """Return what a whole answer holds where no image is expected; of a task it is nothing."""
+        if find_task(document, headers, status) is not None or is_task(document):
+            return None
+        found = finished_answer(document, receiver.open_sink, self.limits.max_image_bytes)
+        return None if found is None else structure_answer(found)
 
 
 def masked(answer: Answer, mask: Mask) -> Answer:

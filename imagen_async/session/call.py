@@ -64,6 +64,7 @@ class Call:
         retried: Whether its latest attempt was paid for from the retry budget.
         failure: Its latest attempt, if that brought nothing.
         images: What came.
+        task_id: The gateway's name of the task that is to bring the images.
     """
 
     request: GenerationRequest
@@ -86,6 +87,7 @@ class Call:
     retried: bool = attrs.field(init=False, default=False)
     failure: FailedAttempt | None = attrs.field(init=False, default=None)
     images: tuple[Image, ...] = attrs.field(init=False, default=())
+    task_id: str | None = attrs.field(init=False, default=None)
     charge_before: Charge = attrs.field(init=False, default=Charge.NO)
 
     @property
@@ -156,6 +158,7 @@ class Call:
             attempts=self.attempts,
             sends=self.history.sends,
             idempotency_key=self.idempotency_key,
+            task_id=self.task_id,
         )
 
 

@@ -152,6 +152,7 @@ class CallRunner:
                 open_sink=call.store.open,
                 left=call.deadline.left(asyncio.get_running_loop().time()),
                 key_used_before=used_before and "Idempotency-Key" in call.headers,
+                request=call.body,
             )
         except BaseException:
             # Cancelled, or the machine failed: nobody will judge what the attempt came to.
@@ -184,6 +185,8 @@ class CallRunner:
         if isinstance(result, ImagenError):
             raise await _on_record(call, result)
         generation = result
+        if generation.task is not None:
+            call.task_id = generation.task.id
         if generation.task is not None or (call.downloads and has_links(generation)):
             await call.record.received(generation)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import warnings
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SECRETIVE = re.compile("auth|key|token|secret|cookie|pass|cred", re.IGNORECASE)
+_SECRETIVE = re.compile("auth|key|token|secret|cookie|pass|cred|sign|session", re.IGNORECASE)
+_OPAQUE = re.compile(r"(?:^|\s)(?=\S*[0-9])(?=\S*[A-Za-z])\S{16,}(?:\s|$)")
+"""A value that may be a secret whatever its header is called."""
 
 
 @attrs.frozen(kw_only=True)
@@ -51,10 +55,18 @@ class Config:
     def __attrs_post_init__(self) -> None:
         secrets = [] if self.api_key is None else [self.api_key.reveal()]
         for name, value in self.headers.items():
-            if _SECRETIVE.search(name):
+            if _SECRETIVE.search(name) or _OPAQUE.search(value):
                 # Without its scheme, too: `Basic ...` may be told without the first word.
                 secrets += [part for part in (value, *value.split()) if len(part) >= LONG]
         object.__setattr__(self, "mask", Mask(secrets))
+
+    @property
+    def caller(self) -> str:
+        """Eight digits that differ with the key, and with what goes along for a log to keep."""
+        key = "" if self.api_key is None else self.api_key.reveal()
+        own = sorted(name.lower() for name in self.headers)
+        told = json.dumps([key, self.idempotency, own]).encode()
+        return hashlib.sha256(told).hexdigest()[:8]
 
     @property
     def names_caller(self) -> bool:

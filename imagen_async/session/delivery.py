@@ -75,7 +75,11 @@ class Delivery:
         """
         if (task := generation.task) is not None:
             reply = await self.collector.collect(
-                transport, task, open_sink=store.open, deadline=deadline
+                transport,
+                task,
+                open_sink=store.open,
+                deadline=deadline,
+                request=generation.request.encode(),
             )
             if isinstance(reply, ImagenError):
                 return _completed(reply, generation, list(generation.images), named)

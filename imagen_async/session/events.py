@@ -97,11 +97,13 @@ class Cancelled(CallEvent):
         charge: The worst over all its attempts.
         attempts: How many HTTP exchanges it began.
         images: What had come: files, bytes, and links that were not all fetched.
+        task_id: The gateway's name of the task that was to bring the images.
     """
 
     charge: Charge
     attempts: int
     images: tuple[Image, ...]
+    task_id: str | None = None
 
 
 Event: TypeAlias = (

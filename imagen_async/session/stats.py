@@ -8,6 +8,7 @@ import attrs
 
 from imagen_async.errors import Charge, OutcomeUnknownError
 from imagen_async.session import events
+from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from imagen_async.errors import ImagenError
@@ -90,8 +91,11 @@ class Ends:
         if call.attempts and call.charge is not Charge.NO:
             kept = ", and what had come is on its Cancelled event" if call.images else ""
             told = f"Call {call.id} (idempotency key {call.idempotency_key}) was given up{kept}."
+            if call.task_id:
+                told += f" Ask the gateway for its task {printable(call.task_id, 200)}."
             self._drop(OutcomeUnknownError(told, charge=call.charge))
-        self._listener.tell(events.Cancelled(*call.named, call.charge, call.attempts, call.images))
+        ended = events.Cancelled(*call.named, call.charge, call.attempts, call.images, call.task_id)
+        self._listener.tell(ended)
 
     def unread(self, outcome: Outcome) -> None:
         """Note that an outcome was settled and never read; warn if it may be paid for."""

@@ -28,7 +28,7 @@ from imagen_async.wire.decoder import AnswerError, AnswerLimits
 from imagen_async.wire.error_body import request_id
 from imagen_async.wire.mask import MaskedHeaders
 from imagen_async.wire.response import structure_answer
-from imagen_async.wire.task import failure_in, finished_answer
+from imagen_async.wire.task import failure_in, finished_answer, has_failed
 from imagen_async.wire.text import printable
 from imagen_async.wire.verdict import error_for, judge_failed_task
 
@@ -104,6 +104,7 @@ class TaskCollector:
         *,
         open_sink: Callable[[], Sink],
         deadline: Deadline,
+        request: bytes = b"",
     ) -> Reply | ImagenError:
         """Poll a task to its end.
 
@@ -112,6 +113,7 @@ class TaskCollector:
             task: What to ask for.
             open_sink: Gives a place for the next image that comes as bytes.
             deadline: When to give up for now: a later run may ask again.
+            request: The order's body: a failure may quote it.
 
         Returns:
             The answer, or the error that the task ended as. An UnfinishedTaskError may
@@ -120,7 +122,10 @@ class TaskCollector:
         clock = asyncio.get_running_loop().time
         places, misses, polls, problem = self._places(task), 0, 0, ""
         while deadline.left(clock()) > 0:
-            poll = await self._poll(transport, places[0], open_sink, deadline.left(clock()))
+            left = deadline.left(clock())
+            poll = await self._poll(transport, places[0], open_sink, left, request)
+            if isinstance(poll.result, ImagenError):
+                poll.result.task_id = task.id
             if poll.result is not None:
                 return poll.result
             if poll.absent:
@@ -153,7 +158,12 @@ class TaskCollector:
         return found
 
     async def _poll(
-        self, transport: Transport, url: URL, open_sink: Callable[[], Sink], left: float
+        self,
+        transport: Transport,
+        url: URL,
+        open_sink: Callable[[], Sink],
+        left: float,
+        request: bytes,
     ) -> _Poll:
         limits = AnswerLimits(max_image_bytes=self.max_image_bytes, max_text_bytes=TEXT_LIMIT)
         receiver = AnswerText(open_sink, limits)
@@ -180,7 +190,7 @@ class TaskCollector:
                 return _Poll(problem=f"the gateway answered {head.status}: is the key still valid?")
             asked = retry_after(headers, time.time())
             return _Poll(absent=absent, asked=asked, problem=f"the gateway answered {head.status}")
-        return self._read(head.status, headers, receiver, open_sink)
+        return self._read(head.status, headers, receiver, open_sink, request)
 
     def _read(
         self,
@@ -188,6 +198,7 @@ class TaskCollector:
         headers: MaskedHeaders,
         receiver: AnswerText,
         open_sink: Callable[[], Sink],
+        request: bytes,
     ) -> _Poll:
         try:
             document = receiver.document()
@@ -206,8 +217,13 @@ class TaskCollector:
                 headers,
                 status,
                 server_errors_charged=self.server_errors_charged,
+                polled=True,
+                request=request,
                 mask=self.mask,
             )
+            turned_away = judgement.verdict in (Verdict.REFUSED, Verdict.QUOTA)
+            if not has_failed(document) and (turned_away or judgement.authentication):
+                return _Poll(problem=judgement.message)  # of the poll, and not of the task
             return _Poll(error_for(judgement))
         return _Poll(known=True, asked=retry_after(headers, time.time()))
 

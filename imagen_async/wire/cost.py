@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 HEADERS: Final = ("x-aimlapi-usd-spent", "x-litellm-response-cost")
 """Headers that tell US dollars (docs.aimlapi.com; docs.litellm.ai, response headers)."""
+_MADE = ("output_tokens", "completion_tokens", "total_tokens", "generated_images")
 _TICKS = Decimal(10**10)  # of a dollar, in xAI's usage.cost_in_usd_ticks (docs.x.ai)
 
 
@@ -50,6 +51,14 @@ def reported_cost(headers: Mapping[str, str], extras: Mapping[str, Any]) -> Cost
         return Cost(ticks / _TICKS, "USD", "usage.cost_in_usd_ticks")
     amount = _amount(usage.get("cost"))  # OpenRouter, US dollars
     return None if amount is None else Cost(amount, "USD", "usage.cost")
+
+
+def tells_a_cost(document: object, headers: Mapping[str, str]) -> bool:
+    """Return whether an error says that it cost something: an amount, or what a model made."""
+    extras = document if isinstance(document, dict) else {}
+    cost, usage = reported_cost(headers, extras), extras.get("usage")
+    made = map(usage.get, _MADE) if isinstance(usage, dict) else ()
+    return (cost is not None and cost.amount > 0) or any(map(_amount, made))
 
 
 def _amount(value: object) -> Decimal | None:

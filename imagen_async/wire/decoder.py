@@ -18,6 +18,8 @@ __all__ = ["AnswerDecoder", "AnswerError", "AnswerLimits", "Embedded", "Sink"]
 _DEFAULT = AnswerLimits()
 _SMALL = 4096
 """Bytes of a first piece that waits for a second one, or for the end."""
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")
+"""How an image begins that came as it is; no text does."""
 _BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(rb"(?:[ \t\r\n]++|%s)*+" % _BOM)
 
@@ -25,9 +27,9 @@ _BLANK = re.compile(rb"(?:[ \t\r\n]++|%s)*+" % _BOM)
 class AnswerDecoder:
     """Takes the body of an answer in pieces cut anywhere; decodes its images as they arrive.
 
-    A body that starts like a stream of server-sent events is read as one, whatever its label;
-    blanks and a byte order mark before the document are tolerated. The base64 of
-    ``data[i].b64_json`` and of a ``data:`` URL in ``data[i].url`` goes to sinks; so memory grows
+    A body that starts like a stream of server-sent events, or like an image, is read as one,
+    whatever its label; blanks and a byte order mark before the document are tolerated. The base64
+    of ``data[i].b64_json`` and of a ``data:`` URL in ``data[i].url`` goes to sinks; so memory grows
     neither with the size of an image nor with their number.
 
     Args:
@@ -43,7 +45,7 @@ class AnswerDecoder:
         self._head = b""
         self._small = min(_SMALL, limits.max_text_bytes)
         self._blanks = 0
-        self._body: DocumentDecoder | EventDecoder | None = None
+        self._body: DocumentDecoder | EventDecoder | _BareImage | None = None
 
     @property
     def strays(self) -> list[Embedded | str]:
@@ -105,19 +107,52 @@ class AnswerDecoder:
             self._blanks += size - len(head)
             if self._blanks > self._limits.max_text_bytes:
                 raise AnswerError(f"more than {self._limits.max_text_bytes} blanks came before it")
-            if any(head != start and start.startswith(head) for start in (_BOM, *STARTS)):
+            if any(head != start and start.startswith(head) for start in (_BOM, *STARTS, *_MAGIC)):
                 self._head = head
                 return
-        kind = EventDecoder if head.startswith(STARTS) else DocumentDecoder
         self._head = b""
-        self._body = kind(self._open_sink, self._limits)
+        if head.startswith(_MAGIC):
+            self._body = _BareImage(self._open_sink(), self._limits.max_image_bytes)
+        else:
+            kind = EventDecoder if head.startswith(STARTS) else DocumentDecoder
+            self._body = kind(self._open_sink, self._limits)
         self._body.feed(head)
 
-    def _known_body(self) -> DocumentDecoder | EventDecoder:
+    def _known_body(self) -> DocumentDecoder | EventDecoder | _BareImage:
         if self._body is None:
             self._body = DocumentDecoder(self._open_sink, self._limits)
             self._body.feed(self._head)
         return self._body
+
+
+class _BareImage:
+    """Takes an image that came as it is, in place of a document; a cut one is kept as it came."""
+
+    __slots__ = ("_left", "_sink", "strays")
+
+    def __init__(self, sink: Sink, limit: int) -> None:
+        self.strays: list[Embedded | str] = []
+        self._sink: Sink | None = sink
+        self._left = limit
+
+    def feed(self, chunk: bytes, /) -> None:
+        self._left -= len(chunk)
+        if self._sink is not None and self._left < 0:
+            self._sink.discard()
+            self._sink = None
+        if self._sink is None:
+            raise AnswerError("the image is larger than the limit")
+        self._sink.write(chunk)
+
+    def finish(self) -> object:
+        return {"data": [{"b64_json": each} for each in self.salvage()]}
+
+    def salvage(self) -> list[Embedded | str]:
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return []
+        sink.close()
+        return [Embedded(sink)]
 
 
 def _is_plain(text: bytes) -> bool:

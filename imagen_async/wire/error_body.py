@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from imagen_async.wire.cost import tells_a_cost
 from imagen_async.wire.mask import NO_MASK, Mask
 from imagen_async.wire.text import printable, shown_url
 
@@ -126,6 +127,22 @@ def holds_image(document: object) -> bool:
     return any(isinstance(item, dict) and any(map(item.get, keys)) for item in items)
 
 
+def tells_of_work(text: str, headers: Mapping[str, str]) -> bool:
+    """Return whether an error shows that work was done: an image, a task, or a cost beside it.
+
+    Args:
+        text: Its body; it may be cut.
+        headers: A case-insensitive mapping.
+    """
+    document = _first_json(text)
+    return (
+        holds_image(document)
+        or is_task(document)
+        or tells_a_cost(document, headers)
+        or _IMAGE.search(text) is not None
+    )
+
+
 def request_id(headers: Mapping[str, str], message: str | None) -> str | None:
     """Return the gateway's id of an answer, for its support.
 
@@ -191,6 +208,7 @@ _TROUBLE_KEYS = ("error", "errors", "err", "error_msg", "error_message", "error_
 _TROUBLE = frozenset({"error", "failed", "failure"})
 _FINE = frozenset({"0", "200", "ok", "success"})
 _PENDING = frozenset({"queued", "pending", "submitted", "processing", "starting", "in_progress"})
+_IMAGE = re.compile(r'"(?:b64_json|image_base64)"\s{0,20}:\s{0,20}"[^"]{64}')
 _LARGEST_CODE = 10**9
 _ID_LIMIT = 200
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import attrs
 
 from imagen_async.wire.base64_stream import Embedded, ImageString
 from imagen_async.wire.error_body import holds_image, is_error
+from imagen_async.wire.image_paths import LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +40,14 @@ _IDS = ("task_id", "taskId")
 _URLS = ("poll_url", "polling_url", "status_url")
 _WRAPPERS = ("result", "data", "output", "response", "task_result", "task")
 _LINKS = ("image_urls", "urls")
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}", re.ASCII)
+_LISTS = ("data", "images", "output", "results", "predictions", "choices", "artifacts")
+_LINK_NAMES = ("url", "image_url", "imageUrl", "image")
+_TOP_NAMES = ("b64_json", "image_base64", "image")
+_BYTES_NAMES = ("b64_json", "image_base64", "bytesBase64Encoded", "base64")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_=\s-]{64,}")
+_PICTURE = re.compile(r"^https?:[^?#]+\.(?:png|jpe?g|webp|gif|avif)(?:[?#]|$)", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:https?:|data:|/)\S", re.IGNORECASE)
+_ID = re.compile(r"(?!\.$|.*\.\.)[!-~]{1,200}")
 _DEEPEST = 4
 
 
@@ -80,15 +88,19 @@ def find_task(document: object, headers: Mapping[str, str], status: int) -> Task
     if holds_image(document) or is_error(document):
         return None
     nodes = list(_nodes(document))
+    urls = (node.get(key) for node in nodes for key in _URLS)
+    url = next((url for url in urls if isinstance(url, str) and url), None)
+    url = url or headers.get("Location") or None
     found = next((_text(node.get(key)) for node in nodes for key in _IDS if node.get(key)), None)
     if found is None:
         receipts = (node for node in nodes if status == 202 or _is_receipt(node))
-        found = next((_text(node.get("id")) for node in receipts if node.get("id")), None)
+        ids = [_text(node.get("id")) for node in receipts]
+        found = next(
+            filter(None, ids), urlsplit(url).path.rpartition("/")[2] if ids and url else None
+        )
     if found is None or not _ID.fullmatch(found):
         return None
-    urls = (node.get(key) for node in nodes for key in _URLS)
-    url = next((url for url in urls if isinstance(url, str) and url), None)
-    return Task(found, url or headers.get("Location") or None)
+    return Task(found, url)
 
 
 def failure_in(document: object) -> dict[str, Any] | None:
@@ -96,6 +108,11 @@ def failure_in(document: object) -> dict[str, Any] | None:
     nodes = list(_nodes(document))
     told = next((node for node in nodes if is_error(node)), None)
     return told or next((node for node in nodes if _state(node) in FAILED), None)
+
+
+def has_failed(document: object) -> bool:
+    """Return whether a poll says of the task itself that it failed: an error may be of the poll."""
+    return any(_state(node) in FAILED for node in _nodes(document))
 
 
 def finished_answer(
@@ -135,11 +152,11 @@ def _nodes(document: object, depth: int = _DEEPEST) -> Iterator[dict[str, Any]]:
 
 
 def _items(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for name in ("data", "images"):
+    for name in _LISTS:
         value = node.get(name)
         for item in value if isinstance(value, list) else ():
-            if isinstance(item, str):
-                yield {"url": item}
+            if isinstance(item, str) and (name in LISTS or _ADDRESS.match(item)):
+                yield _linked(item)
             elif isinstance(item, dict):
                 yield from _single(item)
     for name in _LINKS:
@@ -147,15 +164,34 @@ def _items(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for link in value if isinstance(value, list) else ():
             if isinstance(link, str) and link:
                 yield {"url": link}
+    yield from _top(node)
+
+
+def _top(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what stands beside the state of an answer: its only image."""
+    if _state(node) not in PENDING | FAILED:
+        url = node.get("url")
+        names = _TOP_NAMES + ("url",) * (isinstance(url, str) and bool(_PICTURE.search(url)))
+        yield from _single({name: node[name] for name in names if name in node})
 
 
 def _single(item: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield an item for each image: a ``url`` may be a list."""
-    url = item.get("url")
-    if isinstance(url, list):
-        yield from ({**item, "url": link} for link in url if isinstance(link, str) and link)
-    elif isinstance(item.get("b64_json"), str | Embedded) or (isinstance(url, str) and url):
-        yield item
+    """Yield an item for each image: a ``url`` may be a list, or an object."""
+    url = next(filter(None, map(item.get, _LINK_NAMES)), None)
+    url = url.get("url") if isinstance(url, dict) else url
+    embedded = next(filter(None, map(item.get, _BYTES_NAMES)), None)
+    links = [link for link in (url if isinstance(url, list) else [url]) if isinstance(link, str)]
+    if isinstance(embedded, str | Embedded):
+        rest = {name: item[name] for name in item if name != "url"}
+        yield {**rest, **({"url": links[0]} if links else {}), "b64_json": embedded}
+    else:
+        yield from ({**item, **_linked(link)} for link in links if link)
+
+
+def _linked(text: str) -> dict[str, Any]:
+    """Return the item of a link, which may be the image itself."""
+    inside = text[:5].lower() == "data:" or _BASE64.fullmatch(text)
+    return {"b64_json": text, "url": None} if inside else {"url": text}
 
 
 def _is_receipt(node: dict[str, Any]) -> bool:

@@ -1,16 +1,16 @@
 """What an attempt means and what it may have cost.
 
 The table of answers is ``verdict_table.py``; here are the failures that brought no answer, what
-each verdict costs, and the words and errors made of a judgement.
+each verdict costs, and the errors made of a judgement.
 """
 
 from __future__ import annotations
 
 import enum
+import json
 import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypedDict, Unpack
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -26,35 +26,27 @@ from imagen_async.errors import (
     SpoiledAnswerError,
     Verdict,
 )
+from imagen_async.wire.cost import tells_a_cost
 from imagen_async.wire.error_body import (
+    BODY_LIMIT,
     ErrorBody,
     asked_wait,
-    clean,
     holds_image,
     is_error,
     is_task,
     read_error,
     read_error_body,
     request_id,
+    tells_of_work,
 )
+from imagen_async.wire.look_up import OPEN, PENDING, Found, look_up, look_up_key
 from imagen_async.wire.mask import NO_MASK, Mask
-from imagen_async.wire.text import printable
-from imagen_async.wire.verdict_table import (
-    OPEN,
-    OTHER_BODY,
-    PENDING,
-    Found,
-    look_up,
-    look_up_key,
-)
+from imagen_async.wire.verdict_words import account, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from imagen_async.wire.image import Image
-
-WORDS_LIMIT: Final = 300
-"""Characters of a server's words that a message quotes."""
 
 
 @attrs.frozen
@@ -171,7 +163,7 @@ def judge_failure(kind: FailureKind, *, sent: bool, detail: str = "") -> Judgeme
         verdict,
         CHARGES[verdict],
         again=sent or kind not in _PERMANENT,
-        message=_sentence(_FAILURES[kind], detail),
+        message=sentence(_FAILURES[kind], detail),
     )
 
 
@@ -183,6 +175,7 @@ def judge_status(
     key_used_before: bool = False,
     key_honoured: bool = False,
     server_errors_charged: bool = True,
+    request: bytes = b"",
     mask: Mask = NO_MASK,
 ) -> Judgement:
     """Judge an answer that is not 2xx.
@@ -195,12 +188,22 @@ def judge_status(
         key_honoured: Whether the gateway is known to honour such keys.
         server_errors_charged: Whether 500, 503 and 529 that the table does not know may have
             been charged.
+        request: Its own body: words of its own prove nothing.
         mask: Put over the words that are told; the verdict goes by those that came.
     """
     envelope = read_error_body(body)
     found = look_up_key(status, envelope, used_before=key_used_before, honoured=key_honoured)
     if found is None:
-        found = look_up(status, envelope, server_errors_charged=server_errors_charged)
+        whole = body[:BODY_LIMIT].decode("utf-8", "replace")
+        found = look_up(
+            status,
+            envelope,
+            server_errors_charged=server_errors_charged,
+            whole=whole,
+            request=request,
+        )
+        if CHARGES[found.verdict] is Charge.NO and tells_of_work(whole, headers):
+            found = OPEN
     return _answered(found, status, headers, read_error_body(body, mask))
 
 
@@ -210,6 +213,7 @@ def judge_error_document(
     status: int,
     *,
     server_errors_charged: bool = True,
+    request: bytes = b"",
     mask: Mask = NO_MASK,
 ) -> Judgement | None:
     """Judge a 2xx answer whose JSON may be an error, or a task, in place of images.
@@ -220,6 +224,7 @@ def judge_error_document(
         headers: The answer's headers, a case-insensitive mapping.
         status: Its HTTP status.
         server_errors_charged: As in ``judge_status``, of an error that says 500, 503 or 529.
+        request: As in ``judge_status``.
         mask: Put over the words that are told; the verdict goes by those that came.
 
     Returns:
@@ -231,7 +236,12 @@ def judge_error_document(
         return None
     if is_error(document):
         return judge_failed_task(
-            document, headers, status, server_errors_charged=server_errors_charged, mask=mask
+            document,
+            headers,
+            status,
+            server_errors_charged=server_errors_charged,
+            request=request,
+            mask=mask,
         )
     if is_task(document) or status == 202:
         return _spoiled("The gateway answered with a task without an id", headers, status)
@@ -244,16 +254,29 @@ def judge_failed_task(
     status: int,
     *,
     server_errors_charged: bool = True,
+    polled: bool = False,
+    request: bytes = b"",
     mask: Mask = NO_MASK,
 ) -> Judgement:
     """Judge the JSON of a 2xx answer that says of an order that it failed; see the arguments above.
 
-    Only words that the table knows make it free: a task may be paid for although it failed.
+    Only words that the table knows make it free: a task may be paid for although it failed. What
+    a poll says (``polled``) with a 404 is that the task is not found, and not that none was made.
     """
     envelope = read_error(document) or ErrorBody()
     code = envelope.code or ""
-    meant = int(code) if _STATUS.fullmatch(code) else status
-    found = look_up(meant, envelope, server_errors_charged=server_errors_charged)
+    meant = int(code) if _STATUS.fullmatch(code) and not (polled and code == "404") else status
+    whole = json.dumps(document, ensure_ascii=False, default=str)
+    found = look_up(
+        meant,
+        envelope,
+        server_errors_charged=server_errors_charged,
+        inside=True,
+        whole=whole,
+        request=request,
+    )
+    if CHARGES[found.verdict] is Charge.NO and tells_a_cost(document, headers):
+        found = OPEN
     told = read_error(mask.document(document)) or ErrorBody()
     return _answered(found, status, headers, told)
 
@@ -335,7 +358,7 @@ def _answered(
         verdict,
         CHARGES[verdict],
         again=verdict in _AGAIN and not stop,
-        message=_sentence(*_account(found, status, headers, envelope)),
+        message=sentence(*account(found, status, headers, envelope)),
         status=status,
         code=envelope.code,
         request_id=request_id(headers, envelope.message),
@@ -353,45 +376,7 @@ def _spoiled(
         Verdict.SPOILED,
         CHARGES[Verdict.SPOILED],
         again=False,
-        message=_sentence(what, words),
+        message=sentence(what, words),
         status=status,
         request_id=request_id(headers, None),
     )
-
-
-def _account(
-    found: Found, status: int, headers: Mapping[str, str], envelope: ErrorBody
-) -> tuple[str, str | None]:
-    what = f"The gateway answered {status}"
-    words = envelope.message or envelope.code or envelope.type
-    if found is PENDING:
-        return f"{what}, for the first request under this key is still in the making", words
-    if found is OTHER_BODY:
-        return f"{what}: another request was sent under this key; give this one a new key", words
-    if 200 <= status < 300:
-        return f"{what} with an error", words
-    if 300 <= status < 400:
-        origin = _origin(headers.get("Location") or "")
-        where = f"points to {origin}: base_url should probably start with that"
-        return f"{what} and {where if origin else 'redirects: base_url seems wrong'}", None
-    if words is None:
-        return f"{what} with {'a web page' if envelope.html else 'an empty body'}", None
-    return what, words
-
-
-def _origin(location: str) -> str | None:
-    """Return scheme, host and port of a URL: the rest of it may hold a signature."""
-    try:
-        parts = urlsplit(location[:2000])
-        host, port = parts.hostname, f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return None
-    if parts.scheme not in {"http", "https"} or not host:
-        return None
-    return printable(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}", 300)
-
-
-def _sentence(what: str, words: str | None) -> str:
-    said = clean(words or "", WORDS_LIMIT)
-    line = f"{what}: {said}" if said else what
-    return line if line.endswith((".", "!", "?", "。", "…")) else f"{line}."

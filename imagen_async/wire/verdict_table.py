@@ -4,7 +4,9 @@ A gateway's status is often wrong, its code and words less so: ``ROWS`` is asked
 to bottom, then ``STATUSES``, then the class of the status.
 
 What is not known to be free is UNKNOWN. From 500 on, and in an error inside a 2xx, an answer is
-free only by a row that knows its code or words as said before any work. What a front writes in
+free only by a row that knows its code or words as said before any work; words that the request
+itself holds prove nothing, for the answer may quote it. A doubt counts wherever it is said. What a
+front writes in
 place of an API (a web page, plain text, XML, nothing) proves nothing there, but for the pages in
 ``ROWS`` and the statuses in ``STATUSES`` that say that nothing was passed on.
 """
@@ -21,8 +23,6 @@ from imagen_async.errors import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
-
-    from imagen_async.wire.error_body import ErrorBody
 
 
 @attrs.frozen
@@ -45,37 +45,42 @@ class Row:
     page: bool = False
     authentication: bool = False
 
-    def fits(self, status: int, names: list[str], heard: str, page: bool) -> bool:
+    def fits(self, status: int, names: list[str], heard: Heard, page: bool) -> bool:
         """Return whether an answer is one that this row is about.
 
         Args:
             status: Its HTTP status.
             names: Its code, type and reasons, in lower case.
-            heard: These and its message, in lower case.
+            heard: What it says.
             page: Whether it is no JSON.
         """
         return (
             status in self.statuses
             and (self.page == page or (status < 500 and not self.page))
             and (self.codes is None or not self.codes.isdisjoint(names))
-            and (self.words is None or self.words.search(heard) is not None)
+            and (self.words is None or heard.says(self.words, doubt=self.verdict is _DOUBT))
         )
 
 
 @attrs.frozen
-class Found:
-    """What the table says of an answer.
+class Heard:
+    """What an answer says, in lower case.
 
     Args:
-        verdict: What it means.
-        authentication: Whether the key is at fault.
-        refusal: Whether the API itself turned the request away, by a 429 or in JSON: the one
-            answer, beside an image, that says for certain what became of the request.
+        words: Its code, type, reasons and message.
+        whole: All of its text.
+        request: The request's own body, which it may quote.
     """
 
-    verdict: Verdict
-    authentication: bool
-    refusal: bool
+    words: str
+    whole: str
+    request: str
+
+    def says(self, words: re.Pattern[str], *, doubt: bool) -> bool:
+        """Return whether it says such words of its own; a doubt may stand anywhere in it."""
+        if doubt:
+            return words.search(self.words) is not None or words.search(self.whole) is not None
+        return words.search(self.words) is not None and words.search(self.request) is None
 
 
 def _codes(names: str) -> frozenset[str]:
@@ -86,15 +91,17 @@ def _words(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns))
 
 
+_DOUBT = Verdict.UNKNOWN
 _SUCCESS = frozenset(range(200, 300))
+_CLIENT = frozenset(range(400, 500))
 _FAULTY = frozenset({500, 501, 503, 529})
 _BUSY = _SUCCESS | {429, 500, 503, 529}
 # Cloudflare never reached the origin: down, no route, no TLS, a bad certificate, no tunnel. Not
 # 522, which it also says of a request that was passed on (its "Error 522" page, 2026).
-_UNREACHED = frozenset({521, 523, 525, 526, 530})
+UNREACHED = frozenset({521, 523, 525, 526, 530})
 # Where a body's code or words are believed. Not 408, 502, 504, 52x: a front wrote those, and
 # whatever stands behind it may have gone on.
-_SPOKEN = _SUCCESS | (frozenset(range(400, 500)) - {408}) | _FAULTY
+_SPOKEN = _SUCCESS | (_CLIENT - {408}) | _FAULTY
 
 ROWS: Final[tuple[Row, ...]] = (
     # litellm on Vertex's {} for a blocked prompt (BerriAI/litellm#8221): the answer was seen.
@@ -139,12 +146,49 @@ ROWS: Final[tuple[Row, ...]] = (
             "超时",
         ),
     ),
+    # The plainest of these under a 4xx, too, which may be the gateway's own choice; not of a key.
+    Row(
+        Verdict.UNKNOWN,
+        _CLIENT - {401, 403, 407},
+        words=_words(
+            r"\btimed out\b",
+            "deadline exceeded",
+            r"\bunexpected eof\b",
+            "connection (?:was )?(?:reset|aborted|closed|lost)",
+            "socket hang up",
+            "fetch failed",
+            r"\beconn[a-z]+",
+        ),
+    ),
+    # After the work: what was drawn was held back or went astray, and may be billed. xAI charges a
+    # fee for a violation of its usage guidelines (docs.x.ai, pricing), Vertex says that there is
+    # none; BFL says "content moderated" of a result, and "request moderated" of a prompt.
+    Row(
+        Verdict.UNKNOWN,
+        _SUCCESS | _CLIENT | _FAULTY,
+        codes=_codes("image_upscale_failed"),
+    ),
+    Row(
+        Verdict.UNKNOWN,
+        _SUCCESS | _CLIENT | _FAULTY,
+        words=_words(
+            r"usage guidelines(?![\s\S]*not be charged)",
+            "content[ _]moderated",
+            r"(?:generated|output|resulting) (?:images?|content|results?) (?:\S+ ){0,4}"
+            "(?:block|filter|reject|flag|moderat|violat|withh|remov|unsafe|sensitive)",
+            r"\boutput[ _](?:moderation|(?:was )?(?:blocked|filtered|flagged|rejected))",
+            r"(?<!not )(?<!no image )(?<!no images )\b(?:was|were|been|already)"
+            " (?:generated|billed|charged)",
+            r"\bafter (?:the )?(?:image )?generation\b",
+            "(?:已|生成后)(?:经)?(?:生成|扣费|计费|收费|扣款)",
+        ),
+    ),
     # LiteLLM posts several times for one order, names the error of the last post, and then that of
     # the model it fell back to, under the first one's status: a 429, or 521, may follow a lost
     # answer (1.80.5 before an upstream that drops, recorded 2026-11).
     Row(
         Verdict.UNKNOWN,
-        _SUCCESS | frozenset(range(400, 500)) | _FAULTY | _UNREACHED,
+        _SUCCESS | _CLIENT | _FAULTY | UNREACHED,
         words=_words(
             r"litellm\.(?:api|timeout|internalserver|badgateway)",
             r"litellm\.serviceunavailable[\s\S]*error doing the fallback",
@@ -234,7 +278,7 @@ ROWS: Final[tuple[Row, ...]] = (
             "responsible ai",
             "sensitive[ _]words?",
             "prohibited content",
-            "usage guidelines",
+            "usage guidelines",  # with the words that it is not charged
             "敏感词",
             "内容审核",
             "违规",
@@ -253,12 +297,23 @@ ROWS: Final[tuple[Row, ...]] = (
     # status is that of the last of several tries.
     Row(
         Verdict.UNKNOWN,
-        _FAULTY | _UNREACHED,
+        _FAULTY | UNREACHED,
         codes=_codes("bad_response_status_code upstream_error"),
     ),
     # new-api's limiter lost its Redis, in the middleware before any channel is chosen
     # (middleware/model-rate-limit.go, read 2026-11).
     Row(Verdict.FAILED, _FAULTY, words=_words(r"\brate_limit_check_failed\b")),
+    # LiteLLM makes a 400 of its own from an error inside an upstream's 200 (1.80.5, recorded
+    # 2026-11): there only words that blame the request prove that nothing was drawn.
+    Row(
+        Verdict.UNKNOWN,
+        frozenset({400}),
+        words=_words(
+            r"litellm\.badrequesterror: \w+exception - (?![\s\S]*(?:error code: 4|invalid|unknown"
+            "|unsupported|unexpected|required|must|not (?:supported|found|allow|exist|permitted)"
+            "|prompt|parameter|argument|safety|policy|too (?:long|large|many)))"
+        ),
+    ),
     # Overload, said at the door: OpenAI's error codes, Anthropic's 529, Google's 503 UNAVAILABLE in
     # the two wordings of its API, Hugging Face's cold model, queues of image gateways.
     Row(
@@ -303,80 +358,15 @@ ROWS: Final[tuple[Row, ...]] = (
 
 STATUSES: Final[Mapping[int, Verdict]] = MappingProxyType(
     {
+        303: Verdict.UNKNOWN,  # the order was taken, and what came of it is elsewhere
         402: Verdict.QUOTA,
         408: Verdict.UNKNOWN,
+        424: Verdict.UNKNOWN,
         425: Verdict.REFUSED,
         429: Verdict.REFUSED,
-        **dict.fromkeys(_UNREACHED, Verdict.REFUSED),
+        **dict.fromkeys(UNREACHED, Verdict.REFUSED),
         499: Verdict.UNKNOWN,
     }
 )
 STATED: Final = frozenset({500, 503, 529})
 """Statuses that ``server_errors_charged=False`` states to be free where the table does not know."""
-
-OPEN: Final = Found(Verdict.UNKNOWN, authentication=False, refusal=False)
-"""Nobody can say what became of the request."""
-PENDING: Final = Found(Verdict.UNKNOWN, authentication=False, refusal=True)
-"""The first request under its key is in the making; this one was turned away, and buys nothing."""
-OTHER_BODY: Final = Found(Verdict.REJECTED, authentication=False, refusal=True)
-"""Another body was sent under its key."""
-
-_NAMES_KEY = re.compile("idempoten", re.IGNORECASE)
-_AUTHENTICATION = frozenset({401, 403, 407})
-_REFUSALS = frozenset({Verdict.REFUSED, Verdict.QUOTA, Verdict.REJECTED})
-
-
-def look_up(status: int, envelope: ErrorBody, *, server_errors_charged: bool) -> Found:
-    """Return what an answer that is not a success means.
-
-    Args:
-        status: The HTTP status, or the one that an error inside a 2xx answer gives as its code.
-        envelope: What the gateway says.
-        server_errors_charged: Whether 500, 503 and 529 that the table does not know may have been
-            charged.
-    """
-    named = (envelope.code, envelope.type, *envelope.reasons)
-    names = [name.lower() for name in named if name]
-    heard = "\n".join([*names, *filter(None, (envelope.message, envelope.footer))]).lower()
-    page = envelope.page
-    row = next((row for row in ROWS if row.fits(status, names, heard, page)), None)
-    if row is not None:
-        verdict, authentication = row.verdict, row.authentication
-    else:
-        unlisted = Verdict.REJECTED if 300 <= status < 500 else Verdict.UNKNOWN
-        verdict, authentication = STATUSES.get(status, unlisted), status in _AUTHENTICATION
-        if status in STATED and not server_errors_charged:
-            verdict = Verdict.FAILED
-    return Found(
-        verdict,
-        authentication,
-        refusal=status == 429 or (verdict in _REFUSALS and not page and status not in _UNREACHED),
-    )
-
-
-def look_up_key(
-    status: int, envelope: ErrorBody, *, used_before: bool, honoured: bool
-) -> Found | None:
-    """Return what an answer about the Idempotency-Key means; None if it is about something else.
-
-    First row that fits::
-
-        answer                               the key is          it means
-        -----------------------------------  ------------------  ---------------------------------
-        409 in JSON, key named or used       honoured            the first is still in the making
-        422 that names the key               honoured            another body: rejected
-        409, or 422 that names the key       used before         an earlier attempt may have cost
-
-    Args:
-        status: The HTTP status.
-        envelope: What the gateway says.
-        used_before: Whether an earlier attempt carried the same key.
-        honoured: Whether the gateway is known to honour keys.
-    """
-    texts = (envelope.code, envelope.type, envelope.message)
-    named = any(_NAMES_KEY.search(text) for text in texts if text)
-    if honoured and status == 409 and not envelope.page and (named or used_before):
-        return PENDING
-    if honoured and status == 422 and named:
-        return OTHER_BODY
-    return OPEN if used_before and (status == 409 or (status == 422 and named)) else None

@@ -10,6 +10,7 @@ import pytest
 
 from imagen_async import AsyncImagen, CallLogError, Charge, ConfigurationError, Imagen
 from imagen_async.batch.journal import look
+from imagen_async.batch.prompts import read_source
 from imagen_async.batch.settling import settle
 from imagen_async.batch.states import State
 from imagen_async.emulator import Emulator, FaultRule
@@ -161,3 +162,51 @@ def test_runs_and_blocking_clients_settle_too(tmp_path: Path) -> None:
 
     assert dry.items[0].prompt == settled.items[0].prompt == "c"
     assert settled.count(Charge.YES) == 1
+
+
+@pytest.mark.parametrize("change", [{"api_key": "another"}, {"idempotency": False}])
+async def test_a_log_that_cannot_know_a_send_calls_nothing_free(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    """What went out under another key, or without an id, is not missed in the log: it stays."""
+    out = tmp_path / "out"
+    async with Emulator(draw="tiny", call_log="litellm") as emulator:
+        options = {"base_url": emulator.base_url, "api_key": "k"}
+        async with AsyncImagen(**options) as imagen:
+            async with imagen.batch(prompts(3), out=out) as run:
+                await run.wait()
+            emulator.fail_next("504")
+            async with (
+                AsyncImagen(**(options | change)) as other,
+                other.batch(prompts(4), out=out) as run,
+            ):
+                await run.wait()
+            settled = await imagen.settle(out, log="litellm", horizon=0.001)
+            async with imagen.batch(prompts(4), out=out) as run:
+                await run.wait()
+
+    assert not settled.count(Charge.NO)
+    assert emulator.ledger["prompt 3"].charged == emulator.ledger["prompt 3"].posts == 1
+
+
+@pytest.mark.parametrize("log", ["newapi", "aimlapi", "litellm"])
+async def test_an_order_of_another_folder_is_never_free(log: str, tmp_path: Path) -> None:
+    """What a list of another folder has in doubt was sent at a time, and to whom, nobody knows."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    async with (
+        Emulator(draw="tiny", call_log=log) as other,
+        Emulator(draw="tiny", call_log=log) as emulator,
+    ):
+        there, core = core_on(other), core_on(emulator)
+        other.fail_next("504")
+        await run_all(there, prompts(1), first)
+        emulator.fail_next("accept_then_close")
+        await run_all(core, read_source(first / "unknown.jsonl"), second, on_unknown="resend")
+        await run_all(core, prompts(5), second)
+        settled = await settle(core, second, log=log, horizon=0.001)
+        await run_all(core, prompts(5), second)
+        await there.aclose()
+        await core.aclose()
+
+    assert [item.charge for item in settled.items] == [Charge.MAYBE]
+    assert (other.ledger["prompt 0"].charged, emulator.ledger["prompt 0"].charged) == (1, 0)

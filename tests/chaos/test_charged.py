@@ -3,13 +3,17 @@
 Rows N5, N7, N8, N9, N10, H3, H7, H8, H9, H10, H11 and H12 of the fault matrix.
 """
 
+import asyncio
+import base64
 import copy
+import json
 import pickle
 
 import aiohttp
 import pytest
 
 from imagen_async import (
+    Cancelled,
     Charge,
     ImagenError,
     OutcomeUnknownError,
@@ -18,9 +22,9 @@ from imagen_async import (
     Verdict,
 )
 from tests.chaos import naive
-from tests.chaos.faults import CHARGED, SECRET_HEADER, cut, dripping, raw, repeated
+from tests.chaos.faults import CHARGED, SECRET_HEADER, body, cut, dripping, raw, repeated, status
 from tests.chaos.harness import KEY, SHORT, chaos
-from tests.chaos.server import fine, serving
+from tests.chaos.server import PNG, fine, head, serving
 
 SPOILED = {
     *("cut by length", "cut in a chunk", "cut without length", "RST in the body"),
@@ -38,6 +42,62 @@ SILENT = {
 LOST = sorted(set(CHARGED) - SAVED)
 BLIND = {"bad base64", "half an image"}
 """Which a client that does not look into its images takes for good."""
+
+
+_TEXT = base64.b64encode(PNG).decode()
+ELSEWHERE = {
+    "the image itself": PNG,
+    "an array of one": json.dumps([{"data": [{"b64_json": _TEXT}]}]).encode(),
+    "below a wrapper": json.dumps({"result": {"data": [{"b64_json": _TEXT}]}}).encode(),
+    "a list of texts": json.dumps({"images": [_TEXT]}).encode(),
+    "predictions": json.dumps({"predictions": [{"bytesBase64Encoded": _TEXT}]}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+async def test_an_image_is_kept_wherever_it_stands(name: str) -> None:
+    """A paid image in another place than the usual is not thrown away."""
+    async with chaos({}, body(ELSEWHERE[name])) as (server, imagen):
+        generation = await imagen.generate("p")
+        assert [image.data for image in generation.images] == [PNG]
+        assert server.ledger.charges["p"] == 1
+
+
+async def test_a_bare_image_that_was_cut_is_not_whole() -> None:
+    """What came of it is on the error, which says that it was charged."""
+    answer = raw(head(200, len(PNG)) + PNG[:-20])
+    async with chaos({}, answer) as (server, imagen):
+        with pytest.raises(SpoiledAnswerError) as caught:
+            await imagen.generate("p")
+        assert caught.value.charge is Charge.YES
+        assert [image.data for image in caught.value.images] == [PNG[:-20]]
+        assert server.ledger.charges["p"] == 1
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_a_task_that_is_given_up_can_be_found(
+    closing: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever is cancelled while a task is polled is told its id: the gateway has the image."""
+    ends: list[Cancelled] = []
+    receipt = body(b'{"task_id": "t-42", "status": "queued"}', code=202)
+    options = {"on_event": lambda event: ends.append(event) if type(event) is Cancelled else None}
+    async with chaos({}, receipt, options=options) as (server, imagen):
+        server.gets = status(200, b'{"status": "processing"}')
+        call = asyncio.ensure_future(imagen.generate("p"))
+        while not any(head.startswith("GET") for head in server.ledger.heads):
+            await asyncio.sleep(0)
+        if closing:
+            await imagen._core.aclose(grace=0)
+            with pytest.raises(ImagenError) as caught:
+                await call
+            assert (caught.value.task_id, caught.value.charge) == ("t-42", Charge.YES)
+            return
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert [(end.task_id, end.charge) for end in ends] == [("t-42", Charge.YES)]
+        assert "task t-42" in caplog.text
 
 
 @pytest.mark.parametrize("name", LOST)

@@ -18,6 +18,7 @@ from imagen_async import (
     ImagenError,
     NotSentError,
     QuotaError,
+    RefusedError,
     RejectedError,
     Retrying,
     RetryPolicy,
@@ -25,6 +26,7 @@ from imagen_async import (
     Timeouts,
     Verdict,
 )
+from imagen_async.policy import retry
 from tests.chaos import naive
 from tests.chaos.faults import FREE, early, error, repeated, status
 from tests.chaos.harness import KEY, QUICK, chaos, client, leakless
@@ -91,7 +93,42 @@ async def test_a_refusal_for_good(name: str) -> None:
         assert (server.ledger.requests["p"], server.ledger.charges["p"]) == (1, 0)
 
 
-@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+ECHO = "a neon sign: queue is full"
+MADE: dict[str, Any] = {
+    "a quoted prompt": error(500, charged=True, message=f"Cannot store '{ECHO}'"),
+    "a cost": status(429, b"", "x-litellm-response-cost: 0.04", charged=True),
+    "a task": status(429, b'{"error": "busy", "task_id": "t-1"}', charged=True),
+    "an image": status(503, b'{"error": "queue is full", "data": [{"url": "u"}]}', charged=True),
+    "a bill": error(429, charged=True, message="Slow down: this image was billed"),
+    "a filter": error(400, charged=True, message="Generated image was filtered"),
+    "a lost answer": status(
+        503, b'{"error": "model is overloaded", "raw": "upstream timed out"}', charged=True
+    ),
+    "see other": status(303, b"", "Location: /v1/images/1", charged=True),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+async def test_a_refusal_that_shows_work_is_not_sent_again(name: str) -> None:
+    """An answer that looks like a refusal, after the image was made, is paid for once."""
+    async with chaos({}, MADE[name]) as (server, imagen):
+        with pytest.raises(ImagenError) as caught:
+            await imagen.generate(ECHO)
+        assert caught.value.charge is Charge.MAYBE
+        assert server.ledger.charges[ECHO] == server.ledger.requests[ECHO] == 1
+
+
+async def test_a_batch_of_refusals_that_are_charged_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that charges for each 429 is not paid without end, though calls wait for it."""
+    monkeypatch.setattr(retry, "BATCH_REFUSALS", 20)
+    async with chaos({}, status(429, charged=True)) as (server, imagen):
+        async with imagen.generate_many(["p"]) as outcomes:
+            (outcome,) = [outcome async for outcome in outcomes]
+        assert isinstance(outcome.error, RefusedError)
+        assert server.ledger.charges["p"] == outcome.error.attempts == 20
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
 async def test_a_redirect_is_not_followed(code: int) -> None:
     """A redirected POST goes nowhere: neither prompt nor key reach the other host."""
     async with serving() as foreign:

@@ -166,7 +166,11 @@ def test_a_secret_hides() -> None:
 PLAIN = "Swordfish-42/and+more=="
 """A key of no known shape."""
 ESCAPED = PLAIN.replace("/", "\\/")
-HELD = {"X-Tenant-Token": "canary-in-a-header", "X-Proxy-Authorization": "Basic Y2FuYXJ5OmJhc2lj"}
+HELD = {
+    "X-Tenant-Token": "canary-in-a-header",
+    "X-Proxy-Authorization": "Basic Y2FuYXJ5OmJhc2lj",
+    "Ocp-Apim-Subscription": "canary0in1an2odd3header",
+}
 
 
 def echoes(secret: str) -> dict[str, Fault]:

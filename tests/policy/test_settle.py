@@ -505,3 +505,15 @@ def test_nothing_in_doubt() -> None:
     """Without a doubt there is nothing to say."""
     assert settle([], [done()], log(OURS)).decisions == ()
     assert settle([], [], log(keys=frozenset())).decisions == ()
+
+
+def test_a_clock_that_was_set_meanwhile_settles_nothing() -> None:
+    """Rows that lie an hour from their calls mean that a send's age is not known."""
+    ours = KnownCall(send=Send(EPOCH, EPOCH), key="ours")
+    doubt = Doubt(id="a", key="mine", sends=(Send(EPOCH + 5, EPOCH + 5),))
+    for off, charge in ((0.0, Charge.NO), (3000.0, Charge.MAYBE)):
+        row = LogRow(kind=RowKind.CHARGE, id="r", client_id="ours", start=EPOCH + off)
+        keys = frozenset({"ours", "mine"})
+        log = CallLog(rows=(row,), read_at=EPOCH + 4000, whole_since=-math.inf, keys=keys)
+        (decision,) = settle([doubt], [ours], log).decisions
+        assert decision.charge is charge

@@ -81,6 +81,39 @@ async def test_a_task_that_the_gateway_forgot_is_expired(quick: None) -> None:
     emulator.assert_charged_once("A fox")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": {"code": "429", "message": "slow down"}},
+        {"error": {"code": "rate_limit_exceeded", "message": "too many polls"}},
+        {"error": {"code": 401, "message": "bad key"}},
+        {"error": {"code": "insufficient_quota", "message": "no"}},
+        {"error": {"code": 404, "message": "task not found"}},
+    ],
+)
+async def test_an_error_of_the_poll_is_not_the_tasks(answer: object, quick: None) -> None:
+    """A poll that is turned away inside a 200 says nothing of the order: it is paid for still."""
+
+    async def take(_: web.Request) -> web.Response:
+        return web.json_response({"task_id": "t-1"}, status=202)
+
+    async def poll(_: web.Request) -> web.Response:
+        return web.json_response(answer)
+
+    api = web.Application()
+    api.router.add_post("/v1/images/generations", take)
+    api.router.add_get("/v1/tasks/t-1", poll)
+    async with (
+        TestServer(api) as server,
+        AsyncImagen(base_url=str(server.make_url("/v1")), timeouts=Timeouts(total=0.2)) as imagen,
+    ):
+        with pytest.raises(ImagenError) as caught:
+            await imagen.generate("A fox")
+
+    assert caught.value.charge is not Charge.NO
+    assert caught.value.task_id == "t-1"
+
+
 async def test_the_key_goes_to_the_apis_origin_alone(quick: None) -> None:
     """A poll URL of another host is not asked: only the API's own places are."""
     asked: list[str | None] = []

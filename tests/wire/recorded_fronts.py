@@ -114,6 +114,7 @@ SEEN: tuple[Said, ...] = (
     Said("LiteLLM: FIN, RST, nonsense, refused", 500, litellm(_OPENAI, "Connection error.")),
     Said("LiteLLM: a cut body", 500, litellm(_OPENAI, "Unterminated string starting at: line 1 column 38 (char 37)")),
     Said("LiteLLM: a page, or nothing, with 200", 500, litellm(_OPENAI, "Expecting value: line 1 column 1 (char 0)")),
+    Said("LiteLLM: an error inside a 200", 400, litellm("BadRequestError: OpenAIException", "upstream died", 400)),
     Said("LiteLLM: silence", 408, litellm("Timeout: APITimeoutError", "Request timed out. Error_str: Request timed out.", 408)),
     Said("LiteLLM: a bare 500", 500, litellm("InternalServerError: InternalServerError: OpenAIException", "Error code: 500")),
     Said("LiteLLM: 500 in JSON", 500, litellm("InternalServerError: InternalServerError: OpenAIException", "Internal error encountered.")),
@@ -148,10 +149,9 @@ SEEN: tuple[Said, ...] = (
 )
 
 CLAIMED_FREE: tuple[Said, ...] = (
-    # Both come after the order was taken, and look like what a client did wrong: a wrong base_url,
-    # a bad prompt. They are told as free; what holds is that they are never sent again.
+    # It comes after the order was taken, and looks like a wrong base_url. It is told as free; what
+    # holds is that it is never sent again.
     Said("lighttpd: silence in the body", 404, lighttpd("404 Not Found")),
-    Said("LiteLLM: an error inside a 200", 400, litellm("BadRequestError: OpenAIException", "upstream died", 400)),
 )
 
 _CLOUDFLARE = "developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors, 2026"

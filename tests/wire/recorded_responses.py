@@ -156,7 +156,7 @@ ANSWERS: dict[str, tuple[int, bytes, Verdict]] = {
         b'{"detail":[{"loc":["body","n"],"msg":"too large","type":"le"}]}',
         REJECTED,
     ),
-    "upscale": (424, error("no", code="image_upscale_failed"), REJECTED),
+    "upscale": (424, error("no", code="image_upscale_failed"), UNKNOWN),
     "not implemented": (501, error("API not implemented", code="api_not_implemented"), REJECTED),
     "bare 501": (501, b"", UNKNOWN),
     # 408, 409, 425

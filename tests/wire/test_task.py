@@ -56,6 +56,13 @@ RECEIPTS: dict[str, tuple[int, dict[str, str], Any, Task | None]] = {
         {"id": 7},
         Task("7", "/v1/jobs/7"),
     ),
+    "an id of other signs": (200, {}, {"task_id": "a/b+c=="}, Task("a/b+c==")),
+    "a place and no id": (
+        202,
+        {},
+        {"status": "queued", "poll_url": "/v1/tasks/t-9?sign=1"},
+        Task("t-9", "/v1/tasks/t-9?sign=1"),
+    ),
     "an answer": (200, {}, {"id": "a", "data": [{"url": LINK}]}, None),
     "an answer of a gateway that gives it an id": (200, {}, {"id": "a", "data": []}, None),
     "an error": (200, {}, {"task_id": "t", "error": {"message": "no"}}, None),
@@ -108,6 +115,35 @@ class _Sink(io.BytesIO):
 
     def discard(self) -> None:
         raise AssertionError
+
+
+B64 = base64.b64encode(bytes(100)).decode()
+
+
+@pytest.mark.parametrize(
+    ("document", "item"),
+    [
+        ({"output": [LINK]}, {"url": LINK}),
+        ({"data": [{"image_url": {"url": LINK}}]}, {"url": LINK}),
+        ({"images": [B64]}, {"b64_json": B64}),
+        ({"images": ["data:image/png;base64," + B64]}, {"b64_json": B64}),
+        ({"output": {"choices": [{"image_base64": B64}]}}, {"b64_json": B64}),
+        ({"predictions": [{"bytesBase64Encoded": B64}]}, {"b64_json": B64}),
+        ({"image": B64, "finish_reason": "SUCCESS"}, {"b64_json": B64}),
+        ({"url": LINK}, {"url": LINK}),
+        ({"url": "https://api.example/v1/tasks/1"}, None),
+        ({"status": "queued", "image": LINK}, None),
+        ({"output": ["a picture of a cat"]}, None),
+    ],
+)
+def test_other_shapes_of_images_are_found(document: Any, item: dict[str, str] | None) -> None:
+    """An image is found where other gateways put it, and nothing else is taken for one."""
+    sink = _Sink()
+    answer = finished_answer(document, lambda: sink, 1000)
+    found = None if answer is None else answer["data"][0]
+    assert (found or {}).get("url") == (item or {}).get("url")
+    assert bool(found and found.get("b64_json")) is bool(item and "b64_json" in item)
+    assert sink.done == (bytes(100) if item and "b64_json" in item else b"")
 
 
 def test_an_image_inside_a_result_is_decoded() -> None:

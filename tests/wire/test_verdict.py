@@ -15,7 +15,6 @@ from imagen_async.errors import Charge, OutcomeUnknownError, QuotaError, Verdict
 from imagen_async.wire.verdict import (
     CHARGES,
     ERRORS,
-    WORDS_LIMIT,
     FailureKind,
     Judgement,
     error_for,
@@ -26,6 +25,7 @@ from imagen_async.wire.verdict import (
     judge_status,
 )
 from imagen_async.wire.verdict_table import ROWS
+from imagen_async.wire.verdict_words import WORDS_LIMIT
 from tests.wire.recorded_responses import ANSWERS, SATURATED, error, is_harmless, page
 
 NONE = CIMultiDict[str]()
@@ -53,7 +53,7 @@ def test_every_known_answer_has_its_verdict(status: int, body: bytes, verdict: V
         "filtered by Responsible AI",
         "sensitive words detected",
         "PROHIBITED CONTENT",
-        "against the usage guidelines",
+        "violated Vertex AI's usage guidelines. You will not be charged for blocked images",
         "含有敏感词",
         "未通过内容审核",
         "内容违规",
@@ -91,7 +91,7 @@ def test_words_of_a_lost_answer_are_unknown(words: str, status: int) -> None:
 BARE = {
     **dict.fromkeys([402], QUOTA),
     **dict.fromkeys([425, 429, 521, 523, 525, 526, 530], REFUSED),
-    **dict.fromkeys([408, 499], UNKNOWN),
+    **dict.fromkeys([303, 408, 424, 499], UNKNOWN),
 }
 
 
@@ -108,6 +108,90 @@ def test_every_code_stands_in_one_row() -> None:
     assert len(codes) == len(set(codes))
     patterns = [row.words.pattern for row in ROWS if row.words]
     assert not re.search("[A-Z]", " ".join([*codes, *patterns]).replace(r"\S", ""))
+
+
+def test_words_that_the_request_holds_prove_nothing() -> None:
+    """A server error that quotes the prompt, or a part of it, is not free by the prompt's words."""
+    request = json.dumps({"prompt": 'A sign: "Queue is FULL", 敏感词 below'}).encode()
+    for words in ("cannot save 'Queue is full'", "sign: queue is full", "敏感词 was not stored"):
+        body = error(words)
+        assert judge_status(503, NONE, body, request=request).verdict is UNKNOWN
+        assert judge_status(503, NONE, body).verdict in {REFUSED, REJECTED}
+        document = {"error": {"message": words, "code": "500"}}
+        judged = judge_error_document(document, NONE, 200, request=request)
+        assert judged is not None
+        assert judged.verdict is UNKNOWN
+    known = error("queue is full", code="rate_limit_exceeded")
+    assert judge_status(503, NONE, known, request=request).verdict is REFUSED
+
+
+AFTER = [
+    "Generated image was filtered as a result of our safety system.",
+    "The generated image was blocked by our content policy",
+    "Content Moderated",
+    "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO",
+    "output blocked by the safety system",
+    "rate limit reached after generation",
+    "queue is full; the image was generated and has been billed",
+    "内容审核: 图片已生成, 已扣费",
+]
+
+
+@pytest.mark.parametrize("words", AFTER)
+@pytest.mark.parametrize("status", [200, 400, 403, 409, 429, 500, 503])
+def test_words_of_work_that_was_done_are_unknown(words: str, status: int) -> None:
+    """Whatever the status, an answer that says that the image was made may have cost it."""
+    if status == 200:
+        judged = judge_error_document({"error": {"message": words}}, NONE, 200)
+    else:
+        judged = judge_status(status, NONE, error(words))
+    assert judged is not None
+    assert (judged.verdict, judged.refusal) == (UNKNOWN, False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields"),
+    [
+        ({"x-litellm-response-cost": "0.04"}, {}),
+        ({"X-AIMLAPI-USD-Spent": "0.04"}, {}),
+        ({}, {"usage": {"cost": 0.04}}),
+        ({}, {"usage": {"input_tokens": 9, "output_tokens": 1056}}),
+        ({}, {"data": [{"url": "https://files.example/1.png"}]}),
+        ({}, {"images": [{"b64_json": "iVBORw0KGgo="}]}),
+        ({}, {"task_id": "t-1"}),
+        ({}, {"data": {"task_id": "t-1", "status": "queued"}}),
+        ({}, {"data": [{"b64_json": "A" * 100_000}]}),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 402, 429, 503])
+def test_a_refusal_beside_what_was_made_is_none(
+    headers: dict[str, str], fields: dict[str, object], status: int
+) -> None:
+    """A cost, an image or a task in an answer outweighs its status and all its words."""
+    told = {"error": {"message": "queue is full", "code": "rate_limit_exceeded"}}
+    judged = judge_status(status, CIMultiDict(headers), json.dumps(told | fields).encode())
+    assert (judged.charge, judged.refusal) == (Charge.MAYBE, False)
+    free = CIMultiDict({"x-litellm-response-cost": "0.0"})
+    told = told | {"usage": {"output_tokens": 0, "cost": 0}, "data": None}
+    assert judge_status(status, free, json.dumps(told).encode()).charge is Charge.NO
+
+
+@pytest.mark.parametrize("status", [400, 409, 422, 429])
+@pytest.mark.parametrize("words", ["upstream timed out", "connection reset by peer", "ECONNRESET"])
+def test_a_lost_answer_under_a_4xx_is_unknown(words: str, status: int) -> None:
+    """A gateway may tell of it with any status; what it says of a key is of the key alone."""
+    assert judge_status(status, NONE, error(words)).charge is Charge.MAYBE
+    assert judge_status(401, NONE, error("your session timed out")).verdict is REJECTED
+
+
+def test_a_doubt_counts_wherever_it_is_said() -> None:
+    """A refusal's other fields are heard for a lost answer behind it."""
+    for fields in (
+        {"detail": "socket hang up"},
+        {"error": {"message": "queue is full", "raw": "timed out"}},
+    ):
+        told = {"error": {"message": "queue is full"}} | fields
+        assert judge_status(503, NONE, json.dumps(told).encode()).verdict is UNKNOWN
 
 
 def test_503_with_retry_after_proves_nothing() -> None:
@@ -344,6 +428,9 @@ DOCUMENTS: dict[str, tuple[object, Verdict | None]] = {
     "a code that is no error": ({"error": {"code": 200, "message": "no"}}, UNKNOWN),
     "no words": ({"error": True}, UNKNOWN),
     "array of one": ([{"error": {"code": 404}}], REJECTED),
+    "a 4xx behind it": ({"error": {"code": 400, "message": "upstream died"}}, UNKNOWN),
+    "a front's code": ({"error": {"code": 521, "message": "no"}}, UNKNOWN),
+    "a cost": ({"error": {"code": 429}, "usage": {"cost": 0.1}}, UNKNOWN),
     "task": ({"task_id": "t", "status": "queued", "poll_url": "/t"}, SPOILED),
     "error beside an image": ({"error": "one failed", "data": [{"url": "u"}]}, None),
     "no images": ({"created": 1, "data": []}, None),
