@@ -22,6 +22,9 @@ from tests.chaos.faults import CHARGED, SECRET_HEADER, cut, dripping, raw, repea
 from tests.chaos.harness import KEY, SHORT, chaos
 from tests.chaos.server import fine, serving
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
+
 SPOILED = {
     *("cut by length", "cut in a chunk", "cut without length", "RST in the body"),
     *("truncated gzip", "null", "a list", "100,000 brackets", "no data", "nulls"),
