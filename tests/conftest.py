@@ -3,6 +3,9 @@
 import os
 import signal
 
+import pytest
+
+from imagen_async.session import transport
 from imagen_async.testing import patch_aioresponses
 
 patch_aioresponses()
@@ -14,3 +17,12 @@ for name in ("IMAGEN_BASE_URL", "IMAGEN_API_KEY"):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell does so to what it starts in the background; children would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=["exchange", "session"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Send POSTs over the connection itself, then through aiohttp's session; return which."""
+    way: str = request.param
+    if way == "session":
+        monkeypatch.setattr(transport, "usable", lambda: False)
+    return way

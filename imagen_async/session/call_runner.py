@@ -112,10 +112,11 @@ class CallRunner:
         """Wait for leave to send, no longer than the call or its run may."""
         if call.patience is not None and call.gave_up:
             raise await _on_record(call, call.unsent(call.gave_up))
-        permit = self.gate.enter_at_once()
-        if permit is not None and call.attempts == 0 and not call.waits:
+        permit, clock = self.gate.enter_at_once(), asyncio.get_running_loop().time
+        if permit is not None and call.attempts == 0:
+            if call.waits:
+                call.deadline.ends = clock() + call.total
             return permit  # no time has passed since the deadline was set
-        clock = asyncio.get_running_loop().time
         if permit is None:
             asked = clock()
             if call.waits:

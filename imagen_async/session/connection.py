@@ -37,6 +37,13 @@ class Connection(ResponseHandler):
 
     outgoing: SentFlagPayload | None = None
 
+    def is_connected(self) -> bool:
+        """Return whether it can be used; not after bytes that no request asked for.
+
+        aiohttp would take them for the answer to the next request.
+        """
+        return super().is_connected() and not self.should_close
+
     def eof_received(self) -> None:
         """Pass on the socket: the loop closes its own next, and the kernel forgets it."""
         super().eof_received()
@@ -116,13 +123,29 @@ class SentFlagPayload(BytesPayload):
         """
         connection = getattr(writer, "protocol", None)
         if isinstance(connection, Connection):
-            if connection.transport is None or connection.transport.is_closing():
-                raise BrokenPipeError
-            self._connection = connection
-            connection.outgoing = self
+            self._bind(connection)
         self.sent, self.sent_at = True, time.time()
         await writer.write(self._value)
         self._written = writer.output_size
+
+    def send(self, connection: Connection, head: str) -> None:
+        """Write a request's head and this body at once, with no session between.
+
+        Raises:
+            BrokenPipeError: If the connection has ended meanwhile; nothing was written then.
+        """
+        transport = self._bind(connection)
+        self._written = len(head) + len(self._value)
+        self.sent, self.sent_at = True, time.time()
+        transport.write(head.encode("ascii") + self._value)
+
+    def _bind(self, connection: Connection) -> asyncio.Transport:
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            raise BrokenPipeError
+        self._connection = connection
+        connection.outgoing = self
+        return transport
 
     async def write_with_length(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
@@ -13,6 +13,7 @@ import attrs
 from imagen_async.session.loop import running_task
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
     from types import TracebackType
     from typing import Self
 
@@ -76,7 +77,8 @@ class Stream(Generic[_Item]):
         ordered: bool = False,
         dropped: Callable[[Outcome], None] | None = None,
     ) -> None:
-        self._source = _iterate(source)
+        self._plain = None if isinstance(source, AsyncIterable) else _each(source)
+        self._source = _each_later(source) if isinstance(source, AsyncIterable) else None
         self._work = work
         self._bound = concurrency + AHEAD
         self._ordered = ordered
@@ -97,7 +99,7 @@ class Stream(Generic[_Item]):
         self._tickets = anyio.Semaphore(self._bound, fast_acquire=True)
         self._pulling = anyio.Lock(fast_acquire=True)
         self._pull: anyio.CancelScope | None = None
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._hire()
@@ -117,7 +119,7 @@ class Stream(Generic[_Item]):
             await self._group.__aexit__(None, None, None)
         finally:
             self._group = None
-            await _close(self._source)
+            await self._close_source()
             for outcome in (*self._ready, *self._early.values()):
                 if outcome is not None and self._dropped is not None:
                     self._dropped(outcome)
@@ -146,6 +148,7 @@ class Stream(Generic[_Item]):
             CancelledError: If work was cancelled, after all outcomes: some item has none.
         """
         while not self._ready and self._workers:
+            self._changed = self._changed or anyio.Event()
             await self._changed.wait()
         if self._ready:
             return True
@@ -188,12 +191,7 @@ class Stream(Generic[_Item]):
 
     async def _worker(self) -> None:
         try:
-            while not self._exhausted:
-                await self._tickets.acquire()
-                pulled = await self._pull_one()
-                if pulled is None:
-                    self._tickets.release()
-                    break
+            while (pulled := await self._pull_one()) is not None:
                 # One more worker for each item until the bound: three items need no thousand.
                 if self._workers < self._bound:
                     self._hire()
@@ -212,16 +210,37 @@ class Stream(Generic[_Item]):
             self._tell()
 
     async def _pull_one(self) -> tuple[int, _Item] | None:
-        async with self._pulling:
+        """Take the next item, once there is room for it; None at the end."""
+        if self._tickets.value:
+            self._tickets.acquire_nowait()
+        else:
+            await self._tickets.acquire()
+        if self._plain is not None:
             if not self._exhausted:
-                with anyio.CancelScope() as self._pull:
-                    async for item in self._source:
-                        index = self._next_pulled
-                        self._next_pulled += 1
-                        self._unread += 1
-                        return index, item
-            self._exhausted = True
+                for item in self._plain:
+                    return self._counted(item)
+        elif self._source is not None:
+            async with self._pulling:
+                if not self._exhausted:
+                    with anyio.CancelScope() as self._pull:
+                        async for item in self._source:
+                            return self._counted(item)
+        self._exhausted = True
+        self._tickets.release()
         return None
+
+    def _counted(self, item: _Item) -> tuple[int, _Item]:
+        index = self._next_pulled
+        self._next_pulled += 1
+        self._unread += 1
+        return index, item
+
+    async def _close_source(self) -> None:
+        if self._plain is not None:
+            self._plain.close()
+        if self._source is not None:
+            with anyio.CancelScope(shield=True):
+                await self._source.aclose()
 
     def _settle(self, index: int, outcome: Outcome | None) -> None:
         if not self._ordered:
@@ -241,21 +260,20 @@ class Stream(Generic[_Item]):
         self._tell()
 
     def _tell(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        """Wake who waits to read."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
 
-async def _iterate(source: Iterable[_Item] | AsyncIterable[_Item]) -> AsyncIterator[_Item]:
-    if isinstance(source, AsyncIterable):
-        async for item in source:
-            yield item
-    else:
-        for item in source:
-            yield item
+# Generators of our own: they begin with the first item, and end without ending the user's.
 
 
-async def _close(source: AsyncIterator[object]) -> None:
-    aclose = getattr(source, "aclose", None)
-    if aclose is not None:
-        with anyio.CancelScope(shield=True):
-            await aclose()
+def _each(source: Iterable[_Item]) -> Generator[_Item, None, None]:
+    for item in source:  # noqa: UP028 - closing a `yield from` would close the source
+        yield item
+
+
+async def _each_later(source: AsyncIterable[_Item]) -> AsyncGenerator[_Item, None]:
+    async for item in source:
+        yield item

@@ -19,6 +19,7 @@ import attrs
 
 from imagen_async.session.alarm import Alarm
 from imagen_async.session.connection import Connection, keep_alive
+from imagen_async.session.exchange import Exchange, Response, usable
 from imagen_async.session.transport_errors import classify, only_once
 from imagen_async.wire.verdict import FailureKind
 
@@ -109,6 +110,9 @@ class Transport:
         self._api_connector = _connector(network, None)
         self._api = _session(self._api_connector)
         self._own_files = _session(self._api_connector, download=True)
+        # Tools that watch requests put trace configurations into every session.
+        direct = usable() and not self._api.trace_configs
+        self._direct = Exchange(self._api_connector, origin, PIECE) if direct else None
         self._guard = guard
         self._files: aiohttp.ClientSession | None = None
         _open.add(self)
@@ -133,6 +137,7 @@ class Transport:
 
     def _detached(self) -> list[aiohttp.BaseConnector]:
         connectors: list[aiohttp.BaseConnector] = []
+        self._direct = None
         for session in (self._api, self._own_files, self._files):
             if session is not None and session.connector is not None:
                 connectors.append(session.connector)
@@ -226,8 +231,12 @@ class Transport:
         timer: Timer,
         outgoing: SentFlagPayload | None,
         headers: CIMultiDict[str] | None,
-    ) -> Awaitable[aiohttp.ClientResponse]:
-        session = self._session_for(url) if outgoing is None else self._api
+    ) -> Awaitable[aiohttp.ClientResponse | Response]:
+        session, proxy = self._api, self._network.proxy_for(url)
+        if outgoing is None or headers is None:
+            session = self._session_for(url)
+        elif proxy is None and self._direct is not None and self._direct.takes(headers):
+            return self._direct.post(url, outgoing, headers, timer.aiohttp)
         return session.request(
             method,
             url,
@@ -235,7 +244,7 @@ class Transport:
             headers=headers,
             timeout=timer.aiohttp,
             allow_redirects=False,
-            proxy=self._network.proxy_for(url),
+            proxy=proxy,
         )
 
     async def _judged(
@@ -273,7 +282,9 @@ def timeouts(total: float, *, connect: float, stall: float | None = None) -> Tim
     return Timer(max(total, TICK), kept)
 
 
-async def _receive(response: aiohttp.ClientResponse, receiver: Receiver, alarm: Alarm) -> None:
+async def _receive(
+    response: aiohttp.ClientResponse | Response, receiver: Receiver, alarm: Alarm
+) -> None:
     complete = False
     alarm.heard += 1
     try:

@@ -21,6 +21,10 @@ class LostError(aiohttp.ClientError):
     """Hides a lost connection from aiohttp, which sends a GET again on its own."""
 
 
+class MalformedError(aiohttp.ClientError):
+    """The head of an answer cannot be read; it may be quoted nowhere."""
+
+
 async def only_once(
     request: aiohttp.ClientRequest,
     handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
@@ -58,7 +62,11 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str], ...] = (
     ),
     ((ContentEncodingError,), FailureKind.BAD_ENCODING, "its Content-Encoding cannot be undone"),
     ((aiohttp.ClientPayloadError,), FailureKind.CUT_BODY, "it ended too early"),
-    ((aiohttp.ClientResponseError,), FailureKind.PROTOCOL, "its head or framing is malformed"),
+    (
+        (aiohttp.ClientResponseError, MalformedError),
+        FailureKind.PROTOCOL,
+        "its head or framing is malformed",
+    ),
     ((OSError, aiohttp.ClientConnectionError), FailureKind.DROPPED, "the connection failed"),
 )
 

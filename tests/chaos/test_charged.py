@@ -26,6 +26,9 @@ from tests.chaos.faults import CHARGED, SECRET_HEADER, body, cut, dripping, raw,
 from tests.chaos.harness import KEY, SHORT, chaos
 from tests.chaos.server import PNG, fine, head, serving
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
+
 SPOILED = {
     *("cut by length", "cut in a chunk", "cut without length", "RST in the body"),
     *("truncated gzip", "null", "a list", "100,000 brackets", "no data", "nulls"),

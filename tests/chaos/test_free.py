@@ -32,6 +32,8 @@ from tests.chaos.faults import FREE, early, error, repeated, status
 from tests.chaos.harness import KEY, QUICK, chaos, client, leakless
 from tests.chaos.server import ChaosServer, Exchange, fine, serving
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 @pytest.mark.parametrize("name", FREE)
 async def test_a_refusal_is_sent_again(name: str) -> None:

@@ -27,6 +27,9 @@ from tests.chaos.faults import CHARGED, FREE, ok_then_closed, overlong, sliced, 
 from tests.chaos.harness import chaos
 from tests.chaos.server import Exchange, fine, head, serving
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
+
 MIB = 1024 * 1024
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import trustme
+from aiohttp import TCPConnector
 
 from imagen_async import (
     AsyncImagen,
@@ -29,10 +30,14 @@ from imagen_async import (
 )
 from imagen_async.session import connection
 from imagen_async.session.connection import SentFlagPayload
+from imagen_async.session.exchange import usable
 from tests.chaos.harness import client, leakless
 from tests.chaos.server import head
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tell")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tell"),
+    pytest.mark.usefixtures("both_ways"),
+]
 
 ONCE = RetryPolicy(max_attempts=1)
 ANSWER = json.dumps({"data": [{"url": "https://gateway.test/image.png"}]}).encode()
@@ -94,7 +99,7 @@ class Peer:
         """Close: with a FIN, or with an RST if something lies unread."""
         if self.context is not None:
             self.opened.settimeout(0)
-            with suppress(ssl.SSLWantReadError):
+            with suppress(OSError):  # it waits for theirs, or finds an order instead
                 self.opened.unwrap()  # says goodbye
         self.opened.close()
 
@@ -129,17 +134,34 @@ async def playing(
         trusting = ssl.create_default_context()
         authority.configure_trust(trusting)
         contexts = [server, trusting]
-    peer, left, real = Peer(contexts[0]), list(acts), SentFlagPayload.write
+    peer, left, tasks = Peer(contexts[0]), list(acts), list[asyncio.Task[None]]()
+    write, send, connect = SentFlagPayload.write, SentFlagPayload.send, TCPConnector.connect
 
-    async def write(self: SentFlagPayload, writer: Any) -> None:
-        before, after = left.pop(0)
-        await peer.play(before)
-        await real(self, writer)
-        if after:
+    async def after(words: str) -> None:
+        if words:
             await asyncio.sleep(0.005)  # uvloop writes at the end of its turn
-            await peer.play(after)
+            await peer.play(words)
 
-    monkeypatch.setattr(SentFlagPayload, "write", write)
+    async def slow_write(self: SentFlagPayload, writer: Any) -> None:
+        await peer.play(left[0][0])
+        await write(self, writer)
+        await after(left.pop(0)[1])
+
+    async def slow_connect(self: TCPConnector, request: Any, **rest: Any) -> Any:
+        opened = await connect(self, request, **rest)
+        if not request.body:  # it goes over the connection itself
+            await peer.play(left[0][0])
+        return opened
+
+    def slow_send(self: SentFlagPayload, opened: Any, text: str) -> None:
+        words = left.pop(0)[1]
+        send(self, opened, text)
+        tasks.append(asyncio.create_task(after(words)))
+
+    usable()  # once in a process it sends something itself
+    monkeypatch.setattr(SentFlagPayload, "write", slow_write)
+    monkeypatch.setattr(SentFlagPayload, "send", slow_send)
+    monkeypatch.setattr(TCPConnector, "connect", slow_connect)
     monkeypatch.setattr(connection, "PATIENCE", (0.0, 0.02, 0.04, 0.06))
     options = {"retry": ONCE, "ssl": contexts[1], "base_url": f"{peer.origin}/v1"} | options
     if options.get("proxy"):
@@ -150,6 +172,7 @@ async def playing(
         async with nullcontext() if kind.startswith("uvloop") else leakless():
             async with client(**options) as imagen:
                 yield peer, imagen
+                await asyncio.gather(*tasks)
             peer.end()
             assert not left
     finally:
@@ -294,6 +317,8 @@ async def test_a_connection_that_ended_before_the_order(transport: Any) -> None:
     outgoing = SentFlagPayload(b"{}")
     with pytest.raises(BrokenPipeError):
         await outgoing.write(SimpleNamespace(protocol=gone))  # type: ignore[arg-type]
+    with pytest.raises(BrokenPipeError):
+        outgoing.send(gone, "")
     assert not outgoing.sent
 
 

@@ -1,5 +1,6 @@
 """The request: what it takes, what it refuses, and the bytes that it sends."""
 
+import enum
 import json
 import pickle
 from typing import Any
@@ -9,6 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async import AspectRatio, GenerationRequest, InvalidRequestError, ResponseFormat
+
+
+class Count(enum.IntEnum):
+    """A number that writes itself differently."""
+
+    FEW = 3
+
 
 JSON = st.recursive(
     st.none()
@@ -60,6 +68,22 @@ def test_any_text_and_json_arrive_as_they_are(prompt: str, extra: dict[str, Any]
 
     assert body.isascii()
     assert json.loads(body) == {"prompt": prompt, **extra}
+
+
+@given(
+    prompt=st.text(min_size=1).filter(str.strip),
+    model=st.none() | st.text(min_size=1).filter(str.strip),
+    ratio=st.none() | st.sampled_from(AspectRatio),
+    form=st.none() | st.sampled_from(ResponseFormat),
+    n=st.none() | st.integers(1, 2**70) | st.just(Count.FEW),
+)
+def test_the_short_way_writes_what_json_does(
+    prompt: str, model: str | None, ratio: AspectRatio | None, form: ResponseFormat | None, n: Any
+) -> None:
+    """A body without extra is byte for byte what the json module makes of it."""
+    request = GenerationRequest(prompt, model=model, aspect_ratio=ratio, response_format=form, n=n)
+
+    assert request.encode() == json.dumps(request.body(), separators=(",", ":")).encode("ascii")
 
 
 def test_lone_surrogates_are_escaped() -> None:
