@@ -156,7 +156,9 @@ def floor(count: int, folder: Path) -> float:
         for each in ids:
             connection.execute("INSERT INTO item VALUES (?, ?, 'sending', NULL)", (each, row))
         connection.execute("COMMIT")
-        files = [os.open(folder / f".{n}.part", os.O_CREAT | os.O_EXCL | os.O_RDWR) for n in numbers]
+        files = [
+            os.open(folder / f".{n}.part", os.O_CREAT | os.O_EXCL | os.O_RDWR) for n in numbers
+        ]
         for file in files:
             os.write(file, image)
         for file in files:

@@ -121,14 +121,16 @@ def survey(folder: Path, owned: Callable[[str], bool]) -> list[Path]:
             if _HOME.fullmatch(home.name):
                 raise _misplaced(home.path)
             continue
-        for entry in _entries(Path(home.path)):
-            if _PART.fullmatch(entry.name):
-                parts.append(Path(entry.path))
-            elif (found := _NAMED.fullmatch(entry.name)) and not owned(found[1]):
-                raise ConfigurationError(
-                    f"{printable(entry.path, 300)} belongs to no item of the journal: the journal "
-                    "is older than its images, or the file is not ours; restore or move it."
-                )
+        for name in os.listdir(home.path):  # noqa: PTH208 - no path is made of a million names
+            if found := _NAMED.fullmatch(name):
+                if not owned(found[1]):
+                    raise ConfigurationError(
+                        f"{printable(f'{home.path}/{name}', 300)} belongs to no item of the "
+                        "journal: the journal is older than its images, or the file is not ours; "
+                        "restore or move it."
+                    )
+            elif _PART.fullmatch(name):
+                parts.append(Path(home.path, name))
     return parts
 
 

@@ -12,6 +12,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+from array import array
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -82,15 +83,22 @@ class SqliteView:
         for (identity,) in self.connection.execute(schema.IDS, (str(state),)):
             yield identity
 
-    def known(self) -> Iterator[tuple[bytes, str, int]]:
-        """Yield the id, state and charge of every item; at the end they are checked."""
-        total = 0
-        for row in self.connection.execute(schema.KNOWN):
-            total += int.from_bytes(row[0])
-            yield row
-        # Two copies of each id, and no look at the rows: a hundredth of a full check's price.
-        if total != sum(int.from_bytes(row[0]) for row in self.connection.execute(schema.INDEXED)):
+    def known(self) -> list[tuple[Count, bytes]]:
+        """Return the counts, each with its items' ids, which are checked."""
+        try:
+            known = [
+                (_count(*counted), bytes.fromhex(ids))
+                for *counted, ids in self.connection.execute(schema.KNOWN)
+            ]
+            indexed = bytes.fromhex(self.connection.execute(schema.INDEXED).fetchone()[0] or "")
+            # Two copies of each id, and no look at the rows: a hundredth of a full check's price.
+            lost = sum(sum(array("Q", ids)) for _, ids in known) != sum(array("Q", indexed))
+            lost = lost or any(len(ids) != 16 * count.items for count, ids in known)
+        except ValueError:
+            raise schema.damaged() from None
+        if lost:
             raise schema.damaged()
+        return known
 
     def refused(self) -> Iterator[RefusedRow]:
         """Yield the rows that this run did not send."""
@@ -99,10 +107,7 @@ class SqliteView:
 
     def counts(self) -> list[Count]:
         """Return how many items are in which state."""
-        return [
-            Count(State(state), Charge(charge), *sums)
-            for state, charge, *sums in self.connection.execute(schema.COUNTS)
-        ]
+        return [_count(*counted) for counted in self.connection.execute(schema.COUNTS)]
 
     def settled(self, item: Item, traces: Iterable[Trace] = ()) -> None:
         """Keep an item's end."""
@@ -129,6 +134,10 @@ class SqliteView:
     def drop_unknown(self) -> None:
         """Give up every item that may have been charged and is not done."""
         self.connection.execute(schema.DROP)
+
+
+def _count(state: str, charge: int, *sums: int) -> Count:
+    return Count(State(state), Charge(charge), *sums)
 
 
 @contextlib.contextmanager

@@ -77,7 +77,6 @@ def _many(statement: str, rows: int) -> str:
     )
 
 
-
 def sending(item: Item, images: int, resends: int) -> Statement:
     """Return what keeps that an attempt is about to be sent."""
     row, charge = item.row.json, int(item.charge)
