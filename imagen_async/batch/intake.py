@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -16,6 +15,7 @@ from imagen_async.batch.records import Item, RequestRow
 from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 from imagen_async.policy.config import count, positive
+from imagen_async.session.config import new_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -258,11 +258,11 @@ class Intake:
         if known is not None:
             # A gateway that honours keys would answer a failure's key with that failure.
             key = None if known.state is State.FAILED else known.idempotency_key
-            key = key or str(uuid.uuid4())
+            key = key or new_key()
             item = attrs.evolve(known, position=found.position, row=row, idempotency_key=key)
         else:
             charge, key = (prior.charge, prior.idempotency_key) if prior else (Charge.NO, None)
-            key = key or str(uuid.uuid4())
+            key = key or new_key()
             item = Item(found.id, found.position, row, charge=charge, idempotency_key=key)
         charged = item.charge is not Charge.NO
         again = self._context.on_unknown == "resend"

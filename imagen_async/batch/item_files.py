@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from imagen_async.batch.records import KeptImage
 from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
-from imagen_async.storage.file_names import file_name, slug
+from imagen_async.storage.file_names import file_name
 from imagen_async.storage.stores import FolderStore, Stored
 from imagen_async.wire.finding import CUT, look
 from imagen_async.wire.image_header import SUFFIXES
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from imagen_async.batch.records import Item
     from imagen_async.storage.stores import StoreFailure
-    from imagen_async.wire.decoder import Sink
     from imagen_async.wire.image import Image
 
 IMAGES = "images"
@@ -35,7 +34,7 @@ _NAMED = re.compile(
 )
 
 
-class ItemFiles:
+class ItemFiles(FolderStore):
     """Puts one item's images into the run's folder and remembers their sizes and hashes.
 
     Args:
@@ -47,23 +46,17 @@ class ItemFiles:
     """
 
     def __init__(self, folder: Path, identity: bytes, prompt: str, after: int = 0) -> None:
-        digest = identity.hex()
+        home = _home_of(folder, identity[:1].hex())
+        super().__init__(home, prompt, identity.hex()[:12], replace=True, sha256=True)
         self.after = after
-        self._inner = FolderStore(
-            _home(folder, identity), slug(prompt), digest[:12], replace=True, sha256=True
-        )
         self.kept: dict[Path, Stored] = {}
-
-    def open(self) -> Sink:
-        """Return a sink that writes to a hidden file."""
-        return self._inner.open()
 
     async def keep(
         self, sinks: Sequence[Sink], numbers: Sequence[int | None], *, linked: bool = False
     ) -> list[Stored | StoreFailure]:
         """Make images durable and visible, the first one last."""
         numbers = [None if number is None else number + self.after for number in numbers]
-        results = await self._inner.keep(sinks, numbers, linked=linked)
+        results = await super().keep(sinks, numbers, linked=linked)
         for result in results:
             if isinstance(result, Stored) and result.image.path is not None:
                 self.kept[result.image.path] = result
@@ -128,14 +121,16 @@ def survey(folder: Path, owned: Callable[[str], bool]) -> list[Path]:
             if _HOME.fullmatch(home.name):
                 raise _misplaced(home.path)
             continue
-        for entry in _entries(Path(home.path)):
-            if _PART.fullmatch(entry.name):
-                parts.append(Path(entry.path))
-            elif (found := _NAMED.fullmatch(entry.name)) and not owned(found[1]):
-                raise ConfigurationError(
-                    f"{printable(entry.path, 300)} belongs to no item of the journal: the journal "
-                    "is older than its images, or the file is not ours; restore or move it."
-                )
+        for name in os.listdir(home.path):  # noqa: PTH208 - no path is made of a million names
+            if found := _NAMED.fullmatch(name):
+                if not owned(found[1]):
+                    raise ConfigurationError(
+                        f"{printable(f'{home.path}/{name}', 300)} belongs to no item of the "
+                        "journal: the journal is older than its images, or the file is not ours; "
+                        "restore or move it."
+                    )
+            elif _PART.fullmatch(name):
+                parts.append(Path(home.path, name))
     return parts
 
 
@@ -172,7 +167,7 @@ def rescue(folder: Path, item: Item) -> tuple[list[KeptImage], bool]:
         OSError: If the disk fails.
     """
     request, names = item.row.request, item.files
-    home, digest = _home(folder, item.id), item.id.hex()[:12]
+    home, digest = _home_of(folder, item.id[:1].hex()), item.id.hex()[:12]
     entries = sorted(_entries(home), key=lambda entry: entry.name)
     named = {
         Path(entry.path): int(found[2] or 0)
@@ -186,7 +181,7 @@ def rescue(folder: Path, item: Item) -> tuple[list[KeptImage], bool]:
     for entry in entries:
         found = _PART.fullmatch(entry.name)
         if found and found[1] == digest:
-            _name_part(Path(entry.path), named, slug(request.prompt), digest, first)
+            _name_part(Path(entry.path), named, request.prompt, digest, first)
     if named:
         disk.sync_folder(home)
     images = [_found(path) for path, _ in sorted(named.items(), key=lambda pair: pair[1])]
@@ -197,7 +192,7 @@ def rescue(folder: Path, item: Item) -> tuple[list[KeptImage], bool]:
 
 def is_cut(name: str) -> bool:
     """Return whether a file's name says that it holds what came of an image, not all of it."""
-    return Path(name).stem.endswith(CUT)
+    return name.rpartition(".")[0].endswith(CUT)
 
 
 def _name_part(part: Path, named: dict[Path, int], stem: str, digest: str, first: int) -> None:
@@ -239,11 +234,7 @@ def _found(path: Path) -> KeptImage:
 
 def _name_of(path: Path) -> str:
     """Return an image's name relative to the run's folder."""
-    return f"{IMAGES}/{path.parent.name}/{path.name}"
-
-
-def _home(folder: Path, identity: bytes) -> Path:
-    return _home_of(folder, identity[:1].hex())
+    return "/".join(path.parts[-3:])
 
 
 @functools.lru_cache(maxsize=1024)

@@ -12,6 +12,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+from array import array
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -48,6 +49,7 @@ class _Job:
 
     work: tuple[Statement, ...] | Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
+    item: bytes | None = None
 
 
 @attrs.frozen
@@ -81,15 +83,22 @@ class SqliteView:
         for (identity,) in self.connection.execute(schema.IDS, (str(state),)):
             yield identity
 
-    def known(self) -> Iterator[tuple[bytes, str, int]]:
-        """Yield the id, state and charge of every item; at the end they are checked."""
-        total = 0
-        for row in self.connection.execute(schema.KNOWN):
-            total += int.from_bytes(row[0])
-            yield row
-        # Two copies of each id, and no look at the rows: a hundredth of a full check's price.
-        if total != sum(int.from_bytes(row[0]) for row in self.connection.execute(schema.INDEXED)):
+    def known(self) -> list[tuple[Count, bytes]]:
+        """Return the counts, each with its items' ids, which are checked."""
+        try:
+            known = [
+                (_count(*counted), bytes.fromhex(ids))
+                for *counted, ids in self.connection.execute(schema.KNOWN)
+            ]
+            indexed = bytes.fromhex(self.connection.execute(schema.INDEXED).fetchone()[0] or "")
+            # Two copies of each id, and no look at the rows: a hundredth of a full check's price.
+            lost = sum(sum(array("Q", ids)) for _, ids in known) != sum(array("Q", indexed))
+            lost = lost or any(len(ids) != 16 * count.items for count, ids in known)
+        except ValueError:
+            raise schema.damaged() from None
+        if lost:
             raise schema.damaged()
+        return known
 
     def refused(self) -> Iterator[RefusedRow]:
         """Yield the rows that this run did not send."""
@@ -98,10 +107,7 @@ class SqliteView:
 
     def counts(self) -> list[Count]:
         """Return how many items are in which state."""
-        return [
-            Count(State(state), Charge(charge), *sums)
-            for state, charge, *sums in self.connection.execute(schema.COUNTS)
-        ]
+        return [_count(*counted) for counted in self.connection.execute(schema.COUNTS)]
 
     def settled(self, item: Item, traces: Iterable[Trace] = ()) -> None:
         """Keep an item's end."""
@@ -128,6 +134,10 @@ class SqliteView:
     def drop_unknown(self) -> None:
         """Give up every item that may have been charged and is not done."""
         self.connection.execute(schema.DROP)
+
+
+def _count(state: str, charge: int, *sums: int) -> Count:
+    return Count(State(state), Charge(charge), *sums)
 
 
 @contextlib.contextmanager
@@ -162,7 +172,8 @@ class SqliteJournal:
         self.folder = folder
         self.broken: ConfigurationError | None = None
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._waiting: list[_Job] = []
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     async def open(self, *, begin: bool = True) -> None:
@@ -195,6 +206,7 @@ class SqliteJournal:
     async def _end(self) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
+            self._hand_over()
             self._queue.put(None)
             with anyio.CancelScope(shield=True):
                 await in_thread(thread.join)
@@ -204,30 +216,30 @@ class SqliteJournal:
     ) -> None:
         """Keep that an attempt is about to be sent; see ``ports`` for every step."""
         step = statements.sending(item, images, resends)
-        await self._ask((*statements.sent(item, traces), step))
+        await self._write(item, *statements.sent(item, traces), step)
 
     async def returned(
         self, item: Item, traces: Iterable[Trace] = (), *, images: int, presumed: int
     ) -> None:
         """Keep that the attempt under way was free."""
         step = statements.returned(item, images, presumed)
-        await self._ask((step, *statements.sent(item, traces)))
+        await self._write(item, step, *statements.sent(item, traces))
 
     async def received(self, item: Item, traces: Iterable[Trace] = (), *, excess: int) -> None:
         """Keep a paid answer whose images are elsewhere yet."""
-        await self._ask((statements.received(item, excess), *statements.sent(item, traces)))
+        step = statements.received(item, excess)
+        await self._write(item, step, *statements.sent(item, traces))
 
     async def settled(
         self, item: Item, traces: Iterable[Trace] = (), *, excess: int = 0, presumed: int = 0
     ) -> None:
         """Keep how an item stands as its call ends."""
-        await self._ask(
-            (statements.settled(item, excess, presumed), *statements.sent(item, traces))
-        )
+        step = statements.settled(item, excess, presumed)
+        await self._write(item, step, *statements.sent(item, traces))
 
     async def cleared(self, item: Item, *, presumed: int = 0) -> None:
         """Keep a charge that is lower than it was thought."""
-        await self._ask((statements.cleared(item, presumed),))
+        await self._write(item, statements.cleared(item, presumed))
 
     async def refused(self, row: RefusedRow) -> None:
         """Keep a row that is not sent."""
@@ -238,14 +250,27 @@ class SqliteJournal:
         result: _T = await self._ask(lambda connection: work(SqliteView(connection)))
         return result
 
+    def _write(self, item: Item, *work: Statement) -> asyncio.Future[Any]:
+        return self._ask(work, item.id)
+
     def _ask(
-        self, work: tuple[Statement, ...] | Callable[[sqlite3.Connection], Any]
+        self,
+        work: tuple[Statement, ...] | Callable[[sqlite3.Connection], Any],
+        item: bytes | None = None,
     ) -> asyncio.Future[Any]:
         if self.broken is not None:
             raise self.broken
-        job = _Job(work, self._loop.create_future())
-        self._queue.put(job)
+        if not self._waiting:
+            # At the end of the loop's turn: to wake the thread costs more than to write a row.
+            self._loop.call_soon(self._hand_over)
+        job = _Job(work, self._loop.create_future(), item)
+        self._waiting.append(job)
         return job.future
+
+    def _hand_over(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._queue.put(waiting)
 
     def _serve(self) -> None:
         connection: sqlite3.Connection | None = None
@@ -283,18 +308,15 @@ class SqliteJournal:
 
     def _next(self) -> list[_Job] | None:
         """Return all that waits, at least one job; None at the end."""
-        job = self._queue.get()
-        group: list[_Job] = []
-        while job is not None:
-            group.append(job)
-            try:
-                job = self._queue.get_nowait()
-            except queue.Empty:
-                return group
-        if group:
-            self._queue.put(None)
-            return group
-        return None
+        group = self._queue.get()
+        with contextlib.suppress(queue.Empty):
+            while group is not None:
+                more = self._queue.get_nowait()
+                if more is None:
+                    self._queue.put(None)
+                    break
+                group += more
+        return group
 
     def _tell(self, group: list[_Job], results: list[Any] | ConfigurationError) -> None:
         """Settle the futures of a whole group in one call to the loop."""
@@ -329,20 +351,16 @@ def _settle(group: list[_Job], results: list[Any] | ConfigurationError) -> None:
 def _run(connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
     """Run a group: its statements in one transaction, each function with no transaction open."""
     results: list[Any] = []
+    writer = statements.Writer(connection)
     for job in group:
         if not callable(job.work):
-            if not connection.in_transaction:
-                connection.execute("BEGIN IMMEDIATE")
-            for statement in job.work:
-                connection.execute(*statement)
+            writer.add(job.item, job.work)
             results.append(None)
             continue
-        if connection.in_transaction:
-            connection.execute("COMMIT")
+        writer.commit()
         try:
             results.append(job.work(connection))
         except (OSError, ConfigurationError) as error:
             results.append(error)
-    if connection.in_transaction:
-        connection.execute("COMMIT")
+    writer.commit()
     return results

@@ -47,8 +47,8 @@ class JournalView(Protocol):
         """Yield the ids of the items in a state."""
         ...
 
-    def known(self) -> Iterator[tuple[bytes, str, int]]:
-        """Yield the id, state and charge of every item; an end says that none was lost."""
+    def known(self) -> list[tuple[Count, bytes]]:
+        """Return what ``counts`` does, each with its items' ids; it says that none was lost."""
         ...
 
     def refused(self) -> Iterator[RefusedRow]:

@@ -241,8 +241,8 @@ class Run:
             await journal.open(begin=False)
             try:
                 await journal.call(partial(recovery.check, folder=self._folder, terms=self._terms))
-                known = await journal.call(lambda view: KnownItems(view.known()))
-                tally = Tally(await journal.call(lambda view: view.counts()))
+                groups = await journal.call(lambda view: view.known())
+                known, tally = KnownItems(groups), Tally(count for count, _ in groups)
             finally:
                 await journal.aclose()
         classifier = RowClassifier(known, self._options, self._defaults)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+import re
+from collections import defaultdict
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import attrs
 
 from imagen_async.batch import schema
 from imagen_async.batch.records import Item, KeptAnswer, KeptError, RequestRow, decode, encode
@@ -10,11 +16,65 @@ from imagen_async.batch.states import State
 from imagen_async.errors import Charge
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable
 
     from imagen_async.session.record import Trace
 
 Statement: TypeAlias = "tuple[str, tuple[Any, ...]]"
+_ROWS: Final = 32
+"""Rows of one statement: 416 values, and SQLite may take no more than 999."""
+
+
+@attrs.frozen
+class Writer:
+    """Gathers statements for one transaction, and runs those that are alike as one of many rows.
+
+    At every statement SQLite lets another thread have the interpreter, and to get it back from a
+    busy event loop costs more than the row does.
+
+    Args:
+        connection: Of the journal, in its thread.
+    """
+
+    connection: sqlite3.Connection
+    _rows: defaultdict[str, list[tuple[Any, ...]]] = attrs.field(
+        init=False, factory=lambda: defaultdict(list)
+    )
+    _items: set[bytes | None] = attrs.field(init=False, factory=set)
+
+    def add(self, item: bytes | None, work: Iterable[Statement]) -> None:
+        """Take the statements of one step; the steps of one item keep their order."""
+        if item is not None and item in self._items:
+            self._flush()
+        self._items.add(item)
+        for statement, values in work:
+            self._rows[statement].append(values)
+
+    def commit(self) -> None:
+        """Write all that was taken and end the transaction."""
+        self._flush()
+        if self.connection.in_transaction:
+            self.connection.execute("COMMIT")
+
+    def _flush(self) -> None:
+        if self._rows and not self.connection.in_transaction:
+            self.connection.execute("BEGIN IMMEDIATE")
+        for statement, rows in self._rows.items():
+            most = _ROWS if "INSERT" in statement else 1
+            for at in range(0, len(rows), most):
+                part = rows[at : at + most]
+                self.connection.execute(_many(statement, len(part)), [*chain.from_iterable(part)])
+        self._rows.clear()
+        self._items.clear()
+
+
+@lru_cache(maxsize=None)
+def _many(statement: str, rows: int) -> str:
+    """Return a statement that inserts one row as one that inserts several."""
+    return re.sub(
+        r"(?<=VALUES )\([^()]*\)", lambda found: ", ".join([found[0]] * rows), statement, count=1
+    )
 
 
 def sending(item: Item, images: int, resends: int) -> Statement:

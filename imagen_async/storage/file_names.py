@@ -35,7 +35,7 @@ def slug(text: str, limit_bytes: int = SLUG_LIMIT) -> str:
     # A character of a name has at least one byte: what lies far behind the limit cannot matter
     # but by being dropped, and a prompt may be a megabyte.
     head = unicodedata.normalize("NFC", text[: limit_bytes * 16])
-    seen = _UNSEEN.sub("", "".join(map(_kept, head)))
+    seen = _UNSEEN.sub("", head.translate(_KEPT))
     words = "-".join(filter(None, seen.split("-")))
     name = _cut(unicodedata.normalize("NFC", words).lstrip("-."), limit_bytes)
     if _RESERVED.match(name):
@@ -47,7 +47,7 @@ def file_name(stem: str, digest: str, number: int | None, suffix: str) -> str:
     """Return the name of an image's file: ``<stem>-<digest>[-<number>]<suffix>``.
 
     Args:
-        stem: A slug; any other text is made one.
+        stem: The prompt, or any other text, of which a slug is made.
         digest: Hexadecimal digits that tell one item from every other.
         number: Which image of the item, or None if it is the only one.
         suffix: With its dot, such as ``.png``.
@@ -56,15 +56,25 @@ def file_name(stem: str, digest: str, number: int | None, suffix: str) -> str:
         One path component of at most 150 UTF-8 bytes.
     """
     tail = f"-{digest}{'' if number is None else f'-{number}'}{suffix}"
-    return slug(stem, NAME_LIMIT - len(tail.encode())) + tail
+    return slug(stem, min(SLUG_LIMIT, NAME_LIMIT - len(tail.encode()))) + tail
 
 
-def _kept(character: str) -> str:
-    if character in _KEPT_MARKS or unicodedata.category(character)[0] in "LNM":
-        return character
-    # Controls, bidi marks and zero-width characters do not part words; all others do.
-    unseen = unicodedata.category(character)[0] == "C" and not character.isspace()
-    return "" if unseen else "-"
+class _Kept(dict[int, str]):
+    """What is left of each character, found out once."""
+
+    def __missing__(self, point: int) -> str:
+        character = chr(point)
+        kind = unicodedata.category(character)[0]
+        if character in _KEPT_MARKS or kind in "LNM":
+            kept = character
+        else:
+            # Controls, bidi marks and zero-width characters do not part words; all others do.
+            kept = "" if kind == "C" and not character.isspace() else "-"
+        self[point] = kept
+        return kept
+
+
+_KEPT = _Kept()
 
 
 def _cut(text: str, limit_bytes: int) -> str:

@@ -126,7 +126,7 @@ class FolderStore:
 
     Args:
         folder: Where they go; a file is first written hidden in the same folder.
-        slug: Begins the names.
+        stem: Begins the names, as a slug.
         digest12: Twelve hexadecimal digits that tell this call's files from all others.
         replace: Whether a file of the same name gives way; else the next free number is taken.
         sha256: Whether to compute each file's SHA-256.
@@ -135,14 +135,14 @@ class FolderStore:
     def __init__(
         self,
         folder: Path,
-        slug: str,
+        stem: str,
         digest12: str,
         *,
         replace: bool = False,
         sha256: bool = False,
     ) -> None:
         self._folder = folder
-        self._slug = slug
+        self._stem = stem
         self._digest = digest12
         self._replace = replace
         self._sha256 = sha256
@@ -276,7 +276,7 @@ class FolderStore:
     def _names(self, number: int | None, ending: str) -> Iterator[Path]:
         numbers = itertools.chain([number], itertools.count(2 if number is None else number + 1))
         for each in numbers:
-            yield self._folder / file_name(self._slug, self._digest, each, ending)
+            yield self._folder / file_name(self._stem, self._digest, each, ending)
 
 
 def _in_memory(sink: MemorySink, linked: bool) -> Stored | StoreFailure:
