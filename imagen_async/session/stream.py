@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 import attrs
 
 from imagen_async.session.loop import running_task
+from imagen_async.wire.request import request_fields
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,6 +39,7 @@ class Outcome:
         generation: What came.
         error: Why nothing came.
         id: The user's own name for the item, in a batch.
+        columns: The user's own columns of its row, in a batch.
     """
 
     index: int
@@ -45,6 +47,13 @@ class Outcome:
     generation: Generation | None = None
     error: ImagenError | None = None
     id: str | None = None
+    columns: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The item as a row that can be an input again: id, what was asked, own columns."""
+        named = {} if self.id is None else {"id": self.id}
+        return {**named, **request_fields(self.request), **self.columns}
 
     @property
     def ok(self) -> bool:

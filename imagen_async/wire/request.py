@@ -159,4 +159,15 @@ class GenerationRequest:
 
 REQUEST_FIELDS = tuple(field.name for field in attrs.fields(GenerationRequest))
 """The names of a request's fields, as rows of an input have them too."""
+
+
+def request_fields(request: GenerationRequest | None) -> Mapping[str, Any]:
+    """Return the fields that a request sets, as JSON values."""
+    return {
+        name: value
+        for name in REQUEST_FIELDS
+        if (value := getattr(request, name, None)) is not None and (value or name != "extra")
+    }
+
+
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))

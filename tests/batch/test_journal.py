@@ -326,7 +326,7 @@ async def test_files_that_are_no_journal_are_refused(tmp_path: Path) -> None:
     (tmp_path / "newer").mkdir()
     await filled(tmp_path / "newer")
     with sqlite3.connect(tmp_path / "newer" / schema.NAME) as connection:
-        connection.execute("PRAGMA user_version = 4")
+        connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(ConfigurationError, match="upgrade"):
         await opened(tmp_path / "newer")
