@@ -53,7 +53,7 @@ def check(_: object, __: object, columns: Mapping[str, Any]) -> None:
     One that is called nearly like a field of a request is refused: what was to be asked for would
     not be, and the images would be bought all the same.
     """
-    if problem := columns and _problem(columns):
+    if columns and (problem := _problem(columns)):
         raise InvalidRequestError(problem)
 
 

@@ -27,7 +27,7 @@ from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL
 from imagen_async.cli.progress import Rate, Snapshot, Watch
 from imagen_async.cli.shards import ShardFlags, place_held, run_shard, take_shards
 from imagen_async.cli.summary import Reasons, plan_lines, summary_lines
-from imagen_async.cli.words import cut, spoken_message
+from imagen_async.cli.words import cut, kept_columns, spoken_message
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
 from imagen_async.storage.offload import in_thread
@@ -82,6 +82,8 @@ def batch(flags: BatchFlags) -> int:
     if first is None:
         where = "standard input" if flags.source == "-" else printable(flags.source, 300)
         raise ConfigurationError(f"There is no prompt in {where}; write one a line.")
+    if first.columns:
+        note(kept_columns(first.columns))
     return run_loop(_batch(flags, chain((first,), rows)))
 
 

@@ -161,8 +161,9 @@ def batch(**flags: Any) -> int:
 
     Run it again to go on where it stopped. INPUT is a .txt, .jsonl, .csv or .tsv file, each also
     .gz, or - for lines on standard input. Lines of text are a prompt each; one that begins with #
-    is a comment, and \# begins a prompt with #. Prints the path of the gallery, or with --json
-    the report.
+    is a comment, and \# begins a prompt with #. Columns that are no field of a request are kept
+    beside each image, for the gallery and the export. Prints the path of the gallery, or with
+    --json the report.
     """
     from imagen_async.cli.batch import BatchFlags, batch
 

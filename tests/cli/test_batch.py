@@ -230,6 +230,20 @@ def test_fields_that_only_the_gateway_knows_are_sent(cli, gateway):
     assert "add --new-options to buy them" in ended.err
 
 
+def test_columns_that_are_not_sent_are_named(cli, gateway):
+    """Before anything is sent, on one safe line: a field of the gateway's own would be missed."""
+    table = "prompt,size,\x1b[2Jstyle\nfox,1024x1024,ink\n"
+    Path("rows.csv").write_text(table)
+
+    ended = cli("batch", "rows.csv", "--out", "shots")
+
+    named = "Kept beside each image, not sent: size, \\x1b[2Jstyle (--set sends"
+    assert ended.err.startswith(named)
+    assert gateway.requests[0].body == {"prompt": "fox"}
+    assert rows("shots/metadata.jsonl")[0]["size"] == "1024x1024"
+    assert "Kept" not in cli("batch", "rows.csv", "--out", "shots", "-q").err
+
+
 def test_failures_end_in_commands_that_do_what_they_say(cli, gateway):
     """Each command that the end of a batch prints exists, and sends again what it says."""
     gateway.fail_next("400", prompt="fox")
