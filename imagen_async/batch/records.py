@@ -20,6 +20,7 @@ from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError, ImagenError
 from imagen_async.wire.image import Image
 from imagen_async.wire.request import GenerationRequest, request_fields
+from imagen_async.wire.short_repr import link_repr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,7 +96,7 @@ class KeptImage:
     media_type: str | None = None
     bytes: int | None = None
     sha256: str | None = None
-    url: str | None = None
+    url: str | None = attrs.field(default=None, repr=link_repr)
     revised_prompt: str | None = None
 
     def image(self, folder: Path) -> Image:
@@ -121,7 +122,7 @@ class KeptTask:
     """
 
     id: str
-    url: str | None = None
+    url: str | None = attrs.field(default=None, repr=link_repr)
     charge: Charge = Charge.MAYBE
 
 
@@ -320,8 +321,6 @@ def _make_converter() -> cattrs.Converter:
     # JSON has these itself: a call for each field would only cost time.
     made.register_structure_hook_func(_PLAIN.__contains__, lambda value, _: value)
     made.register_unstructure_hook_func((*_PLAIN, tuple[str, ...]).__contains__, identity)
-    made.register_unstructure_hook(Charge, str)
-    made.register_structure_hook(Charge, lambda name, _: Charge[name.upper()])
     made.register_unstructure_hook(RequestRow, _row_out)
     made.register_structure_hook(RequestRow, _row_in)
     made.register_unstructure_hook(RefusedRow, _refused_out)

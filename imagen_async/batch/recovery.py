@@ -14,7 +14,7 @@ from imagen_async.batch import item_files, lists, schema
 from imagen_async.batch.defaults import asked_anew, changes
 from imagen_async.batch.identity import DuplicateCounter, IdSet, body_digest, prompt_of, short
 from imagen_async.batch.states import Event, State, after
-from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
+from imagen_async.errors import CHARGES, Charge, ConfigurationError, InvalidRequestError
 from imagen_async.session.record import Trace
 from imagen_async.storage import disk
 from imagen_async.wire.request import GenerationRequest, request_fields
@@ -213,7 +213,7 @@ class KnownItems:
                 prompts.append(second)
         # What a resume meets most comes first.
         groups = sorted(found.items(), key=lambda group: len(group[1]), reverse=True)
-        self._sets = [((State(at[0]), Charge(at[1])), IdSet(halves)) for at, halves in groups]
+        self._sets = [((State(at[0]), CHARGES[at[1]]), IdSet(halves)) for at, halves in groups]
         self._prompts = IdSet(prompts)
 
     def find(self, identity: bytes) -> tuple[State, Charge] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from imagen_async.batch import schema
 from imagen_async.batch.records import Item, KeptAnswer, KeptError, RequestRow, decode, encode
 from imagen_async.batch.states import State
-from imagen_async.errors import Charge
+from imagen_async.errors import CHARGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +78,7 @@ def sent(item: Item, traces: Iterable[Trace]) -> list[Statement]:
 def item_of(columns: tuple[Any, ...]) -> Item:
     """Return the item that a row of the table is."""
     values: list[Any] = [*columns]
-    values[2:5] = decode(columns[2], RequestRow), State(columns[3]), Charge(columns[4])
+    values[2:5] = decode(columns[2], RequestRow), State(columns[3]), CHARGES[columns[4]]
     last = zip(columns[15:], (KeptError, KeptAnswer), strict=True)
     values[15:] = [None if text is None else decode(text, kind) for text, kind in last]
     return Item(*values)

@@ -12,6 +12,7 @@ import attrs
 
 from imagen_async.session.loop import running_task
 from imagen_async.wire.request import request_fields
+from imagen_async.wire.short_repr import short_repr
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -48,6 +49,7 @@ class Outcome:
     error: ImagenError | None = None
     id: str | None = None
     columns: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    __repr__ = short_repr
 
     @property
     def row(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from imagen_async.errors import InvalidRequestError
+from imagen_async.wire.short_repr import short_repr
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class GenerationRequest:
     extra: Mapping[str, Any] = attrs.field(
         factory=dict, kw_only=True, converter=_mapping, hash=False
     )
+    __repr__ = short_repr
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body as a mapping: what was set, then ``extra``."""
