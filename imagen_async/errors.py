@@ -45,11 +45,17 @@ class Verdict(enum.StrEnum):
 
 
 class Charge(enum.StrEnum):
-    """Whether money was spent, as a word; ordered so that ``max`` gives the worst."""
+    """Whether money was spent, as a word; ordered so that ``max`` gives the worst.
+
+    ``NO`` is false: ``if error.charge`` asks whether anything was or may have been charged.
+    """
 
     NO = "no"
     MAYBE = "maybe"
     YES = "yes"
+
+    def __bool__(self) -> bool:
+        return self is not Charge.NO
 
     def __int__(self) -> int:
         return _RANKS[self]

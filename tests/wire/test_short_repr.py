@@ -79,6 +79,7 @@ def test_a_charge_is_its_word() -> None:
     assert Charge.MAYBE == "maybe"
     assert {Charge.YES: 1}["yes"] == 1
     assert Charge("no") is Charge.NO
+    assert [bool(charge) for charge in Charge] == [False, True, True]
     assert pickle.loads(pickle.dumps(Charge.YES)) is Charge.YES
 
 
