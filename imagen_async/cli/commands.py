@@ -178,7 +178,7 @@ def batch(**flags: Any) -> int:
         "imagen-async settle shots --log newapi --horizon 1800",
     ),
 )
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.DIR
 @options.gateway(
     "--log",
     type=click.Choice(["litellm", "aimlapi", "newapi"]),
@@ -206,7 +206,7 @@ def settle(**flags: Any) -> int:
 
 
 @imagen_async.command(cls=Command, examples=("imagen-async gallery shots",))
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.DIR
 def gallery(folder: str) -> int:
     """Write the gallery of a batch's folder.
 
@@ -218,8 +218,8 @@ def gallery(folder: str) -> int:
 
 
 @imagen_async.command(cls=Command, examples=("imagen-async status shots",))
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
-@options.output("--json", "as_json", is_flag=True, help="As a JSON object.")
+@options.DIR
+@options.JSON
 def status(folder: str, as_json: bool) -> int:
     """Say how a batch stands.
 
@@ -231,8 +231,8 @@ def status(folder: str, as_json: bool) -> int:
 
 
 @imagen_async.command(cls=Command, examples=("imagen-async merge shots",))
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
-@options.output("--json", "as_json", is_flag=True, help="The report as JSON.")
+@options.DIR
+@options.JSON
 def merge(folder: str, as_json: bool) -> int:
     """Write lists, report and gallery over all shards of a batch, and print the gallery's path."""
     from imagen_async.cli.status import merge
@@ -247,7 +247,7 @@ def merge(folder: str, as_json: bool) -> int:
         "imagen-async export shots --to hf --out dataset",
     ),
 )
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.DIR
 @options.output(
     "--to",
     type=click.Choice(["webdataset", "parquet", "hf"]),
@@ -268,7 +268,7 @@ def merge(folder: str, as_json: bool) -> int:
     metavar="MIB",
     help="Images in one file at most.",
 )
-@options.output("--json", "as_json", is_flag=True, help="The result as JSON.")
+@options.JSON
 def export(**flags: Any) -> int:
     """Export the images of a batch's folder for training.
 
