@@ -134,7 +134,7 @@ def _as_row(number: int, value: object) -> Row:
     if isinstance(value, GenerationRequest):
         return Row(number, request=value)
     if not isinstance(value, str) and isinstance(value, Mapping):  # str is told sooner
-        return _mapped(number, value, _Names(), "item")
+        return _mapped(number, value, _OURS, "item")
     try:
         return Row(number, request=GenerationRequest(value))  # type: ignore[arg-type]
     except InvalidRequestError as error:
@@ -254,15 +254,15 @@ def _object(number: int, text: str, names: _Names) -> Row:
 
 def _mapped(number: int, value: Mapping[Any, Any], names: _Names, what: str = "line") -> Row:
     """Return the row of named values; what is none of a request's fields is the user's own."""
+    if names == _OURS and value.keys() <= _KEYS.keys():  # most rows hold no more
+        return _row(number, value, {}, what)
     given = {"prompt": names.prompt, "id": names.id}
-    keys = {name: name for name in (*REQUEST_FIELDS, "id")}
-    keys |= {name: key for name, key in given.items() if key in value}
+    keys = _KEYS | {name: key for name, key in given.items() if key in value}
     fields = {name: value[key] for name, key in keys.items() if key in value}
     if own_columns.is_listed(value):
         fields["error"] = value.get("error")
         return _row(number, fields, own_columns.of_list(value), what)
-    taken = frozenset(keys.values())
-    rest = [(key, each) for key, each in value.items() if key not in taken]
+    rest = [(key, each) for key, each in value.items() if key not in keys.values()]
     return _row(number, fields, own_columns.of_row(rest), what)
 
 
@@ -270,6 +270,8 @@ def _no_constant(name: str) -> float:
     raise ValueError(name)
 
 
+_KEYS = {name: name for name in (*REQUEST_FIELDS, "id")}
+_OURS = _Names()
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
