@@ -275,7 +275,7 @@ class AsyncImagen:
         may have been charged is not sent again. Leaving the block waits for what is in flight.
 
         Args:
-            prompts: Prompts, requests, or rows of ``read_source``; pulled lazily.
+            prompts: Prompts, requests, mappings like a ``.jsonl`` line, or rows of ``read_source``.
             out: The folder; made if it is not there.
             ordered: Whether outcomes come in input order.
             on_unknown: What to do with items of earlier runs that may have been charged: ``hold``

@@ -44,15 +44,38 @@ class Verdict(enum.StrEnum):
     DONE = "done"
 
 
-class Charge(enum.IntEnum):
-    """Whether money was spent, ordered so that ``max`` gives the worst."""
+class Charge(enum.StrEnum):
+    """Whether money was spent, as a word; ordered so that ``max`` gives the worst.
 
-    NO = 0
-    MAYBE = 1
-    YES = 2
+    ``NO`` is false: ``if error.charge`` asks whether anything was or may have been charged.
+    """
 
-    def __str__(self) -> str:
-        return self.name.lower()
+    NO = "no"
+    MAYBE = "maybe"
+    YES = "yes"
+
+    def __bool__(self) -> bool:
+        return self is not Charge.NO
+
+    def __int__(self) -> int:
+        return _RANKS[self]
+
+    def __lt__(self, other: str) -> bool:
+        return _RANKS[self] < _RANKS[other]
+
+    def __le__(self, other: str) -> bool:
+        return _RANKS[self] <= _RANKS[other]
+
+    def __gt__(self, other: str) -> bool:
+        return _RANKS[self] > _RANKS[other]
+
+    def __ge__(self, other: str) -> bool:
+        return _RANKS[self] >= _RANKS[other]
+
+
+CHARGES = tuple(Charge)
+"""Each charge at its place in the order, which is what the journal keeps of it."""
+_RANKS: dict[str, int] = {charge: place for place, charge in enumerate(CHARGES)}
 
 
 class ImagenError(Exception):

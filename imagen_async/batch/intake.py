@@ -254,7 +254,10 @@ class Intake:
     def _recorder(
         self, found: InputRow, request: GenerationRequest, known: Item | None
     ) -> ItemRecorder:
-        prior, row = found.row.prior, RequestRow(request, found.row.id)
+        prior = found.row.prior
+        # A list fed back after a run of an older input may lack them.
+        columns = found.row.columns or (known.row.columns if known else {})
+        row = RequestRow(request, found.row.id, columns)
         if known is not None:
             # A gateway that honours keys would answer a failure's key with that failure.
             key = None if known.state is State.FAILED else known.idempotency_key

@@ -27,7 +27,7 @@ from imagen_async.batch.records import (
     encode,
 )
 from imagen_async.batch.states import State
-from imagen_async.errors import Charge, ConfigurationError
+from imagen_async.errors import CHARGES, ConfigurationError
 from imagen_async.session.record import Trace
 from imagen_async.storage.offload import in_thread
 from imagen_async.wire.text import printable
@@ -117,7 +117,7 @@ class SqliteView:
     def sends(self) -> Iterator[tuple[bytes, Trace]]:
         """Yield each time that a body went out, with its item's id, in the order of the ends."""
         for identity, at, until, charge, *told in self.connection.execute(schema.SENDS):
-            yield identity, Trace(at, until, Charge(charge), *told)
+            yield identity, Trace(at, until, CHARGES[charge], *told)
 
     def cleared(self, item: Item) -> None:
         """Keep a charge that is lower than it was thought."""
@@ -137,7 +137,7 @@ class SqliteView:
 
 
 def _count(state: str, charge: int, *sums: int) -> Count:
-    return Count(State(state), Charge(charge), *sums)
+    return Count(State(state), CHARGES[charge], *sums)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_async.batch.ports import JournalView
-    from imagen_async.batch.records import Item, KeptImage, RefusedRow
+    from imagen_async.batch.records import Item, KeptImage, RefusedRow, RequestRow
 
 METADATA = "metadata.jsonl"
 FAILED = "failed.jsonl"
@@ -73,7 +73,7 @@ def lines(item: Item, home: str = "") -> Iterator[Line]:
     told = item.error or (_WAITING if item.state is State.RECEIVED else _LOST)
     key = told.idempotency_key or item.idempotency_key
     told = attrs.evolve(told, charge=item.charge, idempotency_key=key)
-    row = {**unstructured(item.row), "error": unstructured(told)}
+    row = {**_flat(item.row), "error": unstructured(told)}
     if item.state is State.FAILED:
         yield FAILED, line(row)
         return
@@ -100,12 +100,20 @@ def _image_row(item: Item, image: KeptImage, home: str) -> Mapping[str, Any]:
         "sha256": image.sha256,
         "request_id": answer and answer.request_id,
         "created": answer and answer.created,
+        **item.row.columns,
     }
+
+
+def _flat(row: RequestRow | RefusedRow) -> dict[str, Any]:
+    """Return a row with the user's own columns beside its fields, as an input has them."""
+    fields = {**unstructured(row)}
+    own = fields.pop("columns", {})
+    return {**fields, **own}
 
 
 def refused_line(row: RefusedRow) -> Line:
     """Return the line of an input row that was not sent; it may have cost before."""
-    return FAILED if row.error.charge is Charge.NO else UNKNOWN, line(unstructured(row))
+    return FAILED if row.error.charge is Charge.NO else UNKNOWN, line(_flat(row))
 
 
 def rewrite(journal: JournalView, folder: Path) -> None:

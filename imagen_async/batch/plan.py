@@ -42,6 +42,7 @@ class Plan:
         spent: What all runs on the folder spent or may have spent, at that price.
         covered: How many of ``to_send`` the budget has room for; None without a budget.
         budget_needed: The least budget that has room for all of them; None without a price.
+        columns: The names of the user's own columns in rows to send, which are not sent.
     """
 
     rows: int
@@ -61,6 +62,7 @@ class Plan:
     spent: float | None
     covered: int | None
     budget_needed: float | None
+    columns: tuple[str, ...] = ()
 
 
 @attrs.define
@@ -77,6 +79,7 @@ class _Work:
     cut: int = 0
     invalid: int = 0
     wrong: list[str] = attrs.field(factory=list)
+    columns: dict[str, None] = attrs.field(factory=dict)
 
     def add(self, seen: InputRow) -> None:
         """Count a row."""
@@ -94,6 +97,7 @@ class _Work:
             allowance = self.options.allowance
             self.covered += allowance is None or self.at_risk + self.images <= allowance
             self.to_send += 1
+            self.columns |= dict.fromkeys(seen.row.columns)
 
 
 async def make_plan(
@@ -137,6 +141,7 @@ async def make_plan(
         spent=tally.money(price),
         covered=None if options.allowance is None else work.covered,
         budget_needed=_price_of(work.at_risk + work.images, price),
+        columns=tuple(work.columns),
     )
 
 

@@ -16,17 +16,12 @@ from typing import IO, Any, TypeAlias
 
 import attrs
 
+from imagen_async.batch import own_columns
 from imagen_async.batch.source import Source, SourceRows
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 from imagen_async.wire.request import REQUEST_FIELDS, GenerationRequest
 from imagen_async.wire.text import printable
 
-CARRIED = frozenset(
-    {"error", "line", "dropped", "file_name", "files", "width", "height", "media_type", "bytes"}
-    | {"sha256", "request_id", "created"}
-)
-"""What our own lists write beside a request; in a row of the input it asks for nothing."""
-_KNOWN = CARRIED | {"id", *REQUEST_FIELDS}
 BOM = b"\xef\xbb\xbf"
 _NOT_UTF8 = "it is not UTF-8; save the file as UTF-8."
 _BROKEN = (OSError, EOFError, zlib.error)
@@ -51,6 +46,10 @@ class Row:
         request: What to generate; None if the row is wrong.
         error: What is wrong.
         prior: How an earlier run left it, if the row comes from one of its lists.
+        columns: What else the row holds: it is kept beside each image, and never sent.
+
+    Raises:
+        InvalidRequestError: If the columns cannot be kept; it says why.
     """
 
     line: int
@@ -58,19 +57,20 @@ class Row:
     request: GenerationRequest | None = None
     error: InvalidRequestError | None = None
     prior: EarlierOutcome | None = None
+    columns: Mapping[str, Any] = attrs.field(factory=dict, hash=False, validator=own_columns.check)
 
 
-Requests: TypeAlias = (
-    Iterable[str | GenerationRequest | Row] | AsyncIterable[str | GenerationRequest | Row]
-)
+_Given: TypeAlias = str | GenerationRequest | Row | Mapping[str, Any]
+_Places: TypeAlias = Mapping[str, int]
+Requests: TypeAlias = Iterable[_Given] | AsyncIterable[_Given]
 
 
 @attrs.frozen
 class _Names:
     """How the rows of one input name things."""
 
-    prompt: str
-    id: str
+    prompt: str = "prompt"
+    id: str = "id"
 
 
 def read_source(
@@ -86,7 +86,8 @@ def read_source(
             ``#``), ``.jsonl``, ``.csv`` or ``.tsv`` file, each also with
             ``.gz``; or ``-`` for lines of text on standard input.
         prompt_column: The column or key of the prompt; any case of it will do in a header.
-        id_column: The column or key of the user's own id.
+        id_column: The column or key of the user's own id. Columns that are no field of a request
+            are kept beside each image, and never sent.
 
     Returns:
         The rows in order. One that is malformed carries its error, and the next ones still come.
@@ -105,7 +106,8 @@ async def as_rows(requests: Requests) -> AsyncIterator[Row]:
     """Yield the rows of any iterable, with an error on each that repeats an id.
 
     Args:
-        requests: Prompts, requests or rows, in a synchronous or asynchronous iterable.
+        requests: Prompts, requests, rows or mappings like the lines of a ``.jsonl`` file, in a
+            synchronous or asynchronous iterable.
 
     Raises:
         ConfigurationError: If it is a single text, or not iterable.
@@ -131,6 +133,8 @@ def _as_row(number: int, value: object) -> Row:
         return value
     if isinstance(value, GenerationRequest):
         return Row(number, request=value)
+    if not isinstance(value, str) and isinstance(value, Mapping):  # str is told sooner
+        return _mapped(number, value, _OURS, "item")
     try:
         return Row(number, request=GenerationRequest(value))  # type: ignore[arg-type]
     except InvalidRequestError as error:
@@ -152,7 +156,7 @@ class _UniqueIds:
             return row
         shown = printable(repr(row.id), 80)
         text = f"the id {shown} is that of line {first} too; give each row its own."
-        return attrs.evolve(_wrong(row.line, text), id=row.id)
+        return attrs.evolve(_wrong(row.line, text), id=row.id, columns=row.columns)
 
 
 def _wrong(line: int, message: str, what: str = "line") -> Row:
@@ -214,7 +218,7 @@ def _texts(lines: Iterator[bytes], _: _Names, __: str) -> Iterator[Row]:
 def _text_row(number: int, line: str) -> Row | None:
     if line.startswith("#"):
         return None
-    return _row(number, {"prompt": line[1:] if line.startswith(r"\#") else line})
+    return _row(number, {"prompt": line[1:] if line.startswith(r"\#") else line}, {})
 
 
 def _objects(lines: Iterator[bytes], names: _Names, _: str) -> Iterator[Row]:
@@ -245,22 +249,29 @@ def _object(number: int, text: str, names: _Names) -> Row:
         value = {"prompt": value}
     if not isinstance(value, dict):
         return _wrong(number, "it is neither a JSON object nor a string.")
-    alias = {names.prompt: "prompt", names.id: "id"}
-    fields = {str(alias.get(key, key)): field for key, field in value.items()}
-    unknown = fields.keys() - _KNOWN
-    if unknown:
-        shown = printable(repr(min(unknown)), 80)
-        text = (
-            f"the field {shown} is not known; a field that only the gateway knows goes into extra."
-        )
-        return _wrong(number, text)
-    return _row(number, fields)
+    return _mapped(number, value, names)
+
+
+def _mapped(number: int, value: Mapping[Any, Any], names: _Names, what: str = "line") -> Row:
+    """Return the row of named values; what is none of a request's fields is the user's own."""
+    if names == _OURS and value.keys() <= _KEYS.keys():  # most rows hold no more
+        return _row(number, value, {}, what)
+    given = {"prompt": names.prompt, "id": names.id}
+    keys = _KEYS | {name: key for name, key in given.items() if key in value}
+    fields = {name: value[key] for name, key in keys.items() if key in value}
+    if own_columns.is_listed(value):
+        fields["error"] = value.get("error")
+        return _row(number, fields, own_columns.of_list(value), what)
+    rest = [(key, each) for key, each in value.items() if key not in keys.values()]
+    return _row(number, fields, own_columns.of_row(rest), what)
 
 
 def _no_constant(name: str) -> float:
     raise ValueError(name)
 
 
+_KEYS = {name: name for name in (*REQUEST_FIELDS, "id")}
+_OURS = _Names()
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
@@ -294,15 +305,19 @@ def _table(
         _, header = next(records, (1, []))
     except _CutError as error:
         raise ConfigurationError(f"{printable(path)}: {error}") from None
-    columns = _columns(header, names, path)
+    titles = [] if isinstance(header, str) else [title.strip() for title in header]
+    columns = _columns(titles, names, path)
+    named = [(title, at) for at, title in enumerate(titles) if title]
+    own = own_columns.of_row((title, at) for title, at in named if at not in columns.values())
+    if wrong := next(filter(None, map(own_columns.misspelt, own)), None):
+        raise ConfigurationError(f"{printable(path)}: {wrong}")
     yield Row(0)
     for line, cells in records:
         if cells:
-            yield _record(line, cells, len(header), columns)
+            yield _record(line, cells, len(titles), columns, own)
 
 
-def _columns(header: list[str] | str, names: _Names, path: str) -> dict[str, int]:
-    titles = [] if isinstance(header, str) else [title.strip() for title in header]
+def _columns(titles: list[str], names: _Names, path: str) -> _Places:
     folded = [title.lower() for title in titles]
     prompt = next((title for title in (names.prompt, "prompt") if title in titles), None)
     if prompt is not None:
@@ -323,7 +338,7 @@ def _columns(header: list[str] | str, names: _Names, path: str) -> dict[str, int
     return {"prompt": place, **columns}
 
 
-def _record(line: int, cells: list[str] | str, width: int, columns: Mapping[str, int]) -> Row:
+def _record(line: int, cells: list[str] | str, width: int, columns: _Places, own: _Places) -> Row:
     if isinstance(cells, str):
         return _wrong(line, cells)
     if len(cells) != width:
@@ -332,32 +347,37 @@ def _record(line: int, cells: list[str] | str, width: int, columns: Mapping[str,
         )
         return _wrong(line, text)
     fields: dict[str, Any] = {name: cells[at] for name, at in columns.items() if cells[at].strip()}
-    if any("\udc80" <= character <= "\udcff" for text in fields.values() for character in text):
-        return _wrong(line, _NOT_UTF8)
     try:
+        "".join(cells).encode()  # which escapes of other bytes cannot be
         if "n" in fields:
             fields["n"] = int(fields["n"])
         if "extra" in fields:
             fields["extra"] = _DECODER.decode(fields["extra"])
+    except UnicodeEncodeError:
+        return _wrong(line, _NOT_UTF8)
     except (ValueError, RecursionError):
         return _wrong(line, "n is not a whole number, or extra is not a JSON object.")
-    return _row(line, fields)
+    return _row(line, fields, {name: cells[at] for name, at in own.items()})
 
 
-def _row(line: int, fields: Mapping[str, Any]) -> Row:
+def _row(line: int, fields: Mapping[str, Any], own: Mapping[str, Any], what: str = "line") -> Row:
     """Return the row of named values; those that are None count as not given."""
     given = {name: value for name in REQUEST_FIELDS if (value := fields.get(name)) is not None}
     name = fields.get("id")
     if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
-        return _wrong(line, "id must be a string or a whole number.")
+        return _wrong(line, "id must be a string or a whole number.", what)
     identity = None if name is None else str(name)
+    request = problem = None
     try:
         if "prompt" not in given:
             raise InvalidRequestError("it has no prompt; say what the image shows.")  # noqa: TRY301
         request = GenerationRequest(**given)
     except InvalidRequestError as error:
-        return attrs.evolve(_wrong(line, error.message), id=identity)
-    return Row(line, identity, request, prior=_prior(fields.get("error")))
+        problem = _wrong(line, error.message, what).error
+    try:
+        return Row(line, identity, request, problem, _prior(fields.get("error")), own)
+    except InvalidRequestError as error:
+        return attrs.evolve(_wrong(line, error.message, what), id=identity)
 
 
 def _prior(error: object) -> EarlierOutcome | None:

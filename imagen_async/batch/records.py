@@ -7,6 +7,7 @@ field that this package does not know is refused: to pass over it might lose wha
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping  # noqa: TC003 - cattrs reads the types of the fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,10 +19,11 @@ from cattrs.gen import make_dict_unstructure_fn, override
 from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError, ImagenError
 from imagen_async.wire.image import Image
-from imagen_async.wire.request import REQUEST_FIELDS, GenerationRequest
+from imagen_async.wire.request import GenerationRequest, request_fields
+from imagen_async.wire.short_repr import link_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
 _T = TypeVar("_T")
@@ -34,10 +36,12 @@ class RequestRow:
     Args:
         request: What was asked, the run's defaults filled in.
         id: The user's own name of the row.
+        columns: The user's own columns.
     """
 
     request: GenerationRequest
     id: str | None = None
+    columns: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
 
     @cached_property
     def json(self) -> str:
@@ -92,7 +96,7 @@ class KeptImage:
     media_type: str | None = None
     bytes: int | None = None
     sha256: str | None = None
-    url: str | None = None
+    url: str | None = attrs.field(default=None, repr=link_repr)
     revised_prompt: str | None = None
 
     def image(self, folder: Path) -> Image:
@@ -118,7 +122,7 @@ class KeptTask:
     """
 
     id: str
-    url: str | None = None
+    url: str | None = attrs.field(default=None, repr=link_repr)
     charge: Charge = Charge.MAYBE
 
 
@@ -148,7 +152,7 @@ class KeptAnswer:
         return {each.file_name: each for each in self.images if each.file_name is not None}
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class RefusedRow:
     """A row of the input that is no request, or that may not be sent.
 
@@ -157,12 +161,14 @@ class RefusedRow:
         id: The user's own name of it.
         request: What it asks; None if it is no request.
         error: What is wrong.
+        columns: The user's own columns.
     """
 
     line: int
     id: str | None
     request: GenerationRequest | None
     error: KeptError
+    columns: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.define
@@ -253,15 +259,6 @@ def images_requested(request: GenerationRequest) -> int:
     return n if isinstance(n, int) and n > 0 else 1
 
 
-def request_fields(request: GenerationRequest | None) -> Mapping[str, Any]:
-    """Return the fields that a request sets, as JSON values."""
-    return {
-        name: value
-        for name in REQUEST_FIELDS
-        if (value := getattr(request, name, None)) is not None and (value or name != "extra")
-    }
-
-
 def unstructured(record: object) -> Mapping[str, Any]:
     """Return a record as JSON values, in the order of its JSON."""
     fields: Mapping[str, Any] = _converter.unstructure(record)
@@ -290,26 +287,30 @@ def decode(text: str, kind: type[_T]) -> _T:
 
 def _row_out(row: RequestRow) -> Mapping[str, Any]:
     fields = request_fields(row.request)
+    if row.columns:
+        fields = {**fields, "columns": row.columns}
     return fields if row.id is None else {"id": row.id, **fields}
 
 
 def _row_in(fields: Mapping[str, Any], _: object) -> RequestRow:
     asked = dict(fields)
-    name = asked.pop("id", None)
-    return RequestRow(GenerationRequest(**asked), name)
+    name, columns = asked.pop("id", None), asked.pop("columns", None)
+    return RequestRow(GenerationRequest(**asked), name, columns or {})
 
 
 def _refused_out(row: RefusedRow) -> Mapping[str, Any]:
     error = _converter.unstructure(row.error)
-    return {"line": row.line, "id": row.id, **request_fields(row.request), "error": error}
+    own = {"columns": row.columns} if row.columns else {}
+    asked = {**request_fields(row.request), **own}
+    return {"line": row.line, "id": row.id, **asked, "error": error}
 
 
 def _refused_in(fields: Mapping[str, Any], _: object) -> RefusedRow:
     asked = dict(fields)
-    line, name = asked.pop("line"), asked.pop("id")
+    line, name, columns = asked.pop("line"), asked.pop("id"), asked.pop("columns", {})
     error = _converter.structure(asked.pop("error"), KeptError)
     request = GenerationRequest(**asked) if asked else None
-    return RefusedRow(line=line, id=name, request=request, error=error)
+    return RefusedRow(line=line, id=name, request=request, error=error, columns=columns)
 
 
 _PLAIN = (int, str, int | None, str | None)
@@ -320,8 +321,6 @@ def _make_converter() -> cattrs.Converter:
     # JSON has these itself: a call for each field would only cost time.
     made.register_structure_hook_func(_PLAIN.__contains__, lambda value, _: value)
     made.register_unstructure_hook_func((*_PLAIN, tuple[str, ...]).__contains__, identity)
-    made.register_unstructure_hook(Charge, str)
-    made.register_structure_hook(Charge, lambda name, _: Charge[name.upper()])
     made.register_unstructure_hook(RequestRow, _row_out)
     made.register_structure_hook(RequestRow, _row_in)
     made.register_unstructure_hook(RefusedRow, _refused_out)

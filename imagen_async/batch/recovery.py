@@ -13,12 +13,11 @@ import attrs
 from imagen_async.batch import item_files, lists, schema
 from imagen_async.batch.defaults import asked_anew, changes
 from imagen_async.batch.identity import DuplicateCounter, IdSet, body_digest, prompt_of, short
-from imagen_async.batch.records import request_fields
 from imagen_async.batch.states import Event, State, after
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 from imagen_async.session.record import Trace
 from imagen_async.storage import disk
-from imagen_async.wire.request import GenerationRequest
+from imagen_async.wire.request import GenerationRequest, request_fields
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:

@@ -319,14 +319,14 @@ class Run:
             if recorder.ended:
                 self._views.add(lists.lines(recorder.item))
             raise
-        item = recorder.item
+        item, row = recorder.item, recorder.item.row
         if item.state is State.NEW:
             return None
         self._views.add(lists.lines(item))
         if generation is not None:
             self._panel.add(generation)
         self._count_end(failure)
-        return Outcome(item.position, item.row.request, generation, failure, item.row.id)
+        return Outcome(item.position, row.request, generation, failure, row.id, row.columns)
 
     async def _call(self, recorder: ItemRecorder) -> Generation:
         key = recorder.item.idempotency_key
@@ -356,9 +356,8 @@ class Run:
 
     async def _refuse(self, row: InputRow) -> Outcome:
         """List a row that is no request, or that may not be sent."""
-        error, name = row.row.error or ImagenError("The row is no request."), row.row.id
-        kept = KeptError.of(error)
-        refused = RefusedRow(line=row.row.line, id=name, request=row.request, error=kept)
+        given, error = row.row, row.row.error or ImagenError("The row is no request.")
+        refused = RefusedRow(given.line, given.id, row.request, KeptError.of(error), given.columns)
         try:
             await self._inside.context.journal.refused(refused)
         except ConfigurationError as broken:
@@ -366,7 +365,7 @@ class Run:
         self._tally.invalid += 1
         self._views.add([lists.refused_line(refused)])
         self._count_end(error)
-        return Outcome(row.position, row.request, error=error, id=name)
+        return Outcome(row.position, row.request, None, error, given.id, given.columns)
 
     def _count_end(self, error: ImagenError | None) -> None:
         if stop := self._policy.after(error):

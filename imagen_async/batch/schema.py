@@ -20,7 +20,9 @@ OURS = frozenset(
     {"run.json", "images", "metadata.jsonl", "failed.jsonl", "unknown.jsonl", "report.json"}
 )
 """What a folder holds beside its journal once a batch has begun in it."""
-VERSION = 3
+VERSION = 4
+_FORMER = 3
+"""The version before, whose rows had no columns of the user's own; else it is the same."""
 APPLICATION = 0x696D6731
 """SQLite's application id of our files: the letters img1."""
 
@@ -127,6 +129,7 @@ WHERE id = ?
 SEND = "INSERT INTO send VALUES (?, ?, ?, ?, ?, ?)"
 SENDS = "SELECT item, at, until, charge, status, request_id FROM send ORDER BY rowid"
 EVIDENCE = "INSERT INTO evidence VALUES (?, ?, ?)"
+_UNDER_WAY = "UPDATE closed SET whole = 0"
 DROP = "UPDATE item SET state = 'dropped' WHERE state = 'unknown'"
 INVALID = "INSERT INTO invalid VALUES (?)"
 FORGET_INVALID = "DELETE FROM invalid"
@@ -179,7 +182,8 @@ def connect(folder: Path) -> sqlite3.Connection:
 def begin(connection: sqlite3.Connection) -> None:
     """Note that commits will come."""
     # In the file itself, not only in its log: a log that is then lost is missed.
-    connection.execute("UPDATE closed SET whole = 0")
+    # Its version, too: rows of an older one may have columns from now on.
+    connection.executescript(f"BEGIN; {_UNDER_WAY}; PRAGMA user_version = {VERSION}; COMMIT;")
     connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
 
 
@@ -259,7 +263,7 @@ def _check(connection: sqlite3.Connection, log: Path, *, logged: bool) -> None:
             f"The journal has version {version} and this package knows {VERSION}; "
             "upgrade imagen-async."
         )
-    if application != APPLICATION or version != VERSION:
+    if application != APPLICATION or version not in (_FORMER, VERSION):
         raise ConfigurationError(f"{NAME} is not a journal of this package; choose another folder.")
     whole = connection.execute("SELECT whole FROM closed").fetchone() == (1,)
     trusted = whole and not logged

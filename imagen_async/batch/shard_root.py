@@ -12,10 +12,9 @@ import attrs
 from imagen_async.batch import recovery
 from imagen_async.batch.defaults import changes
 from imagen_async.batch.mounts import shared_lock_problem
-from imagen_async.batch.records import request_fields
 from imagen_async.errors import ConfigurationError, InvalidRequestError
 from imagen_async.storage import disk
-from imagen_async.wire.request import GenerationRequest
+from imagen_async.wire.request import GenerationRequest, request_fields
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from functools import lru_cache
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -13,7 +13,7 @@ import attrs
 from imagen_async.batch import schema
 from imagen_async.batch.records import Item, KeptAnswer, KeptError, RequestRow, decode, encode
 from imagen_async.batch.states import State
-from imagen_async.errors import Charge
+from imagen_async.errors import CHARGES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -69,7 +69,7 @@ class Writer:
         self._items.clear()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _many(statement: str, rows: int) -> str:
     """Return a statement that inserts one row as one that inserts several."""
     return re.sub(
@@ -138,7 +138,7 @@ def sent(item: Item, traces: Iterable[Trace]) -> list[Statement]:
 def item_of(columns: tuple[Any, ...]) -> Item:
     """Return the item that a row of the table is."""
     values: list[Any] = [*columns]
-    values[2:5] = decode(columns[2], RequestRow), State(columns[3]), Charge(columns[4])
+    values[2:5] = decode(columns[2], RequestRow), State(columns[3]), CHARGES[columns[4]]
     last = zip(columns[15:], (KeptError, KeptAnswer), strict=True)
     values[15:] = [None if text is None else decode(text, kind) for text, kind in last]
     return Item(*values)

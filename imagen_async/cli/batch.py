@@ -26,8 +26,8 @@ from imagen_async.cli.console import logged, note, result, set_up, warn
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL
 from imagen_async.cli.progress import Rate, Snapshot, Watch
 from imagen_async.cli.shards import ShardFlags, place_held, run_shard, take_shards
-from imagen_async.cli.summary import Reasons, plan_lines, summary_lines
-from imagen_async.cli.words import cut, spoken_message
+from imagen_async.cli.summary import Reasons, plan_lines, reason, summary_lines
+from imagen_async.cli.words import cut, kept_columns, spoken_message
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits
 from imagen_async.storage.offload import in_thread
@@ -82,6 +82,8 @@ def batch(flags: BatchFlags) -> int:
     if first is None:
         where = "standard input" if flags.source == "-" else printable(flags.source, 300)
         raise ConfigurationError(f"There is no prompt in {where}; write one a line.")
+    if first.columns and not flags.dry_run:
+        note(kept_columns(first.columns))
     return run_loop(_batch(flags, chain((first,), rows)))
 
 
@@ -246,5 +248,8 @@ def _failure(outcome: Outcome, error: ImagenError, width: int | None) -> str:
     if outcome.request is not None:  # else the error names the line
         which = f"row {outcome.index + 1}" if outcome.id is None else f"id {outcome.id}"
         prompt = cut(outcome.request.prompt, 60 if width is None else width // 3)
-        message = f'{printable(which, 100)} "{prompt}": {message}'
+        item = f'{printable(which, 100)} "{prompt}"'
+        if width is not None and len(item) + len(message) + 2 > width:
+            message = f"{reason(error)}: {message}"  # first, for the rest of it is cut
+        message = f"{item}: {message}"
     return message if width is None else cut(message, width)

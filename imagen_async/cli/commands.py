@@ -161,8 +161,9 @@ def batch(**flags: Any) -> int:
 
     Run it again to go on where it stopped. INPUT is a .txt, .jsonl, .csv or .tsv file, each also
     .gz, or - for lines on standard input. Lines of text are a prompt each; one that begins with #
-    is a comment, and \# begins a prompt with #. Prints the path of the gallery, or with --json
-    the report.
+    is a comment, and \# begins a prompt with #. Columns that are no field of a request are kept
+    beside each image, for the gallery and the export. Prints the path of the gallery, or with
+    --json the report.
     """
     from imagen_async.cli.batch import BatchFlags, batch
 
@@ -177,7 +178,7 @@ def batch(**flags: Any) -> int:
         "imagen-async settle shots --log newapi --horizon 1800",
     ),
 )
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.DIR
 @options.gateway(
     "--log",
     type=click.Choice(["litellm", "aimlapi", "newapi"]),
@@ -205,7 +206,7 @@ def settle(**flags: Any) -> int:
 
 
 @imagen_async.command(cls=Command, examples=("imagen-async gallery shots",))
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.DIR
 def gallery(folder: str) -> int:
     """Write the gallery of a batch's folder.
 
@@ -217,8 +218,8 @@ def gallery(folder: str) -> int:
 
 
 @imagen_async.command(cls=Command, examples=("imagen-async status shots",))
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
-@options.output("--json", "as_json", is_flag=True, help="As a JSON object.")
+@options.DIR
+@options.JSON
 def status(folder: str, as_json: bool) -> int:
     """Say how a batch stands.
 
@@ -230,8 +231,8 @@ def status(folder: str, as_json: bool) -> int:
 
 
 @imagen_async.command(cls=Command, examples=("imagen-async merge shots",))
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
-@options.output("--json", "as_json", is_flag=True, help="The report as JSON.")
+@options.DIR
+@options.JSON
 def merge(folder: str, as_json: bool) -> int:
     """Write lists, report and gallery over all shards of a batch, and print the gallery's path."""
     from imagen_async.cli.status import merge
@@ -246,7 +247,7 @@ def merge(folder: str, as_json: bool) -> int:
         "imagen-async export shots --to hf --out dataset",
     ),
 )
-@click.argument("folder", type=options.FOLDER, metavar="DIR")
+@options.DIR
 @options.output(
     "--to",
     type=click.Choice(["webdataset", "parquet", "hf"]),
@@ -267,7 +268,7 @@ def merge(folder: str, as_json: bool) -> int:
     metavar="MIB",
     help="Images in one file at most.",
 )
-@options.output("--json", "as_json", is_flag=True, help="The result as JSON.")
+@options.JSON
 def export(**flags: Any) -> int:
     """Export the images of a batch's folder for training.
 

@@ -11,8 +11,6 @@ import time
 import warnings
 from typing import TYPE_CHECKING, TextIO
 
-import attrs
-
 from imagen_async.cli.words import spoken
 from imagen_async.wire.text import printable
 
@@ -21,10 +19,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 
-@attrs.define
 class _Console:
     """Whether notes are left out, and what takes away for a line what is drawn."""
 
+    # Not of attrs, whose import would be a fifth of what help takes.
     quiet: bool = False
     around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
 

@@ -29,6 +29,8 @@ shards: _Group = partial(click.option, cls=Option, group="Shards")
 faults: _Group = partial(click.option, cls=Option, group="What goes wrong")
 times: _Group = partial(click.option, cls=Option, group="Time and limits")
 
+DIR = click.argument("folder", type=FOLDER, metavar="DIR")
+JSON = output("--json", "as_json", is_flag=True, help="Results as JSON.")
 QUIET = output("-q", "--quiet", is_flag=True, help="Errors and results only.")
 BASE_URL = gateway("--base-url", help="Where it answers, /v1 included [env: IMAGEN_BASE_URL].")
 CONNECTION = (
@@ -41,7 +43,7 @@ CONNECTION = (
     gateway("--proxy", metavar="URL", help="Such as http://proxy.example:3128."),
 )
 SHOWN = (
-    output("--json", "as_json", is_flag=True, help="Results as JSON."),
+    JSON,
     QUIET,
     output("-v", "--verbose", count=True, help="Log retries and failures; -vv logs every event."),
 )

@@ -53,8 +53,7 @@ async def _settle(flags: SettleFlags) -> int:
             flags.folder, log=flags.log, horizon=flags.horizon, dry_run=flags.dry_run
         )
     if flags.as_json:
-        rows = [attrs.asdict(item) | {"charge": str(item.charge)} for item in settled.items]
-        result(json.dumps(attrs.asdict(settled) | {"items": rows}))
+        result(json.dumps(attrs.asdict(settled)))
     for line in _lines(settled, printable(flags.folder, 300)):
         note(line)
     return PARTIAL if settled.count(Charge.MAYBE) else DONE

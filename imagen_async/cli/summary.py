@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from imagen_async.batch.reasons import reason_of
-from imagen_async.cli.words import advised, amount, command, duration, spoken
+from imagen_async.cli.words import advised, amount, command, duration, kept_columns, spoken
 from imagen_async.errors import Charge, DownloadError, InvalidRequestError
 from imagen_async.wire.text import printable
 
@@ -40,7 +40,12 @@ class Reasons:
         received = isinstance(error, DownloadError)
         free = error.charge is Charge.NO
         reasons = self.failed if free else self.received if received else self.unknown
-        reasons[reason_of(error.message, status=error.status, code=error.code)] += 1
+        reasons[reason(error)] += 1
+
+
+def reason(error: ImagenError) -> str:
+    """Return why there is no image, in a few words that others share."""
+    return reason_of(error.message, status=error.status, code=error.code)
 
 
 def summary_lines(
@@ -200,6 +205,8 @@ def plan_lines(plan: Plan) -> list[str]:
             f"The budget stops after {plan.covered:,} of {plan.to_send:,}; "
             f"{plan.budget_needed or 0:,.2f} would finish, if all goes well."
         )
+    if plan.columns:
+        lines.append(kept_columns(plan.columns))
     if plan.seconds is not None:
         lines.append(f"At this rate it takes {duration(plan.seconds)} at least.")
     return [*lines, "Nothing was sent."]

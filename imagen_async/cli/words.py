@@ -94,6 +94,12 @@ def _columns(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
+def kept_columns(names: Iterable[str]) -> str:
+    """Return what becomes of columns that are no field of a request."""
+    shown = cut(", ".join(names), 200)
+    return f"Kept beside each image, not sent: {shown} (--set sends a field of the gateway's own)."
+
+
 def duration(seconds: float) -> str:
     """Return seconds in words, with two units at most."""
     if seconds < 9.95:

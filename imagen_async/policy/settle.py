@@ -67,7 +67,7 @@ def settle(
     for doubt, decision in zip(doubts, decisions, strict=True):
         charges = len({row.id or row for row in decision.rows if row.costs})
         least += charges if decision.charge is Charge.YES else 0
-        most += (0, max(charges, len(doubt.sends)), charges)[decision.charge]
+        most += (0, max(charges, len(doubt.sends)), charges)[int(decision.charge)]
     return Settlement(decisions=decisions, least=least, most=most)
 
 

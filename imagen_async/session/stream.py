@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 import attrs
 
 from imagen_async.session.loop import running_task
+from imagen_async.wire.request import request_fields
+from imagen_async.wire.short_repr import short_repr
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -39,6 +41,7 @@ class Outcome:
         generation: What came.
         error: Why nothing came.
         id: The user's own name for the item, in a batch.
+        columns: The user's own columns of its row, in a batch.
     """
 
     index: int
@@ -46,6 +49,14 @@ class Outcome:
     generation: Generation | None = None
     error: ImagenError | None = None
     id: str | None = None
+    columns: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    __repr__ = short_repr
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The item as a row that can be an input again: id, what was asked, own columns."""
+        named = {} if self.id is None else {"id": self.id}
+        return {**named, **request_fields(self.request), **self.columns}
 
     @property
     def ok(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.wire.image import Image, filtered, grid_bundle
+from imagen_async.wire.short_repr import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +44,7 @@ class Generation:
     extras: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     cost: Cost | None = None
     task: Task | None = attrs.field(default=None, repr=False)
+    __repr__ = short_repr
 
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None

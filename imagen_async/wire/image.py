@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.wire.image_header import RASTERS
+from imagen_async.wire.short_repr import link_repr, short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,15 +42,14 @@ class Image:
         revised_prompt: The prompt as the gateway changed it.
     """
 
-    url: str | None = attrs.field(default=None, repr=lambda url: "None" if url is None else "'…'")
-    data: bytes | None = attrs.field(
-        default=None, repr=lambda data: "None" if data is None else f"<{len(data)} bytes>"
-    )
+    url: str | None = attrs.field(default=None, repr=link_repr)
+    data: bytes | None = attrs.field(default=None, repr=lambda data: f"<{len(data)} bytes>")
     path: Path | None = None
     media_type: str | None = None
     width: int | None = None
     height: int | None = None
     revised_prompt: str | None = None
+    __repr__ = short_repr
 
     def to_pil(self) -> PIL.Image.Image:
         """Return the image decoded by Pillow, from its bytes or its file.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from imagen_async.errors import InvalidRequestError
+from imagen_async.wire.short_repr import short_repr
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class GenerationRequest:
     extra: Mapping[str, Any] = attrs.field(
         factory=dict, kw_only=True, converter=_mapping, hash=False
     )
+    __repr__ = short_repr
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body as a mapping: what was set, then ``extra``."""
@@ -167,4 +169,15 @@ class GenerationRequest:
 
 REQUEST_FIELDS = tuple(field.name for field in attrs.fields(GenerationRequest))
 """The names of a request's fields, as rows of an input have them too."""
+
+
+def request_fields(request: GenerationRequest | None) -> Mapping[str, Any]:
+    """Return the fields that a request sets, as JSON values."""
+    return {
+        name: value
+        for name in REQUEST_FIELDS
+        if (value := getattr(request, name, None)) is not None and (value or name != "extra")
+    }
+
+
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))

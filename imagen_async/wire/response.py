@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.wire.decoder import AnswerError, AnswerLimits, Embedded
+from imagen_async.wire.short_repr import link_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ class Item:
         revised_prompt: The prompt as the gateway changed it.
     """
 
-    url: str | None = attrs.field(default=None, repr=lambda url: "None" if url is None else "'…'")
+    url: str | None = attrs.field(default=None, repr=link_repr)
     embedded: Embedded | None = None
     revised_prompt: str | None = None
 

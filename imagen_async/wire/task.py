@@ -17,6 +17,7 @@ import attrs
 from imagen_async.wire.base64_stream import Embedded, ImageString
 from imagen_async.wire.error_body import holds_image, is_error
 from imagen_async.wire.image_paths import LISTS
+from imagen_async.wire.short_repr import link_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -61,7 +62,7 @@ class Task:
     """
 
     id: str
-    url: str | None = attrs.field(default=None, repr=lambda url: "None" if url is None else "'…'")
+    url: str | None = attrs.field(default=None, repr=link_repr)
 
     def places(self, base_url: str) -> tuple[str, ...]:
         """Return the URLs to ask, the likeliest first.

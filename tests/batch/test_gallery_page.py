@@ -259,6 +259,9 @@ async def test_hostile_rows_run_nothing(tab: Page, tmp_path: Path) -> None:
     hostile = [
         row(n, prompt=text, id=text, model=text, request_id=text) for n, text in enumerate(HOSTILE)
     ]
+    # A user's columns as well, by name and by value; the last one names the prototype.
+    for text, each in zip(HOSTILE, hostile, strict=True):
+        each |= {text: text, "note": text}
     hostile.append(row(98, file_name="javascript:window.hacked=1"))
     hostile.append(row(99, file_name='../"><script>window.hacked=1</script>'))
     error = dict.fromkeys(("type", "message", "code", "charge"), HOSTILE[1])
@@ -271,6 +274,8 @@ async def test_hostile_rows_run_nothing(tab: Page, tmp_path: Path) -> None:
         await tab.click(f"#grid li:nth-child({number + 1}) button")
         shown = await tab.run("document.querySelector('#prompt').textContent")
         assert shown == HOSTILE[number].translate(UNSEEN)
+        facts = await tab.run("facts.textContent")
+        assert facts.count(HOSTILE[number].translate(UNSEEN)) >= 3
         await leave(tab)
     await tab.run("scrollTo(0, 1e6)")
     await tab.until("document.querySelector('#grid .failed')")

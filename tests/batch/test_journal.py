@@ -20,7 +20,7 @@ from imagen_async.batch.identity import DuplicateCounter, IdSet, body_digest, it
 from imagen_async.batch.journal import SqliteJournal, SqliteView
 from imagen_async.batch.records import Item, KeptAnswer, RequestRow
 from imagen_async.batch.states import TRANSITIONS, Event, State, after
-from imagen_async.errors import Charge, ConfigurationError
+from imagen_async.errors import CHARGES, Charge, ConfigurationError
 from imagen_async.wire.request import GenerationRequest
 
 KEYS = st.binary(min_size=16, max_size=16)
@@ -29,7 +29,9 @@ KEYS = st.binary(min_size=16, max_size=16)
 def item(number: int, state: State = State.NEW, charge: int = 0, **fields: Any) -> Item:
     key = bytes([number]) * 16
     fields = {"sends": 1, "idempotency_key": f"key {number}", **fields}
-    return Item(key, number, RequestRow(GenerationRequest("a")), state, Charge(charge), **fields)
+    return Item(
+        key, number, RequestRow(GenerationRequest("a")), state, CHARGES[int(charge)], **fields
+    )
 
 
 async def pragma(journal: SqliteJournal, text: str) -> Any:
@@ -139,10 +141,10 @@ def test_any_steps_keep_the_worst_charge_and_count_every_attempt(
     found = list(SqliteView(connection).items())
     connection.close()
     assert {item.position for item in found} == known
-    assert all(item.charge == worst[item.position] for item in found)
+    assert all(int(item.charge) == worst[item.position] for item in found)
     assert all(item.attempts == attempts[item.position] for item in found)
     assert all(item.spent >= 0 for item in found)
-    assert not [item for item in found if item.state is State.NEW and item.charge]
+    assert not [item for item in found if item.state is State.NEW and int(item.charge)]
 
 
 STEPS = {
@@ -326,7 +328,7 @@ async def test_files_that_are_no_journal_are_refused(tmp_path: Path) -> None:
     (tmp_path / "newer").mkdir()
     await filled(tmp_path / "newer")
     with sqlite3.connect(tmp_path / "newer" / schema.NAME) as connection:
-        connection.execute("PRAGMA user_version = 4")
+        connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(ConfigurationError, match="upgrade"):
         await opened(tmp_path / "newer")

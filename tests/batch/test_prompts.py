@@ -161,7 +161,7 @@ BROKEN = {
     "prompt of a wrong type": (b'{"prompt": 7}', "must be a str"),
     "wrong ratio": (b'{"prompt": "a", "aspect_ratio": "2:1"}', "16:9"),
     "wrong n": (b'{"prompt": "a", "n": "2"}', "n must be"),
-    "a typo": (b'{"prompt": "a", "aspct_ratio": "1:1"}', "extra"),
+    "a typo": (b'{"prompt": "a", "aspct_ratio": "1:1"}', "call it aspect_ratio"),
     "NaN": (b'{"prompt": "a", "extra": {"x": NaN}}', "not JSON"),
     "huge number": (b'{"prompt": "a", "n": ' + b"9" * 5000 + b"}", "not JSON"),
     "deep nesting": (b"[" * 100_000, "nested"),

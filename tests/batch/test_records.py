@@ -32,6 +32,7 @@ TEXTS = {
             '{"id":"x","prompt":"a fox","model":"imagen4","aspect_ratio":"16:9",'
             '"response_format":"b64_json","n":2,"extra":{"seed":7,"style":{"x":[1,null]}}}'
         ),
+        '{"prompt":"a","columns":{"style":"ink","tags":["a",null]}}',
     ),
     KeptError: (
         (
@@ -54,6 +55,11 @@ TEXTS = {
         (
             '{"line":4,"id":null,"error":{"type":"InvalidRequestError","message":"empty",'
             '"status":null,"code":null,"charge":"maybe","idempotency_key":null,"request_id":null}}'
+        ),
+        (
+            '{"line":4,"id":"x","columns":{"style":"ink"},"error":{"type":"InvalidRequestError",'
+            '"message":"empty","status":null,"code":null,"charge":"no","idempotency_key":null,'
+            '"request_id":null}}'
         ),
     ),
 }
@@ -93,7 +99,7 @@ ERRORS = st.builds(
     request_id=NAMES,
 )
 RECORDS = (
-    st.builds(RequestRow, REQUESTS, NAMES)
+    st.builds(RequestRow, REQUESTS, NAMES, st.dictionaries(st.text(), NUMBERS | st.text()))
     | ERRORS
     | st.builds(
         KeptAnswer,
@@ -109,6 +115,7 @@ RECORDS = (
         id=NAMES,
         request=st.none() | REQUESTS,
         error=ERRORS,
+        columns=st.dictionaries(st.text(), NAMES),
     )
 )
 
@@ -116,7 +123,7 @@ RECORDS = (
 @pytest.mark.parametrize(("kind", "texts"), TEXTS.items())
 def test_the_json_is_that_of_its_version(kind: type[Any], texts: tuple[str, ...]) -> None:
     """What a journal of this version holds is read, and written again as the same bytes."""
-    assert schema.VERSION == 3
+    assert schema.VERSION == 4
     for text in texts:
         assert encode(decode(text, kind)) == text
 

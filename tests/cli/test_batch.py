@@ -85,7 +85,7 @@ def test_reads_standard_input_and_gzip(cli, gateway, monkeypatch):
 
 def test_malformed_rows_cost_no_other_row_its_image(cli, gateway):
     """Each wrong row is named with its line, the others run, and the code is 3."""
-    write("in.jsonl", '{"prompt": "a fox"}', "{", '{"prompt": ""}', '{"prompt": "b", "nn": 2}')
+    write("in.jsonl", '{"prompt": "a fox"}', "{", '{"prompt": ""}', '{"prompt": "b", "N": 2}')
     ended = cli("batch", "in.jsonl", "--out", "shots")
     assert ended.code == 3
     assert all(f"line {number}" in ended.err for number in (2, 3, 4))
@@ -228,6 +228,24 @@ def test_fields_that_only_the_gateway_knows_are_sent(cli, gateway):
     ended = cli("batch", "in.jsonl", "--out", "shots")
     assert (ended.code, len(gateway.requests)) == (2, 2)
     assert "add --new-options to buy them" in ended.err
+
+
+def test_columns_that_are_not_sent_are_named(cli, gateway):
+    """Before anything is sent, on one safe line: a field of the gateway's own would be missed."""
+    table = "prompt,size,\x1b[2Jstyle\nfox,1024x1024,ink\n"
+    Path("rows.csv").write_text(table)
+
+    ended = cli("batch", "rows.csv", "--out", "shots")
+
+    named = "Kept beside each image, not sent: size, \\x1b[2Jstyle (--set sends"
+    assert ended.err.startswith(named)
+    assert gateway.requests[0].body == {"prompt": "fox"}
+    assert rows("shots/metadata.jsonl")[0]["size"] == "1024x1024"
+    assert "Kept" not in cli("batch", "rows.csv", "--out", "shots", "-q").err
+    write("rows.jsonl", '"a"', '{"prompt": "b", "seed": 7}')
+    plan = cli("batch", "rows.jsonl", "--out", "shots", "--dry-run")
+    assert "Kept beside each image, not sent: seed (" in plan.out
+    assert plan.err == ""
 
 
 def test_failures_end_in_commands_that_do_what_they_say(cli, gateway):
@@ -426,7 +444,7 @@ def test_a_terminal_gets_a_bar(spawn, slow_gateway, monkeypatch, plain):
     assert child.process.stdout.read() == "shots/index.html\n"
     assert "1 of 2 · 50 %" in shown
     assert re.search(r"━{20}", shown)
-    assert 'row 2 "a hare": ' in shown
+    assert 'row 2 "a hare": content policy: The gateway answered 400: ' in shown
     assert KEY not in shown
     assert ("\x1b[3" in shown) is not plain
     assert "\x1b[?25h" in shown  # the cursor is back

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 from imagen_async import (
     AsyncImagen,
@@ -54,10 +54,12 @@ def blocking(imagen: Imagen, prompts: list[str | GenerationRequest]) -> None:
     with imagen.batch(prompts, out="shots", on_unknown="resend", budget=2.5) as run:
         for outcome in run:
             assert_type(outcome, Outcome)
+            assert_type(outcome.row, dict[str, Any])
         assert_type(run.report, Report)
         assert_type(run.folder, Path)
         assert_type(run.stop("enough"), None)
     assert_type(imagen.batch(prompts, out="shots").plan(), Plan)
+    imagen.batch([{"id": "a1", "prompt": "a fox", "style": "ink", "seed": 7}], out="shots")
 
 
 def blocking_refuses(imagen: Imagen, image: Image) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from imagen_async.batch import lists, recovery
+from imagen_async.batch import lists, own_columns, recovery
 from imagen_async.batch.gallery.card import Card, scalars
 from imagen_async.batch.journal import look
 from imagen_async.batch.lists import UNKNOWN
@@ -107,7 +107,7 @@ def card_of(status: Status, row: Row, columns: Mapping[str, Any] | None = None) 
     Args:
         status: A key of ``VIEWS``.
         row: A row of that list; any field may be missing or of another kind.
-        columns: The user's own columns of that row.
+        columns: The user's own columns of that row; None for those that it holds.
     """
     told = row.get("error")
     error = told if isinstance(told, dict) else {}
@@ -115,7 +115,8 @@ def card_of(status: Status, row: Row, columns: Mapping[str, Any] | None = None) 
     if status != "done":
         fields |= {ours: error.get(name) for ours, name in _ERROR.items()}
         fields["request_id"] = row.get("request_id") or error.get("request_id")
-    return Card(status=status, columns=columns or {}, **fields)
+    own = own_columns.of_list(row) if columns is None else columns
+    return Card(status=status, columns=own, **fields)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
