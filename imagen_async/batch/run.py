@@ -16,6 +16,7 @@ from imagen_async.batch import lists, recovery
 from imagen_async.batch.accounting import Tally
 from imagen_async.batch.defaults import make_defaults
 from imagen_async.batch.gallery import write_gallery
+from imagen_async.batch.gallery.rewriting import Rewriter
 from imagen_async.batch.intake import InputRow, Intake, RowClassifier, RunOptions
 from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.notebook import Panel
@@ -102,6 +103,7 @@ class Run:
         self._tally = Tally()
         self._rows = RowClassifier(KnownItems(), self._options, self._defaults)
         self._views = lists.Appender(self._folder)
+        self._page = Rewriter(self._folder)
         self._panel = Panel()
         self._parts: _Parts | None = None
         self._read_out = False
@@ -303,6 +305,8 @@ class Run:
         )
         self._parts = _Parts(context, stream)
         await stream.__aenter__()
+        if options.gallery:
+            self._page.start()
 
     async def _work(self, _: int, task: ItemRecorder | InputRow) -> Outcome | None:
         if isinstance(task, InputRow):
@@ -366,6 +370,7 @@ class Run:
         """Write the lists, the report and the gallery, then let go of the journal."""
         journal = self._inside.context.journal
         self._views.close()
+        await self._page.aclose()
         written = False
         if whole and journal.broken is None:
             written = await self._try(journal.call(partial(lists.rewrite, folder=self._folder)))
