@@ -133,7 +133,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         return
     with file:
         for line in iter(partial(file.readline, LINE_LIMIT), b""):
-            row = _object(line)
+            row = object_of(line)
             if row is not None:
                 yield row
 
@@ -150,7 +150,7 @@ def in_doubt(folder: Path) -> Doubts:
         return Doubts(running=True)
     except ConfigurationError:
         return NO_DOUBTS
-    found = (_object(text) for item in cut for name, text in lists.lines(item) if name == UNKNOWN)
+    found = (object_of(text) for item in cut for name, text in lists.lines(item) if name == UNKNOWN)
     return Doubts(tuple(row for row in found if row is not None))
 
 
@@ -188,12 +188,13 @@ def _command(begun: Row, name: str) -> str:
 
 def _read(path: Path) -> Row:
     try:
-        return _object(path.read_bytes()) or {}
+        return object_of(path.read_bytes()) or {}
     except FileNotFoundError:
         return {}
 
 
-def _object(text: bytes) -> Row | None:
+def object_of(text: bytes) -> Row | None:
+    """Return a line's JSON object; None if it is anything else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -92,7 +92,7 @@ function drawNotice() {
         `charged; ${doubts === 1 ? "it" : "they"} ${are} shown as Unknown. The same command, run again, takes up what ` +
         "arrived and sends what was never sent; it buys none of these again by itself.",
     );
-  if (manifest.running) texts.push("A run was going on when this page was written; it writes the page anew every now and then: reload it to see more.");
+  if (manifest.running && !manifest.live) texts.push("A run was going on when this page was written; it writes the page anew every now and then: reload it to see more.");
   byId("notice").hidden = !texts.length;
   byId("notice").textContent = texts.join(" ");
 }
