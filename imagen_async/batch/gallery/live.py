@@ -174,7 +174,7 @@ class LiveGallery:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
             with contextlib.suppress(ConnectionError):
-                await self._send_all(response, tail)
+                await self._send_all(request, response, tail)
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()  # what it did not take is not kept for it
@@ -185,12 +185,14 @@ class LiveGallery:
                 self._drained.set()
         return response
 
-    async def _send_all(self, response: web.StreamResponse, tail: Tail) -> None:
-        """Send what comes until the server ends, or the lists were made anew."""
+    async def _send_all(
+        self, request: web.Request, response: web.StreamResponse, tail: Tail
+    ) -> None:
+        """Send what comes until the reader leaves, the server ends, or the lists are other ones."""
         table, clock = CardTable(), asyncio.get_running_loop().time
         before: Mapping[str, object] | None = None
         last = clock()
-        while True:
+        while request.transport is not None:
             ended = self._ended.is_set()
             pages = await in_thread(partial(_read, tail, table)) if tail.waiting else []
             more, replaced = tail.waiting, tail.replaced and self._run is None

@@ -30,9 +30,8 @@ function openLive(cards, onProgress) {
     byId("live").hidden = false;
     byId("live-text").textContent = [share, ...going].filter(Boolean).join(" · ");
     if (byId("live-state").textContent !== state()) byId("live-state").textContent = state();
-    bar.hidden = !total && !live.controls;
+    bar.hidden = !total;
     if (total) [bar.max, bar.value] = [total, settled];
-    if (ended) bar.value = bar.max;
     pause.hidden = stop.hidden = !live.controls || ended;
     pause.textContent = progress.paused ? "Resume" : "Pause";
     pause.disabled = stop.disabled = progress.stopping ?? false;
