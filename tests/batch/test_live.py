@@ -239,8 +239,10 @@ async def test_readers_are_few(shots: Path, monkeypatch: Any) -> None:
             assert third.status == 503
         first.close()
         async with asyncio.timeout(5):
-            while (await client.get(f"{server.url}events")).status != 200:
-                await asyncio.sleep(0.05)
+            while server._readers == 2:
+                await asyncio.sleep(0.02)
+        async with client.get(f"{server.url}events") as third:
+            assert third.status == 200
         second.close()
 
 

@@ -197,7 +197,7 @@ class LiveGallery:
             pages = await in_thread(partial(_read, tail, table)) if tail.waiting else []
             more, replaced = tail.waiting, tail.replaced and self._run is None
             progress = {**self._progress(), "full": tail.full}
-            event = {"pages": pages, "progress": progress}
+            event: dict[str, object] = {"pages": pages, "progress": progress}
             event |= {"ended": True} if ended and not more else {}
             event |= {"replaced": True} if replaced and not more else {}
             if pages or progress != before or len(event) > 2 or clock() - last > ALIVE:
