@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import anyio
 import attrs
 
+from imagen_async.batch import recovery, schema
+from imagen_async.batch.accounting import Tally
+from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.records import images_requested
+from imagen_async.batch.recovery import KnownItems
 from imagen_async.batch.states import State
 
 if TYPE_CHECKING:
-    from imagen_async.batch.accounting import Tally
+    from pathlib import Path
+
     from imagen_async.batch.intake import InputRow, RowClassifier, RunOptions
     from imagen_async.batch.prompts import Requests
 
@@ -98,6 +105,25 @@ class _Work:
             self.covered += allowance is None or self.at_risk + self.images <= allowance
             self.to_send += 1
             self.columns |= dict.fromkeys(seen.row.columns)
+
+
+async def known_items(folder: Path, terms: recovery.Terms) -> tuple[KnownItems, Tally]:
+    """Return what a folder's journal knows, and what it counts; nothing without one.
+
+    Raises:
+        ConfigurationError: If the journal cannot be used, another process has it, or the batch
+            may not go on as it is.
+    """
+    if not await anyio.Path(folder / schema.NAME).exists():
+        return KnownItems(), Tally()
+    journal = SqliteJournal(folder)
+    await journal.open(begin=False)
+    try:
+        await journal.call(partial(recovery.check, folder=folder, terms=terms))
+        groups = await journal.call(lambda view: view.known())
+        return KnownItems(groups), Tally(count for count, _ in groups)
+    finally:
+        await journal.aclose()
 
 
 async def make_plan(

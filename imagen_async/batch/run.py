@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING
 import anyio
 import attrs
 
-from imagen_async.batch import lists, recovery, schema
+from imagen_async.batch import lists, recovery
 from imagen_async.batch.accounting import Tally
 from imagen_async.batch.defaults import make_defaults
 from imagen_async.batch.gallery import write_gallery
+from imagen_async.batch.gallery.rewriting import Rewriter
 from imagen_async.batch.intake import InputRow, Intake, RowClassifier, RunOptions
 from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.notebook import Panel
-from imagen_async.batch.plan import make_plan
+from imagen_async.batch.obtaining import obtain
+from imagen_async.batch.plan import known_items, make_plan
 from imagen_async.batch.records import KeptError, RefusedRow
 from imagen_async.batch.recovery import KnownItems
 from imagen_async.batch.run_context import RunContext
 from imagen_async.batch.states import State
 from imagen_async.batch.stopping import StoppedError, StopPolicy
-from imagen_async.errors import ConfigurationError, ExpiredUrlError, ImagenError
+from imagen_async.errors import ConfigurationError, ImagenError
 from imagen_async.session.loop import running_task
 from imagen_async.session.patience import SharedPatience
 from imagen_async.session.shield import to_the_end
@@ -101,6 +103,7 @@ class Run:
         self._tally = Tally()
         self._rows = RowClassifier(KnownItems(), self._options, self._defaults)
         self._views = lists.Appender(self._folder)
+        self._page = Rewriter(self._folder)
         self._panel = Panel()
         self._parts: _Parts | None = None
         self._read_out = False
@@ -217,6 +220,30 @@ class Run:
             if item.idle and item.scope is not None:
                 item.scope.cancel()
 
+    def pause(self) -> None:
+        """Begin no call and send none again until ``resume``; what is in flight is finished.
+
+        Nothing is spent then but on what is in flight, and downloads go on: they are paid for. A
+        paused run can be stopped or cancelled, and it uses up no ``give_up_after``.
+
+        Raises:
+            ConfigurationError: Outside the block.
+        """
+        self._inside.context.policy.patience.pause()
+
+    def resume(self) -> None:
+        """Go on after ``pause``.
+
+        Raises:
+            ConfigurationError: Outside the block.
+        """
+        self._inside.context.policy.patience.resume()
+
+    @property
+    def paused(self) -> bool:
+        """Whether ``pause`` holds the run back."""
+        return self._policy.patience.paused
+
     async def settle(
         self, *, log: LogName | None = None, horizon: float = 900.0, dry_run: bool = False
     ) -> Settled:
@@ -235,16 +262,7 @@ class Run:
                 or if the batch may not go on as it is.
         """
         running_task()
-        known, tally = KnownItems(), Tally()
-        if await anyio.Path(self._folder / schema.NAME).exists():
-            journal = SqliteJournal(self._folder)
-            await journal.open(begin=False)
-            try:
-                await journal.call(partial(recovery.check, folder=self._folder, terms=self._terms))
-                groups = await journal.call(lambda view: view.known())
-                known, tally = KnownItems(groups), Tally(count for count, _ in groups)
-            finally:
-                await journal.aclose()
+        known, tally = await known_items(self._folder, self._terms)
         classifier = RowClassifier(known, self._options, self._defaults)
         rate = self._core.config.limits.requests_per_minute
         return await make_plan(classifier, self._requests, self._options, rate, tally)
@@ -287,6 +305,8 @@ class Run:
         )
         self._parts = _Parts(context, stream)
         await stream.__aenter__()
+        if options.gallery:
+            self._page.start()
 
     async def _work(self, _: int, task: ItemRecorder | InputRow) -> Outcome | None:
         if isinstance(task, InputRow):
@@ -306,7 +326,7 @@ class Run:
         generation: Generation | None = None
         failure: ImagenError | None = None
         try:
-            generation = await self._call(recorder)
+            generation = await obtain(self._core, recorder)
         except StoppedError:
             return None
         except ImagenError as error:
@@ -327,32 +347,6 @@ class Run:
             self._panel.add(generation)
         self._count_end(failure)
         return Outcome(item.position, row.request, generation, failure, row.id, row.columns)
-
-    async def _call(self, recorder: ItemRecorder) -> Generation:
-        key = recorder.item.idempotency_key
-        if recorder.item.state is State.RECEIVED:
-            try:
-                return await self._core.download(
-                    recorder.generation(),
-                    store=recorder.store,
-                    record=recorder,
-                    idempotency_key=key or "",
-                )
-            except ExpiredUrlError:
-                if not recorder.resend:
-                    raise
-                recorder.reorder()
-        return await self._core.generate(
-            recorder.item.row.request,
-            store=recorder.store,
-            record=recorder,
-            idempotency_key=key,
-            waits=True,
-            downloads=True,
-            charge=recorder.item.charge,
-            sends=recorder.account.sends,
-            patience=self._policy.patience,
-        )
 
     async def _refuse(self, row: InputRow) -> Outcome:
         """List a row that is no request, or that may not be sent."""
@@ -375,6 +369,7 @@ class Run:
         """Write the lists, the report and the gallery, then let go of the journal."""
         journal = self._inside.context.journal
         self._views.close()
+        await self._page.aclose()
         written = False
         if whole and journal.broken is None:
             written = await self._try(journal.call(partial(lists.rewrite, folder=self._folder)))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
 from imagen_async.batch import lists, schema
 from imagen_async.batch.accounting import Tally
-from imagen_async.batch.gallery.views import read_rows
+from imagen_async.batch.gallery.views import count_lines, read_rows
 from imagen_async.batch.journal import look
 from imagen_async.batch.records import Count
 from imagen_async.batch.shard_root import read_root
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from imagen_async.batch.report import Report
 
 Phase: TypeAlias = Literal["running", "ended", "stopped", "cut off", "not begun"]
-_BLOCK: Final = 1 << 20
 _CHARGES: Final = {str(charge): charge for charge in Charge}
 
 
@@ -183,17 +181,8 @@ def _lists_are_whole(folder: Path, kept: Iterable[tuple[Count, bool]], invalid: 
         images += count.images
         others += 0 if count.state in (State.DONE, State.NEW) and not cut else count.items
     names = (lists.FAILED, lists.UNKNOWN)
-    same = _lines(folder / lists.METADATA) == images
-    return same and sum(_lines(folder / name) for name in names) == others
-
-
-def _lines(path: Path) -> int:
-    try:
-        with path.open("rb") as file:
-            blocks = iter(partial(file.read, _BLOCK), b"")
-            return sum(block.count(b"\n") for block in blocks)
-    except OSError:
-        return -1
+    same = count_lines(folder / lists.METADATA) == images
+    return same and sum(count_lines(folder / name) for name in names) == others
 
 
 def _left(count: Count) -> tuple[Count, bool]:

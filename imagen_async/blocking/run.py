@@ -44,6 +44,19 @@ class BlockingRun(BlockingStream["Run"]):
         """
         self._portal.soon(partial(self._stream.stop, reason, problem))
 
+    def pause(self) -> None:
+        """Begin no call and send none again until ``resume``; what is in flight is finished."""
+        self._portal.soon(self._stream.pause)
+
+    def resume(self) -> None:
+        """Go on after ``pause``."""
+        self._portal.soon(self._stream.resume)
+
+    @property
+    def paused(self) -> bool:
+        """Whether ``pause`` holds the run back."""
+        return self._portal.read(lambda: self._stream.paused)
+
     def plan(self) -> Plan:
         """Read the whole input and return what a run would do; nothing is sent or made.
 

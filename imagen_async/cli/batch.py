@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -24,6 +25,7 @@ from imagen_async.cli.client import (
 )
 from imagen_async.cli.console import logged, note, result, set_up, warn
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL
+from imagen_async.cli.gallery import open_page
 from imagen_async.cli.progress import Rate, Snapshot, Watch
 from imagen_async.cli.shards import ShardFlags, place_held, run_shard, take_shards
 from imagen_async.cli.summary import Reasons, plan_lines, reason, summary_lines
@@ -34,7 +36,7 @@ from imagen_async.storage.offload import in_thread
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from imagen_async.batch.intake import OnUnknown
     from imagen_async.batch.plan import Plan
@@ -60,6 +62,8 @@ class BatchFlags(ShardFlags):
     limit: int | None = None
     new_options: bool = False
     ordered: bool = False
+    live: bool = False
+    show: bool = False
     on_unknown: OnUnknown = "hold"
     price_per_image: float | None = None
     budget: float | None = None
@@ -169,7 +173,7 @@ class _BatchSession:
         # Not on an executor, whose threads are waited for at the end.
         threading.Thread(target=self._count, daemon=True).start()
         with interruptible(self._stop) as interrupts:
-            async with self._run as run:
+            async with self._served(), self._run as run:
                 with shown(self._flags, self._look) as self._width:
                     while outcomes := await run.take(_TAKEN):
                         self._tell(outcomes)
@@ -177,6 +181,25 @@ class _BatchSession:
         if interrupts.count:
             return INTERRUPTED
         return DONE if self._run.report.ok else PARTIAL
+
+    @contextlib.asynccontextmanager
+    async def _served(self) -> AsyncIterator[None]:
+        """Serve the gallery while the run goes on, if that was asked for."""
+        if not self._flags.live:
+            yield
+            return
+        from imagen_async.batch.gallery.live import LiveGallery
+
+        async with LiveGallery(self._flags.folder, self._run, self._progress) as served:
+            warn(f"Live: {served.url}")
+            if self._flags.show:
+                await asyncio.to_thread(open_page, served.url)
+            yield
+
+    def _progress(self) -> dict[str, object]:
+        """Return what the live page shows of the run."""
+        stopping = self._run.report.stopped_by is not None
+        return {**attrs.asdict(self._look()), "paused": self._run.paused, "stopping": stopping}
 
     def _count(self) -> None:
         if self._flags.shards is None and _can_be_read_again(self._flags):
@@ -233,6 +256,8 @@ class _BatchSession:
             result(json.dumps({**report.as_json(), "out": str(folder), "gallery": where}))
         elif gallery is not None:
             result(str(gallery))
+        if gallery is not None and self._flags.show and not self._flags.live:
+            await asyncio.to_thread(open_page, gallery.absolute().as_uri())
 
     async def _budget_needed(self) -> float | None:
         """Return which budget would finish the run that the budget stopped, if it can be told."""

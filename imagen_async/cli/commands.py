@@ -100,6 +100,7 @@ def generate(**flags: Any) -> int:
     "--out", required=True, type=options.FOLDER, metavar="DIR", help="The batch's folder."
 )
 @options.output("--ordered", is_flag=True, help="Settle items in the order of the input.")
+@options.add(options.PAGE)
 @options.again("--dry-run", is_flag=True, help="Say what would be done and send nothing.")
 @options.again(
     "--retry-failed",
@@ -205,16 +206,17 @@ def settle(**flags: Any) -> int:
     return settle(SettleFlags(**flags))
 
 
-@imagen_async.command(cls=Command, examples=("imagen-async gallery shots",))
+@imagen_async.command(cls=Command, examples=("imagen-async gallery shots --live --open",))
 @options.DIR
-def gallery(folder: str) -> int:
+@options.add(options.PAGE)
+def gallery(folder: str, live: bool, show: bool) -> int:
     """Write the gallery of a batch's folder.
 
-    Prints the path of the page.
+    Prints the path of the page; with --live nothing is written, and it is that of a server.
     """
     from imagen_async.cli.gallery import gallery
 
-    return gallery(folder)
+    return gallery(folder, live=live, show=show)
 
 
 @imagen_async.command(cls=Command, examples=("imagen-async status shots",))

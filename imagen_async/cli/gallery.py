@@ -1,19 +1,48 @@
-"""``imagen-async gallery``: the page over a batch's folder."""
+"""``imagen-async gallery``: the page over a batch's folder, written or served."""
 
 from __future__ import annotations
 
+import asyncio
+import webbrowser
 from pathlib import Path
 
-from imagen_async.batch.gallery import write_gallery
-from imagen_async.cli.console import result
+from imagen_async.batch.gallery import views, write_gallery
+from imagen_async.cli.client import on_signals, run_loop
+from imagen_async.cli.console import note, result
 from imagen_async.cli.exits import DONE
 
 
-def gallery(folder: str) -> int:
-    """Write a gallery and print its path.
+def gallery(folder: str, *, live: bool, show: bool) -> int:
+    """Write a gallery and print its path, or serve it and print its address.
 
     Raises:
-        ConfigurationError: If the folder holds no batch.
+        ConfigurationError: If the folder holds no batch, or nothing can listen on loopback.
     """
-    result(str(write_gallery(Path(folder), ended=False)))
+    if live:
+        views.check(Path(folder))
+        return run_loop(_serve(Path(folder), show=show))
+    page = write_gallery(Path(folder), ended=False)
+    result(str(page))
+    if show:
+        open_page(page.absolute().as_uri())
+    return DONE
+
+
+def open_page(address: str) -> None:
+    """Open an address in the user's browser, if there is one."""
+    if not webbrowser.open(address):
+        note("No browser could be opened.")
+
+
+async def _serve(folder: Path, *, show: bool) -> int:
+    from imagen_async.batch.gallery.live import LiveGallery
+
+    ended = asyncio.Event()
+    with on_signals(lambda _: ended.set()):
+        async with LiveGallery(folder) as served:
+            result(served.url)
+            note("Anyone with this address on this machine can see the images; Ctrl-C ends it.")
+            if show:
+                await asyncio.to_thread(open_page, served.url)
+            await ended.wait()
     return DONE

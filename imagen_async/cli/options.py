@@ -31,6 +31,14 @@ times: _Group = partial(click.option, cls=Option, group="Time and limits")
 
 DIR = click.argument("folder", type=FOLDER, metavar="DIR")
 JSON = output("--json", "as_json", is_flag=True, help="Results as JSON.")
+PAGE = (
+    output(
+        "--live",
+        is_flag=True,
+        help="Serve the gallery on 127.0.0.1: images of a batch that runs appear as they come.",
+    ),
+    output("--open", "show", is_flag=True, help="Open the gallery in the browser."),
+)
 QUIET = output("-q", "--quiet", is_flag=True, help="Errors and results only.")
 BASE_URL = gateway("--base-url", help="Where it answers, /v1 included [env: IMAGEN_BASE_URL].")
 CONNECTION = (

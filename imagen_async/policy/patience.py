@@ -38,6 +38,7 @@ class Patience:
     _since: float | None = attrs.field(init=False, default=None)
     _ever_reached: bool = attrs.field(init=False, default=False)
     _refused: bool = attrs.field(init=False, default=False)
+    _paused: float | None = attrs.field(init=False, default=None)
 
     def tell(self, verdict: Verdict, now: float) -> bool:
         """Note how an attempt ended; return whether ``due`` has changed.
@@ -59,9 +60,24 @@ class Patience:
     @property
     def due(self) -> float:
         """The moment at which the run is over if nothing else comes; infinite while all is well."""
-        if self._since is None:
+        if self._since is None or self._paused is not None:
             return math.inf
         return self._since + self._limit
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run is paused, which uses up no patience."""
+        return self._paused is not None
+
+    def pause(self, now: float) -> None:
+        """Count no time from now on."""
+        self._paused = now if self._paused is None else self._paused
+
+    def resume(self, now: float) -> None:
+        """Count time again, and none of the pause."""
+        if self._since is not None and self._paused is not None:
+            self._since += now - max(self._since, self._paused)
+        self._paused = None
 
     def end(self, now: float) -> None:
         """Note that the run is over if its time has come."""

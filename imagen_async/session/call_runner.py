@@ -109,7 +109,22 @@ class CallRunner:
         return generation
 
     async def _enter(self, call: Call) -> Permit:
-        """Wait for leave to send, no longer than the call or its run may."""
+        """Wait for leave to send, and for the end of a pause of the run."""
+        patience = call.patience
+        while True:
+            if patience is not None and patience.paused:
+                asked = asyncio.get_running_loop().time()
+                await patience.resumed()
+                call.deadline.extend(asyncio.get_running_loop().time() - asked)
+            permit = await self._let_in(call)
+            if patience is None or not patience.paused:
+                return permit
+            # Paused while it waited at the gate: nothing may be sent, and others may need the slot.
+            if (leaving := self.gate.leave(permit)) is not None:
+                await to_the_end(leaving)
+
+    async def _let_in(self, call: Call) -> Permit:
+        """Wait for a permit, no longer than the call or its run may."""
         if call.patience is not None and call.gave_up:
             raise await _on_record(call, call.unsent(call.gave_up))
         permit, clock = self.gate.enter_at_once(), asyncio.get_running_loop().time

@@ -29,6 +29,7 @@ class SharedPatience:
     def __init__(self, give_up_after: float | None = None) -> None:
         self._patience = Patience(give_up_after)
         self._waiting: set[anyio.CancelScope] = set()
+        self._resumed: anyio.Event | None = None
 
     @property
     def ended(self) -> str | None:
@@ -43,8 +44,35 @@ class SharedPatience:
     def tell(self, verdict: Verdict) -> None:
         """Note how an attempt ended."""
         if self._patience.tell(verdict, asyncio.get_running_loop().time()):
-            for scope in self._waiting:
-                scope.deadline = self._patience.due
+            self._put_off()
+
+    @property
+    def paused(self) -> bool:
+        """Whether no call of the run may be sent now."""
+        return self._patience.paused
+
+    def pause(self) -> None:
+        """Let no call of the run be sent until ``resume``."""
+        self._patience.pause(asyncio.get_running_loop().time())
+        self._put_off()
+
+    def resume(self) -> None:
+        """Let the run's calls be sent again."""
+        self._patience.resume(asyncio.get_running_loop().time())
+        self._put_off()
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    async def resumed(self) -> None:
+        """Wait until the run is not paused."""
+        while self.paused:
+            self._resumed = self._resumed or anyio.Event()
+            await self._resumed.wait()
+
+    def _put_off(self) -> None:
+        for scope in self._waiting:
+            scope.deadline = self._patience.due
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -12,7 +12,11 @@ import pytest_asyncio
 from PIL import Image
 
 from imagen_async.batch.gallery import views, write_gallery, write_page
+from imagen_async.batch.gallery.live import LiveGallery
+from imagen_async.batch.run import Run, RunOptions
+from imagen_async.emulator import Emulator
 from tests.batch.chromium import chromium, find_chromium
+from tests.batch.runs import b64, core_on
 from tests.batch.test_gallery import fill, row
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ pytestmark = [
 SIZES = {"1:1": (64, 64), "16:9": (88, 48), "9:16": (48, 88)}
 TILES = "document.querySelectorAll('#grid > li').length"
 COUNT = "document.querySelector('#count').textContent"
+STATE = "document.querySelector('#live-state').textContent"
 FOCUSED = "document.activeElement.ariaLabel"
 HOSTILE = (
     "<script>window.hacked = 1</script>",
@@ -627,3 +632,62 @@ async def test_long_prompts_are_whole_in_the_large_view(tab: Page, tmp_path: Pat
     shown = await tab.run("document.querySelector('#prompt').textContent")
     assert shown == text.replace("\x1b", "\\u001b").replace("\u202e", "\\u202e")
     assert await tab.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_a_live_page(tab: Page, tmp_path: Path) -> None:
+    """Images, failures and progress come while the run goes on; the buttons hold and end it."""
+    out = tmp_path / "shots"
+    async with Emulator(draw="tiny", latency=0.2) as emulator:
+        emulator.fail_next("400")
+        core = core_on(emulator, concurrency=2)
+        run = Run(core, b64(*(f"<b>{n}</b>" for n in range(150))), out, RunOptions(gallery=False))
+
+        def progress() -> dict[str, object]:
+            report, paused = run.report, run.paused
+            counts = {"total": 150, "done": report.done, "failed": report.failed, "in_flight": 1}
+            return {**counts, "paused": paused, "stopping": report.stopped_by is not None}
+
+        async with asyncio.timeout(40), LiveGallery(out, run, progress) as served, run:
+            reading = asyncio.create_task(collect(run))
+            tab.complaints.clear()
+            await tab.call("Page.navigate", url=served.url)
+            await tab.until(f"document.querySelectorAll('.loaded').length > 1 && {TILES} > 2")
+            assert "1 failed" in await tab.run("summary.textContent")
+            assert " of 150" in await tab.run("document.querySelector('#live-text').textContent")
+            await tab.click("#live-pause")
+            await tab.until(f"{STATE}.startsWith('Paused')")
+            await asyncio.sleep(0.5)
+            sent = emulator.ledger.total.posts
+            await asyncio.sleep(0.5)
+            assert emulator.ledger.total.posts == sent
+            await tab.click("#live-pause")
+            await tab.until(f"{STATE} === '' && parseInt(summary.textContent) > {sent}")
+            await tab.click("#live-stop")
+            await reading
+        await tab.until(f"{STATE}.includes('has ended')")
+        assert run.report.stopped_by == "stopped"
+        assert run.report.done == emulator.ledger.total.charged < 150
+        summary = await tab.until("summary.textContent")
+        assert summary.startswith(f"{run.report.done} pictures")
+        assert await tab.run("document.querySelector('#live-pause').hidden")
+        await core.aclose()
+    # A browser asks for an icon by itself, without the token.
+    assert [text for text in tab.complaints if "404" not in text] == []
+
+
+async def collect(run: Run) -> None:
+    """Read a run to its end."""
+    async for _ in run:
+        pass
+
+
+async def test_what_a_large_gallery_leaves_out(
+    tab: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond a number of cards the page says what it shows, and of how many."""
+    monkeypatch.setattr(views, "SHOWN", 4)
+    await tab.open(write_gallery(fill(tmp_path / "shots", [row(n) for n in range(10)])))
+    assert await tab.until(f"{TILES} === 4 && document.querySelector('#notice').textContent") == (
+        "Shown are the first 4 of 10 pictures; the batch's lists name all."
+    )
+    assert await tab.run("document.querySelector('#summary').textContent") == "10 pictures"

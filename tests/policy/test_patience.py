@@ -72,3 +72,26 @@ def test_a_run_ends_only_after_its_limit_in_vain(told: list[tuple[Verdict, float
     assert patience.due == (math.inf if since is None else since + limit)
     patience.end(now)
     assert (patience.ended is not None) is (since is not None and now - since >= limit)
+
+
+@given(before=st.floats(0, 50), paused=st.floats(0, 1e6), verdict=st.sampled_from(VAIN))
+def test_a_pause_does_not_count(before: float, paused: float, verdict: Verdict) -> None:
+    """While it is paused a run is never over, and afterwards it has what was left to it."""
+    patience = Patience(60)
+    patience.tell(verdict, 0)
+    patience.pause(before)
+    patience.pause(before + 1)
+    assert (patience.paused, patience.due) == (True, math.inf)
+    patience.end(before + paused)
+    patience.resume(before + paused)
+    assert (patience.paused, patience.ended) == (False, None)
+    assert patience.due == pytest.approx(60 + paused)
+
+
+def test_what_fails_during_a_pause_counts_from_its_end() -> None:
+    """A failure of what was in flight gives the run its whole time after the pause."""
+    patience = Patience(60)
+    patience.pause(0)
+    patience.tell(Verdict.NOT_SENT, 500)
+    patience.resume(1000)
+    assert patience.due == 1060

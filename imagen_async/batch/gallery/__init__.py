@@ -74,7 +74,7 @@ def write_page(folder: Path, cards: Iterable[Card], about: About) -> Path:
     home.mkdir(exist_ok=True)
     index = folder / "index.html"
     with tempfile.TemporaryDirectory(prefix=_PART, dir=home, ignore_cleanup_errors=True) as part:
-        written = CardPages(Path(part))
+        written = CardPages(folder=Path(part))
         for card in cards:
             written.add(card)
         written.flush()

@@ -62,24 +62,17 @@ def packed(values: Sequence[Any]) -> object:
 
 
 @attrs.define
-class CardPages:
-    """The scripts that hold the cards, written as they fill up, and what they count.
+class CardTable:
+    """Cards by columns, until they are taken, and what all of them count."""
 
-    Args:
-        folder: Where the scripts go.
-    """
-
-    folder: Path
-    digest: Any = attrs.field(factory=hashlib.sha256)
     counts: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     columns: dict[str, Counter[str]] = attrs.field(factory=dict)
-    names: list[str] = attrs.field(factory=list)
     _rows: list[dict[str, object]] = attrs.field(factory=list)
     _size: int = 0
     _ratios: set[str] = attrs.field(factory=set)
 
     def add(self, card: Card) -> None:
-        """Count a card and keep it for the page that is being filled."""
+        """Count a card and keep it."""
         ratio = card.ratio or ""
         if ratio and ratio not in self._ratios and len(self._ratios) >= RATIO_LIMIT:
             ratio = OTHER
@@ -89,30 +82,22 @@ class CardPages:
         row = {**fields, "ratio": ratio, "source": _source(card), **self._own(card)}
         self._rows.append(row)
         self._size += sum(len(v) if isinstance(v, str) else 8 for v in row.values())
-        if len(self._rows) >= ROWS_PER_PAGE or self._size >= PAGE_CHARACTERS:
-            self.flush()
+
+    def take(self) -> dict[str, object] | None:
+        """Return the cards that were added since the last time, as the page takes them."""
+        if not self._rows:
+            return None
+        names = dict.fromkeys(name for row in self._rows for name in row)
+        table = {name: packed([row.get(name) for row in self._rows]) for name in names}
+        taken: dict[str, object] = {"rows": len(self._rows), "columns": table}
+        self._rows.clear()
+        self._size = 0
+        return taken
 
     def facets(self) -> dict[str, dict[str, int] | None]:
         """Return the user's columns, each with its values if they are few enough to choose from."""
         few = {name: 1 < len(found) <= VALUE_LIMIT for name, found in self.columns.items()}
         return {name: dict(self.columns[name]) if few[name] else None for name in self.columns}
-
-    def flush(self) -> None:
-        """Write the page that is being filled, if it holds anything."""
-        if not self._rows:
-            return
-        names = dict.fromkeys(name for row in self._rows for name in row)
-        table = {name: packed([row.get(name) for row in self._rows]) for name in names}
-        # Parsed as JSON, not as a program: quicker, and no value becomes a constant of the script.
-        text = script_json({"rows": len(self._rows), "columns": table})
-        quoted = text.replace("\\", "\\\\").replace("'", "\\'")
-        script = f"gallery.page(JSON.parse('{quoted}'));\n".encode("ascii")
-        self.names.append(f"page-{len(self.names) + 1:04}.js")
-        with disk.open_private(self.folder / self.names[-1], "wb") as file:
-            file.write(script)
-        self.digest.update(script)
-        self._rows.clear()
-        self._size = 0
 
     def _own(self, card: Card) -> dict[str, str]:
         """Count the values of the user's columns and return them by their names in the page."""
@@ -126,6 +111,38 @@ class CardPages:
                 counts[text] += 1
             found[f"in.{name}"] = text
         return found
+
+
+@attrs.define
+class CardPages(CardTable):
+    """The scripts that hold the cards, written as they fill up.
+
+    Args:
+        folder: Where the scripts go.
+    """
+
+    folder: Path = attrs.field(kw_only=True)
+    digest: Any = attrs.field(factory=hashlib.sha256)
+    names: list[str] = attrs.field(factory=list)
+
+    def add(self, card: Card) -> None:
+        """Count a card and write the page that it fills."""
+        CardTable.add(self, card)
+        if len(self._rows) >= ROWS_PER_PAGE or self._size >= PAGE_CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the page that is being filled, if it holds anything."""
+        page = self.take()
+        if page is None:
+            return
+        # Parsed as JSON, not as a program: quicker, and no value becomes a constant of the script.
+        quoted = script_json(page).replace("\\", "\\\\").replace("'", "\\'")
+        script = f"gallery.page(JSON.parse('{quoted}'));\n".encode("ascii")
+        self.names.append(f"page-{len(self.names) + 1:04}.js")
+        with disk.open_private(self.folder / self.names[-1], "wb") as file:
+            file.write(script)
+        self.digest.update(script)
 
 
 def _source(card: Card) -> str | bool | None:

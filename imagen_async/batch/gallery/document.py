@@ -20,34 +20,40 @@ import attrs
 from imagen_async.batch.gallery.columns import script_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from imagen_async.batch.gallery.columns import CardPages
+    from imagen_async.batch.gallery.columns import CardTable
     from imagen_async.batch.gallery.views import About
 
 _STYLES: Final = ("style.css", "grid.css", "lightbox.css")
 _SCRIPTS: Final = (
     *("text.js", "keep.js", "layout.js", "cards.js", "choice.js", "grid.js"),
-    *("lightbox.js", "panels.js", "main.js"),
+    *("lightbox.js", "panels.js", "live.js", "main.js"),
 )
 
 
-def document(about: About, addresses: Sequence[str], written: CardPages) -> str:
+def document(
+    about: About,
+    addresses: Sequence[str],
+    written: CardTable,
+    live: Mapping[str, object] | None = None,
+) -> str:
     """Return the page; every part is escaped for the place where it stands.
 
     Args:
         about: What it says of the whole.
         addresses: The scripts that hold the cards, relative to the page.
         written: What they count.
+        live: What the page of a run that goes on is told of it; None for a page of plain files.
     """
     style = "\n".join(map(_asset, _STYLES))
     script = "\n".join(['(() => {\n"use strict";', *map(_asset, _SCRIPTS), "})();"])
     counts: dict[str, dict[str, int]] = {}
     for (status, ratio), number in written.counts.items():
         counts.setdefault(status, {})[ratio] = number
-    manifest = {**attrs.asdict(about), "pages": addresses, "counts": counts}
+    manifest = {**attrs.asdict(about), "pages": addresses, "counts": counts, "live": live}
     parts = {
-        "policy": html.escape(_policy(style, script)),
+        "policy": html.escape(_policy(style, script, live=live is not None)),
         "title": html.escape(about.title),
         "style": style,
         "script": script,
@@ -57,13 +63,14 @@ def document(about: About, addresses: Sequence[str], written: CardPages) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("index.html"))
 
 
-def _policy(style: str, script: str) -> str:
+def _policy(style: str, script: str, *, live: bool) -> str:
     return "; ".join(
         (
             "default-src 'none'",
             "img-src 'self'",
             f"style-src {_hash(style)}",
             f"script-src {_hash(script)} 'strict-dynamic'",
+            *(("connect-src 'self'",) if live else ()),
             "base-uri 'none'",
             "form-action 'none'",
             "require-trusted-types-for 'script'",

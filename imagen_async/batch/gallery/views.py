@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -28,6 +29,10 @@ Row = dict[str, Any]
 
 LINE_LIMIT: Final = 64 << 20
 """Bytes of one row; a longer line is junk."""
+
+SHOWN: Final = 100_000
+"""Cards of one status that a page holds: what a browser bears; ``About.left_out`` tells of more."""
+_BLOCK: Final = 1 << 20
 
 VIEWS: Final[dict[Status, str]] = {
     "done": lists.METADATA,
@@ -76,6 +81,7 @@ class About:
         running: Whether a run was going on when the page was written.
         retry: By status: the command that tries its rows of ``retry.jsonl`` again.
         lists: By status: the path of its list, for a shell.
+        left_out: By status: how many rows of its list have no card.
     """
 
     title: str
@@ -84,6 +90,7 @@ class About:
     running: bool = False
     retry: Mapping[str, str] = attrs.field(factory=dict)
     lists: Mapping[str, str] = attrs.field(factory=dict)
+    left_out: Mapping[str, int] = attrs.field(factory=dict)
 
 
 def check(folder: Path) -> None:
@@ -94,11 +101,11 @@ def check(folder: Path) -> None:
 
 
 def cards(folder: Path, doubts: Doubts = NO_DOUBTS) -> Iterator[Card]:
-    """Yield the cards of a batch's folder, status by status."""
+    """Yield the cards of a batch's folder, status by status, ``SHOWN`` of each list at most."""
     for status, name in VIEWS.items():
         if status == "unknown":
             yield from (card_of(status, row) for row in doubts.rows)
-        yield from (card_of(status, row) for row in read_rows(folder / name))
+        yield from (card_of(status, row) for row in islice(read_rows(folder / name), SHOWN))
 
 
 def card_of(status: Status, row: Row, columns: Mapping[str, Any] | None = None) -> Card:
@@ -134,9 +141,18 @@ def read_rows(path: Path) -> Iterator[Row]:
         return
     with file:
         for line in iter(partial(file.readline, LINE_LIMIT), b""):
-            row = _object(line)
+            row = object_of(line)
             if row is not None:
                 yield row
+
+
+def count_lines(path: Path) -> int:
+    """Return how many lines a list has; -1 if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(partial(file.read, _BLOCK), b""))
+    except OSError:
+        return -1
 
 
 def in_doubt(folder: Path) -> Doubts:
@@ -151,7 +167,7 @@ def in_doubt(folder: Path) -> Doubts:
         return Doubts(running=True)
     except ConfigurationError:
         return NO_DOUBTS
-    found = (_object(text) for item in cut for name, text in lists.lines(item) if name == UNKNOWN)
+    found = (object_of(text) for item in cut for name, text in lists.lines(item) if name == UNKNOWN)
     return Doubts(tuple(row for row in found if row is not None))
 
 
@@ -172,6 +188,11 @@ def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
         running=doubts.running,
         retry=retry if again.isprintable() and "shards" not in begun else {},
         lists={each: shlex.quote(f"{name}/{VIEWS[each]}") for each in ("failed", "unknown")},
+        left_out={
+            status: more
+            for status, name in VIEWS.items()
+            if (more := count_lines(folder / name) - SHOWN) > 0
+        },
     )
 
 
@@ -189,12 +210,13 @@ def _command(begun: Row, name: str) -> str:
 
 def _read(path: Path) -> Row:
     try:
-        return _object(path.read_bytes()) or {}
+        return object_of(path.read_bytes()) or {}
     except FileNotFoundError:
         return {}
 
 
-def _object(text: bytes) -> Row | None:
+def object_of(text: bytes) -> Row | None:
+    """Return a line's JSON object; None if it is anything else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

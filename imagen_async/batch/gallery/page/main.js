@@ -1,5 +1,6 @@
 // The page: what the reader chose, and what follows from it.
 
+const NOTHING = manifest.live ? "The first picture is on its way." : "Nothing is here yet: the batch has settled no item.";
 let { choice, open: awaited } = readAddress();
 let shown = [];
 let drawn = 0; // when cards that came were last shown
@@ -91,7 +92,7 @@ function drawCount() {
       : `${number(shown.length)} found, ${number(cards.size())} of ${number(all)} searched …`;
   byId("empty").hidden = shown.length > 0 || !(whole || all === 0);
   byId("clear").hidden = all === 0;
-  byId("empty-text").textContent = all === 0 ? "Nothing is here yet: the batch has settled no item." : "No picture matches.";
+  byId("empty-text").textContent = all === 0 ? NOTHING : "No picture matches.";
   byId("note").hidden = !cards.missing.length;
   byId("note").textContent =
     `${plural(cards.missing.length, "data file")} of this gallery cannot be read. Reload the page, or write the gallery again.`;
@@ -176,3 +177,7 @@ if (OWN.length) byId("columns-help").textContent = `Search one of your columns w
 drawNotice();
 draw();
 cards.bring();
+openLive(cards, ({ cost }) => {
+  if (cost > 0) manifest.report.cost = cost;
+  drawSummary(cards.counts);
+});

@@ -70,7 +70,8 @@ function drawColumns(choose) {
 
 function drawSummary(everything) {
   const { report } = manifest;
-  const sum = (status) => Object.values(everything[status] ?? {}).reduce((a, b) => a + b, 0);
+  const shown = (status) => Object.values(everything[status] ?? {}).reduce((a, b) => a + b, 0);
+  const sum = (status) => shown(status) + (manifest.live ? 0 : manifest.left_out[status] ?? 0);
   const parts = [plural(sum("done"), "picture")];
   if (sum("failed")) parts.push(`${number(sum("failed"))} failed`);
   if (sum("unknown")) parts.push(`${number(sum("unknown"))} unknown`);
@@ -92,7 +93,12 @@ function drawNotice() {
         `charged; ${doubts === 1 ? "it" : "they"} ${are} shown as Unknown. The same command, run again, takes up what ` +
         "arrived and sends what was never sent; it buys none of these again by itself.",
     );
-  if (manifest.running) texts.push("A run was going on when this page was written; write the gallery again to see more.");
+  if (manifest.running && !manifest.live) texts.push("A run was going on when this page was written; it writes the page anew every now and then: reload it to see more.");
+  for (const [status, left] of manifest.live ? [] : Object.entries(manifest.left_out)) {
+    const shown = Object.values(manifest.counts[status]).reduce((a, b) => a + b, 0);
+    const what = status === "done" ? "pictures" : `${status} items`;
+    texts.push(`Shown are the first ${number(shown)} of ${number(shown + left)} ${what}; the batch's lists name all.`);
+  }
   byId("notice").hidden = !texts.length;
   byId("notice").textContent = texts.join(" ");
 }

@@ -1,0 +1,107 @@
+"""The gallery of a run that goes on: written anew now and then, for a bounded share of the time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from imagen_async.batch.gallery import views, write_page
+from imagen_async.errors import ConfigurationError
+from imagen_async.storage import disk
+from imagen_async.storage.offload import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from imagen_async.batch.gallery.card import Card
+
+LOOK_EVERY: Final = 0.1
+"""Seconds between looks for the first image, which the page does not keep waiting."""
+EVERY: Final = 2.0
+"""Seconds between two writings at least."""
+SHARE: Final = 0.01
+"""CPU seconds of all writings after the first, per second of the run."""
+_COST: Final = 2e-7
+"""CPU seconds that a byte of the lists costs, until it was measured."""
+
+
+def wait_for(elapsed: float, spent: float, expected: float) -> float:
+    """Return the seconds after which the page may be written again.
+
+    Args:
+        elapsed: Seconds since the run began.
+        spent: CPU seconds of the writings so far.
+        expected: CPU seconds of the next one.
+    """
+    return max(EVERY, (spent + expected) / SHARE - elapsed)
+
+
+class _StoppedError(Exception):
+    """The run is over: its end writes the page."""
+
+
+@attrs.define(eq=False)
+class Rewriter:
+    """Writes the gallery of a folder while a run adds to its lists; see ``start``.
+
+    Args:
+        folder: The run's.
+    """
+
+    folder: Path
+    _ended: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
+
+    def start(self) -> None:
+        """Begin, on the running loop, until ``aclose``."""
+        self._task = asyncio.create_task(self._run())
+
+    async def aclose(self) -> None:
+        """End; a writing that goes on is given up, and no other comes."""
+        self._ended.set()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        began, cost, spent, written = time.monotonic(), _COST, 0.0, 0
+        first = not (self.folder / "index.html").exists()
+        pause = LOOK_EVERY if first else EVERY
+        while not await self._ends_within(pause):
+            size = self._size()
+            if size == written or (first and size == 0):
+                continue
+            if not first and wait_for(time.monotonic() - began, spent, size * cost) > EVERY:
+                continue
+            took = await in_thread(self._write)
+            first, pause, written, cost = False, EVERY, size, took / max(size, 1)
+            spent += took
+
+    async def _ends_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
+        return self._ended.is_set()
+
+    def _size(self) -> int:
+        found = 0
+        for name in views.VIEWS.values():
+            with contextlib.suppress(OSError):
+                found += (self.folder / name).stat().st_size
+        return found
+
+    def _write(self) -> float:
+        """Write the page and return the CPU seconds of it; one that fails is left to the end."""
+        began, running = time.thread_time(), views.Doubts(running=True)
+        with contextlib.suppress(_StoppedError, ConfigurationError, *disk.TROUBLE):
+            write_page(self.folder, self._cards(running), views.about(self.folder, running))
+        return time.thread_time() - began
+
+    def _cards(self, running: views.Doubts) -> Iterator[Card]:
+        for card in views.cards(self.folder, running):
+            if self._ended.is_set():
+                raise _StoppedError
+            yield card

@@ -1,0 +1,87 @@
+"""The gallery that is there while its run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagen_async.batch.gallery import rewriting, write_gallery
+from imagen_async.batch.gallery.rewriting import EVERY, SHARE, Rewriter, wait_for
+from imagen_async.batch.run import Run
+from imagen_async.emulator import Emulator
+from tests.batch.runs import b64, core_on
+from tests.batch.test_gallery import fill, manifest_of, row, rows_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECONDS = st.floats(0, 1e5)
+
+
+@given(SECONDS, SECONDS, SECONDS)
+def test_writing_takes_a_bounded_share(elapsed: float, spent: float, expected: float) -> None:
+    """A writing begins when all of them, it included, are within their share of the run."""
+    wait = wait_for(elapsed, spent, expected)
+    assert wait >= EVERY
+    then = elapsed + wait
+    assert spent + expected <= SHARE * then or math.isclose(spent + expected, SHARE * then)
+
+
+async def test_the_page_is_there_from_the_first_image(tmp_path: Path) -> None:
+    """While the run goes on its page shows what is here and says so; at the end it is whole."""
+    out = tmp_path / "out"
+    async with Emulator(draw="tiny") as emulator:
+        core = core_on(emulator, concurrency=1)
+        run = Run(core, b64("a", "b", "c"), out)
+        async with asyncio.timeout(20), run:
+            await anext(run)
+            run.pause()
+            while not (out / "index.html").exists():
+                await asyncio.sleep(0.02)
+            assert manifest_of(out)["running"]
+            assert len(rows_of(out)) in (1, 2)  # what was in flight may be here by now
+            run.resume()
+            async for _ in run:
+                pass
+        await core.aclose()
+    assert not manifest_of(out)["running"]
+    assert len(rows_of(out)) == 3
+    assert len(list((out / "gallery").iterdir())) == 1
+
+
+async def test_more_images_are_shown_later(tmp_path: Path, monkeypatch: Any) -> None:
+    """The page is written again once lines were added, and not while none were."""
+    monkeypatch.setattr(rewriting, "EVERY", 0.01)
+    monkeypatch.setattr(rewriting, "SHARE", 100.0)
+    folder = fill(tmp_path / "shots", [row(1)])
+    write_gallery(folder)
+    rewriter = Rewriter(folder)
+    rewriter.start()
+    await until_rows(folder, 1)
+    before = (folder / "index.html").stat().st_ino
+    await asyncio.sleep(0.1)
+    assert (folder / "index.html").stat().st_ino == before
+    fill(folder, [row(1), row(2)])
+    await until_rows(folder, 2)
+    await rewriter.aclose()
+
+
+async def until_rows(folder: Path, count: int) -> None:
+    """Wait until the page of a running batch shows so many cards."""
+    async with asyncio.timeout(10):
+        while not manifest_of(folder)["running"] or len(rows_of(folder)) != count:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_end_does_not_wait_for_a_large_page(tmp_path: Path, monkeypatch: Any) -> None:
+    """A writing that goes on as the run ends is given up and leaves the older page."""
+    folder = fill(tmp_path / "shots", [row(n) for n in range(50)])
+    rewriter = Rewriter(folder)
+    rewriter._ended.set()
+    rewriter._write()
+    assert not (folder / "index.html").exists()
+    assert list((folder / "gallery").iterdir()) == []
