@@ -104,6 +104,7 @@ async def shard_loop(shards: int, kills: int, items: int, seed: int) -> dict[str
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "imagen_async", *command),
                 stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
             )
 
         workers = [await worker(), await worker()]
