@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from imagen_async.batch import lists
@@ -10,6 +11,7 @@ from imagen_async.batch.gallery import write_gallery
 from imagen_async.batch.shard_root import read_root
 from imagen_async.batch.shards import all_shards
 from imagen_async.batch.status import BatchStatus, FolderStatus, folder_status, whole_rows
+from imagen_async.batch.workers import take
 from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
 from imagen_async.wire.text import printable
@@ -35,17 +37,23 @@ def merge(root: Path, *, gallery: bool = True) -> BatchStatus:
         How the batch stands, as ``report.json`` then says.
 
     Raises:
-        ConfigurationError: If it is no such folder, if a shard's journal cannot be trusted, or if
-            the disk does not take the files.
+        ConfigurationError: If it is no such folder, if another process merges it, if a shard's
+            journal cannot be trusted, or if the disk does not take the files.
     """
-    begun = read_root(root)
+    begun, shown = read_root(root), printable(str(root), 300)
     if begun is None:
-        shown = printable(str(root), 300)
         raise ConfigurationError(f"{shown} holds no shards; name the folder given as --out.")
+    with ExitStack() as stack:
+        if not take(root / ".merge", stack):
+            raise ConfigurationError(f"{shown} is being merged by another process; wait for it.")
+        return _merge(root, begun.shards, gallery=gallery)
+
+
+def _merge(root: Path, shards: int, *, gallery: bool) -> BatchStatus:
     try:
         with lists.replaced(root) as add:
-            found = tuple(_add(root / shard.name, add) for shard in all_shards(begun.shards))
-        status = BatchStatus(folders=found, shards=begun.shards)
+            found = tuple(_add(root / shard.name, add) for shard in all_shards(shards))
+        status = BatchStatus(folders=found, shards=shards)
         lists.write_whole(root / lists.REPORT, json.dumps(status.as_json(), indent=1) + "\n")
         if gallery:
             write_gallery(root)

@@ -112,13 +112,13 @@ def read_root(root: Path) -> ShardTerms | None:
     path = root / recovery.RUN
     try:
         kept = json.loads(path.read_text("utf-8"))
-        if "shards" not in kept:
+        if isinstance(kept, dict) and "shards" not in kept:
             raise ConfigurationError(
                 f"{printable(str(root), 300)} holds a batch without shards; go on without, or "
                 "choose another folder."
             )
         return ShardTerms(
-            shards=int(kept["shards"]),
+            shards=_whole_number(kept["shards"]),
             sha256=kept["input_sha256"],
             prompt_column=str(kept["prompt_column"]),
             endpoint=str(kept["base_url"]),
@@ -126,10 +126,16 @@ def read_root(root: Path) -> ShardTerms | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, InvalidRequestError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InvalidRequestError):
         raise ConfigurationError(
             f"{printable(str(path), 300)} cannot be read; restore it."
         ) from None
+
+
+def _whole_number(kept: object) -> int:
+    if type(kept) is not int or kept < 1:
+        raise ValueError
+    return kept
 
 
 def _check_free(root: Path, names: set[str]) -> None:

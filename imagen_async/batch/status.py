@@ -228,7 +228,7 @@ def _count(state: State, charge: Charge, items: int) -> Count:
 def _report(folder: Path) -> Mapping[str, Any]:
     try:
         report = json.loads((folder / lists.REPORT).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return report if isinstance(report, dict) else {}
 

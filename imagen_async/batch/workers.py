@@ -37,14 +37,14 @@ def worker_place(root: Path, workers: int) -> Iterator[int]:
     shown = printable(str(root), 300)
     with contextlib.ExitStack() as stack:
         for number in range(workers):
-            if _take(root / _name(number, workers), stack):
+            if take(root / _name(number, workers), stack):
                 break
         else:
             raise NoPlaceError(f"{workers} workers run in {shown}, and no more may.")
         # After the own one is held: of two with other numbers that begin at once, one sees one.
         for path in sorted(root.glob(".worker-*-of-*[0-9]")):
             with contextlib.ExitStack() as look:
-                if not path.name.endswith(f"-of-{workers:04}") and not _take(path, look):
+                if not path.name.endswith(f"-of-{workers:04}") and not take(path, look):
                     raise ConfigurationError(
                         f"Workers run in {shown} that divide the rate by another number than "
                         f"{workers}; give the same number to all, or wait until they end."
@@ -56,13 +56,19 @@ def _name(number: int, workers: int) -> str:
     return f".worker-{number:04}-of-{workers:04}"
 
 
-def _take(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Take a place until the stack is left; False if another process has it."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
+def take(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Lock a file, made if need be, until the stack is left; False if another process has it.
+
+    Raises:
+        ConfigurationError: If it cannot be locked.
+    """
+    connection = None
     try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
         connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
-        connection.close()
+        if connection is not None:
+            connection.close()
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise ConfigurationError(f"{printable(str(path), 300)} cannot be locked.") from None
         return False

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from imagen_async.batch.records import Item, KeptAnswer, KeptImage, RequestRow
 from imagen_async.batch.shards import all_shards
 from imagen_async.batch.states import State
 from imagen_async.batch.status import batch_status, whole_rows
+from imagen_async.batch.workers import take
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
@@ -64,6 +66,19 @@ async def test_merge_lists_every_item_once(tmp_path: Path, emulator: Emulator) -
     page = "".join(path.read_text() for path in (tmp_path / "gallery").rglob("*.js"))
     assert "shard-0001-of-0003/images/" in page
     assert "--retry-failed" not in (tmp_path / "index.html").read_text().split("<script")[0]
+
+
+async def test_two_merges_at_once(tmp_path: Path, emulator: Emulator) -> None:
+    """The second is refused before it touches what the first one writes."""
+    await run_shards(emulator, tmp_path)
+    writing = tmp_path / ".metadata.jsonl.part"
+    with ExitStack() as stack:
+        assert take(tmp_path / ".merge", stack)
+        writing.write_text("half")
+        with pytest.raises(ConfigurationError, match="being merged by another process"):
+            merge(tmp_path)
+        assert writing.read_text() == "half"
+    assert merge(tmp_path).report.done == len(PROMPTS)
 
 
 async def test_shards_that_have_not_run_leave_the_batch_partial(

@@ -32,6 +32,7 @@ from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
 from tests.batch.runs import core_on, images, run_all, view
 
+NO_NUMBERS = ("0", "-1", "true", "2.5", "1e400", "null")
 PROMPTS = st.lists(st.text("abc ", min_size=1, max_size=3).filter(str.strip), max_size=30)
 
 
@@ -214,9 +215,10 @@ async def test_folders_of_other_kinds_are_refused(tmp_path: Path, core: Any) -> 
     other_file.touch()
     with pytest.raises(ConfigurationError, match="choose another folder"):
         claim_root(other_file / "out", shard, terms)
-    (lost / "run.json").write_text("{")
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        claim_root(lost, shard, terms)
+    for kept in ("{", "[]", "[" * 100_000, *(f'{{"shards": {n}}}' for n in NO_NUMBERS)):
+        (lost / "run.json").write_text(kept)
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            claim_root(lost, shard, terms)
 
 
 async def test_a_shard_takes_no_new_options(tmp_path: Path) -> None:

@@ -87,6 +87,18 @@ def test_kubernetes() -> None:
     assert "value" not in key
 
 
+def test_kubernetes_takes_the_job() -> None:
+    """The published schema of the release that the file names has all fields of the job."""
+    schemas = pytest.importorskip("kubernetes_validate")
+    yaml = pytest.importorskip("yaml")
+    text = (DOCS / "kubernetes.yaml").read_text()
+    (release,) = re.findall(r"needs Kubernetes ([\d.]+)", text)
+    assert schemas.validate(yaml.safe_load(text), release, strict=True) == release
+    wrong = yaml.safe_load(text.replace("backoffLimitPerIndex", "backoffLimitsPerIndex"))
+    with pytest.raises(schemas.ValidationError, match="backoffLimitsPerIndex"):
+        schemas.validate(wrong, release, strict=True)
+
+
 @pytest.mark.timeout(200)
 def test_ray(place: Emulator) -> None:
     """The program runs a batch to its end, and its lists are there."""
