@@ -1,6 +1,6 @@
 """Fill the generated parts of the reference from the code: ``python docs/generate.py``.
 
-A page holds ``<!-- generated: NAME -->`` and ``<!-- end -->``; what stands between them is made here.
+A page holds ``<!-- generated: NAME -->`` and ``<!-- end -->``; what is between is made here.
 A test says when a page is behind the code.
 """
 
@@ -45,8 +45,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def arguments(documented: object) -> dict[str, str]:
     """Return the arguments that a docstring tells of, with what it says."""
-    found = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", inspect.getdoc(documented) or "", re.M)
-    parts = re.split(r"^ {4}(\w+): ", found[1] if found else "", flags=re.M)[1:]
+    found = re.search(
+        r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", inspect.getdoc(documented) or "", re.MULTILINE
+    )
+    parts = re.split(r"^ {4}(\w+): ", found[1] if found else "", flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -149,7 +151,9 @@ def _command(command: Command, context: click.Context) -> str:
         if record is not None and isinstance(parameter, click.Option) and parameter.name != "help":
             rows = groups.setdefault(getattr(parameter, "group", "Other"), [])
             rows.append((f"`{record[0]}`", record[1]))
-    parts += [f"**{title}**\n\n{table(('option', 'meaning'), rows)}" for title, rows in groups.items()]
+    parts += [
+        f"**{title}**\n\n{table(('option', 'meaning'), rows)}" for title, rows in groups.items()
+    ]
     if command.epilog:
         parts.append(f"{command.epilog}\n")
     return "\n".join(parts)

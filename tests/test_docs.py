@@ -2,7 +2,7 @@
 
 Blocks of Python may await outside of a function, as in a notebook; a page's blocks share names, and
 the tests that a page defines are run. Blocks of bash share one shell a page, which starts the real
-``imagen-async``. A comment ``<!-- next: drop -->`` lays a fault of the emulator on the next request,
+``imagen-async``. A comment ``<!-- next: drop -->`` lays a fault of the emulator on the next one,
 and ``# exits 3`` in a command's line says how it ends, if not well.
 """
 
@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,6 @@ PAGES = sorted(
 FENCE = re.compile(r"(?:^<!-- next: (.+) -->\n+)?^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 CODE = {"python", "bash"}
 TEXTS = {"text", "json"}
-MODULE = "imagen_async.testing"
 
 Namespace: TypeAlias = dict[str, Any]
 
@@ -118,7 +118,7 @@ def ready(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     namespace: Namespace = {"__name__": page}
     monkeypatch.chdir(folder)
     with ExitStack() as stack:
-        emulator = stack.enter_context(Emulator())
+        emulator = stack.enter_context(Emulator(draw="plain"))
         runner = stack.enter_context(asyncio.Runner())
         shell: Shell | None = None
         monkeypatch.setenv("IMAGEN_BASE_URL", emulator.base_url)
@@ -177,3 +177,93 @@ def test_every_fence_says_what_it_holds(page: str) -> None:
     fences = re.findall(r"^ *(?:```|~~~)", (DOCS / page).read_text(), re.MULTILINE)
     assert 2 * len(blocks_of(page)) == len(fences)
     assert {block.language for block in blocks_of(page)} <= CODE | TEXTS
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as sites and repositories make them."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", title.lower()).strip() for title in titles]
+    return {title.replace(" ", "-") for title in plain}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Each link to a file is to one of docs/, and its anchor is a heading there."""
+    here = DOCS / page
+    links = re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", here.read_text()))
+    lost = []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        if re.match(r"https?:", link):
+            continue
+        target = (here.parent / path).resolve() if path else here
+        inside = target.is_file() and target.is_relative_to(DOCS)
+        if not inside or (anchor and anchor not in anchors_of(target)):
+            lost.append(link)
+    assert lost == []
+
+
+def test_the_generated_parts_are_those_of_the_code() -> None:
+    """Tables of options, settings and faults are as the code has them now."""
+    module = runpy.run_path(str(DOCS / "generate.py"))
+    behind = [
+        path.name
+        for path in DOCS.glob("reference/*.md")
+        if module["filled"](path.read_text()) != path.read_text()
+    ]
+    assert behind == [], "run python docs/generate.py"
+
+
+def trees() -> list[tuple[str, ast.Module]]:
+    """Return every block of Python that a page runs."""
+    blocks = [(page, block) for page in PAGES for block in blocks_of(page)]
+    return [(page, ast.parse(each.source)) for page, each in blocks if each.language == "python"]
+
+
+def methods_used(tree: ast.Module, kind: str) -> set[str]:
+    """Return the methods that a block calls on names which it binds to a client of this kind."""
+    clients, used = set(), set()
+    for node in ast.walk(tree):
+        pairs: list[tuple[ast.expr | None, ast.expr | None]] = []
+        if isinstance(node, ast.withitem):
+            pairs = [(node.context_expr, node.optional_vars)]
+        elif isinstance(node, ast.Assign):
+            pairs = [(node.value, node.targets[0])]
+        for value, target in pairs:
+            made = isinstance(value, ast.Call) and isinstance(value.func, ast.Name)
+            if made and value.func.id == kind and isinstance(target, ast.Name):
+                clients.add(target.id)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used |= {node.attr} if node.value.id in clients else set()
+    return used
+
+
+def test_every_public_name_has_an_example_and_a_place_in_the_reference() -> None:
+    """Each public name is in a block that runs, and is documented at one place of the reference."""
+    used = {
+        name
+        for _, tree in trees()
+        for node in ast.walk(tree)
+        for name in (
+            getattr(node, "id", None),
+            getattr(node, "attr", None),
+        )
+    }
+    public = set(imagen_async.__all__)
+    assert public - used == set()
+
+    told = [
+        name
+        for page in DOCS.glob("reference/*.md")
+        for name in re.findall(r"^::: imagen_async\.(\w+)$", page.read_text(), re.MULTILINE)
+    ]
+    assert sorted(told) == sorted(public - {"__version__"})
+
+
+@pytest.mark.parametrize("kind", [AsyncImagen, Imagen])
+def test_every_method_has_an_example(kind: type) -> None:
+    """Each public method of a client is called in a block that runs."""
+    public = {name for name in vars(kind) if not name.startswith("_")}
+    used = {name for _, tree in trees() for name in methods_used(tree, kind.__name__)}
+    assert public - used == set()

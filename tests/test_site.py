@@ -46,7 +46,9 @@ def site() -> Path:
     words = re.sub(r"\x1b\[[0-9;]*m", "", built.stdout + built.stderr)
     assert built.returncode == 0, words
     print(f"built in {time.monotonic() - began:.1f} s")
-    told = [line for line in words.splitlines() if re.search(r"warning|griffe:", line, re.I)]
+    told = [
+        line for line in words.splitlines() if re.search(r"warning|griffe:", line, re.IGNORECASE)
+    ]
     assert told == []
     return DOCS / "build"
 
