@@ -16,7 +16,7 @@ import click
 
 from imagen_async import AsyncImagen, Limits, RetryPolicy, Timeouts
 from imagen_async.cli.commands import imagen_async
-from imagen_async.cli.help import Command
+from imagen_async.cli.help import Command, Option
 from imagen_async.emulator import DIALECTS, PROFILES, FaultRule
 from imagen_async.emulator.control import _ENDPOINTS
 from imagen_async.emulator.faults import KINDS, Stage
@@ -148,9 +148,8 @@ def _command(command: Command, context: click.Context) -> str:
     groups: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is not None and isinstance(parameter, click.Option) and parameter.name != "help":
-            rows = groups.setdefault(getattr(parameter, "group", "Other"), [])
-            rows.append((f"`{record[0]}`", record[1]))
+        if isinstance(parameter, Option) and record is not None:
+            groups.setdefault(parameter.group, []).append((f"`{record[0]}`", record[1]))
     parts += [
         f"**{title}**\n\n{table(('option', 'meaning'), rows)}" for title, rows in groups.items()
     ]
