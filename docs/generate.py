@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from html import escape, unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,12 @@ PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def cell(text: str) -> str:
-    """Return text as one cell of a table."""
-    parts = text.replace("``", "`").replace("|", "\\|").split("`")
-    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
-    return " ".join("`".join(parts).split())
+    """Return text as one cell of a table, with code that holds a bar as every reader shows it."""
+    parts = escape(" ".join(text.replace("``", "`").split()), quote=False).split("`")
+    for place, part in enumerate(parts):
+        code = f"`{unescape(part)}`" if "|" not in part else f"<code>{part}</code>"
+        parts[place] = (code if place % 2 else part).replace("|", "&#124;")
+    return "".join(parts)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
