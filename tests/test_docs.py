@@ -147,7 +147,9 @@ def ready(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
         yield run
         fixtures = {"imagen_emulator": emulator}
-        for name in [name for name in namespace if name.startswith("test_")]:
+        tests = [name for name in namespace if name.startswith("test_")]
+        assert len(tests) == (DOCS / page).read_text().count("def test_")
+        for name in tests:
             emulator.reset()
             wanted = inspect.signature(namespace[name]).parameters
             if "imagen_client" in wanted:
@@ -157,6 +159,7 @@ def ready(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
                 runner.run(outcome)
 
 
+@pytest.mark.timeout(300)  # a page starts a dozen processes
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
