@@ -61,8 +61,7 @@ class Imagen:
     call and ended by ``close``, by the end of a ``with`` block, or with the client itself. Ctrl-C
     cancels the call it meets and leaves the client usable; a second one does not wait for that.
 
-    Args:
-        **: As in AsyncImagen; ``on_event`` is called in the client's own thread.
+    Its arguments are those of AsyncImagen; ``on_event`` is called in the client's own thread.
 
     Raises:
         ConfigurationError: If something is missing or cannot work; it says what to do.

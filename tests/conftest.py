@@ -2,6 +2,9 @@
 
 import os
 import signal
+from pathlib import Path
+
+import pytest
 
 import pytest
 
@@ -9,6 +12,25 @@ from imagen_async.session import transport
 from imagen_async.testing import patch_aioresponses
 
 patch_aioresponses()
+
+HERE = Path(__file__).parent
+ONCE = (
+    "batch/test_gallery_page.py",
+    "fidelity",
+    "fronts",
+    "integrations/test_engines.py",
+    "test_docs.py",
+    "test_site.py",
+)
+"""What asks a browser, a foreign client, a front, a scheduler or a page of docs/."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what one Python has to run; see the marker in pyproject.toml."""
+    for item in items:
+        if str(item.path.relative_to(HERE)).startswith(ONCE):
+            item.add_marker(pytest.mark.once)
+
 
 for name in ("IMAGEN_BASE_URL", "IMAGEN_API_KEY"):
     # A developer's own gateway is nothing to test against.
