@@ -23,6 +23,10 @@ LISTED: Final = frozenset(
     | {"sha256", "request_id", "created"}
 )
 """What our own lists write beside a request; in a row of theirs it asks for nothing."""
+GATEWAYS: Final = frozenset(
+    {"size", "quality", "seed", "negative_prompt", "output_format", "background"}
+)
+"""Fields of images APIs that we do not know: a row that names one asks for it."""
 _NAMES: Final = LISTED | {"id", *REQUEST_FIELDS}
 _ENCODER: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
@@ -79,6 +83,11 @@ def misspelt(name: object) -> str | None:
         return f"the name of its column {_shown(name)} is no text."
     if name in _NAMES:
         return f"the name of its column {_shown(name)} is ours; call it {name}_, or anything else."
+    if name in GATEWAYS:
+        return (
+            f"the column {_shown(name)} would not be sent; put it into the column extra, as "
+            f"{{{json.dumps(name)}: ...}}, or call it by another name."
+        )
     folded = _folded(name)
     near = get_close_matches(folded, _LONG, 1, cutoff=0.85)
     field = _FOLDED.get(near[0] if near else folded)

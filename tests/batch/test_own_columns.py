@@ -137,19 +137,19 @@ async def test_other_columns_buy_nothing_again(
     out = tmp_path / "out"
     await run_all(core, first[:1], out)
     await run_all(core, first, out, retry_failed=False)
-    changed = [{**each, "style": "oil", "size": "big"} for each in first]
+    changed = [{**each, "style": "oil", "mood": "dark"} for each in first]
     outcomes, _ = await run_all(core, changed, out, retry_failed=True)
     await run_all(core, ["fox", "hare"], out, retry_failed=True)
 
     assert [(each.id, each.columns) for each in outcomes] == [
-        ("a", {"style": "oil", "size": "big"})
+        ("a", {"style": "oil", "mood": "dark"})
     ]
     assert {prompt: emulator.ledger[prompt].charged for prompt in ("fox", "hare")} == {
         "fox": 1,
         "hare": 1,
     }
     assert [own_columns.of_list(row) for row in view(out, "metadata")] == [
-        {"style": "oil", "size": "big"},
+        {"style": "oil", "mood": "dark"},
         {},
     ]
 
@@ -207,6 +207,7 @@ async def test_a_dead_runs_items_have_them(core: Any, tmp_path: Path) -> None:
         ({"Aspect Ratios": "1:1"}, "call it aspect_ratio"),
         ({"Response-Format": "url"}, "call it response_format"),
         ({"Model": "m"}, "call it model"),
+        ({"size": "2K"}, "'size' would not be sent; put it into the column extra"),
         ({"\x1b[2J\u202e\n": object()}, r"column '\\x1b\[2J\\u202e\\n' holds"),
     ],
 )
