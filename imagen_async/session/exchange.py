@@ -12,7 +12,7 @@ requests go through a session.
 from __future__ import annotations
 
 import asyncio
-from functools import cache
+from functools import cache, cached_property
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
     from typing import Self
 
+    from aiohttp.client_reqrep import ConnectionKey
+
 T = TypeVar("T")
 
 _AIOHTTP = vars(client)
@@ -43,6 +45,14 @@ _OWN = tuple(
     )
 )
 """Headers that are written here, or mean more than a line."""
+
+
+class _Target(aiohttp.ClientRequest):
+    """Tells a connector where to connect; it is never sent itself."""
+
+    @cached_property
+    def connection_key(self) -> ConnectionKey:
+        return super().connection_key
 
 
 class Response:
@@ -94,8 +104,7 @@ class Exchange:
     def __init__(self, connector: aiohttp.BaseConnector, origin: URL, read_bufsize: int) -> None:
         self._connector = connector
         self._read_bufsize = read_bufsize
-        # Never sent: it tells the connector where to connect.
-        self._target = aiohttp.ClientRequest("POST", origin, loop=asyncio.get_running_loop())
+        self._target = _Target("POST", origin, loop=asyncio.get_running_loop())
 
     def takes(self, headers: CIMultiDict[str]) -> bool:
         """Return whether a request may be sent here, and not through a session."""

@@ -41,7 +41,7 @@ async def _moved(self: Any, request: Any, timeout: Any) -> None: ...
         (Connection, "set_response_params", None),
         (Connection, "read", lambda self: (200, {}, b"")),
         (aiohttp.StreamReader, "readany", None),
-        (aiohttp, "ClientRequest", None),
+        (aiohttp.ClientRequest, "__init__", lambda self, url: None),
     ],
 )
 async def test_an_aiohttp_that_moved(
