@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from functools import lru_cache
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -69,7 +69,7 @@ class Writer:
         self._items.clear()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _many(statement: str, rows: int) -> str:
     """Return a statement that inserts one row as one that inserts several."""
     return re.sub(
