@@ -2,7 +2,9 @@
 
 Run it with ``python benchmarks/batch.py [items]``. The CPU of journal and files is shown beside the
 bare floor of the same minute: files written, synced and named, and rows committed, with nothing
-around it. ``--resume N`` makes a batch of N done items by hand and goes on with it. The server is another process that answers
+around it. ``--resume N`` makes a batch of N done items by hand and goes on with it.
+
+The server is another process that answers
 at once with one small image as base64, so that everything measured is ours. Files go to the folder
 of ``--out``, which should be on a real disk: every image is synced. On ext4, begin five minutes
 after thousands of files were removed there: until then it passes over their inodes, one by one,
@@ -32,8 +34,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagen_async import AsyncImagen, GenerationRequest, Limits
+from imagen_async.batch import recovery, schema
+from imagen_async.batch.defaults import make_defaults
+from imagen_async.batch.identity import body_digest
+from imagen_async.batch.journal import SqliteView
 from imagen_async.batch.prompts import read_source
+from imagen_async.batch.records import Item, KeptAnswer, KeptImage, RequestRow
 from imagen_async.batch.run import Run, RunOptions
+from imagen_async.batch.statements import Writer, sending, settled
+from imagen_async.batch.states import State
+from imagen_async.errors import Charge
 
 CONCURRENCY = 32
 RESUMED = 200_000
@@ -180,6 +190,33 @@ def floor(count: int, folder: Path) -> float:
     return used
 
 
+def make_done(port: int, count: int, out: Path) -> None:
+    """Make the folder of a batch that is done, each of its images an empty file."""
+    out.mkdir()
+    defaults = make_defaults("imagen4", {})
+    connection = schema.connect(out)
+    schema.begin(connection)
+    terms = recovery.Terms(endpoint=f"http://127.0.0.1:{port}/v1", defaults=defaults.template)
+    recovery.begin(SqliteView(connection), out, terms)
+    writer = Writer(connection)
+    for number, request in enumerate(prompts(count)):
+        identity = body_digest(request, defaults)
+        home = out / "images" / f"{identity[0]:02x}"
+        home.mkdir(parents=True, exist_ok=True)
+        path = home / f"a-small-house-number-{number}-{identity.hex()[:12]}.png"
+        path.touch()
+        image = KeptImage(file_name=str(path.relative_to(out)), media_type="image/png", bytes=0)
+        item = Item(
+            identity, number, RequestRow(defaults.fill(request)), State.DONE, Charge.YES, images=1
+        )
+        item.answer = KeptAnswer(images=(image,))
+        writer.add(identity, (sending(item, 1, 0), settled(item)))
+        if number % 1000 == 999:
+            writer.commit()
+    writer.commit()
+    schema.close(connection)
+
+
 async def resume(port: int, count: int, out: Path) -> float:
     """Return the seconds until the first item after ``count`` done ones comes back."""
     source = out.with_suffix(".jsonl")
@@ -187,13 +224,17 @@ async def resume(port: int, count: int, out: Path) -> float:
         for request in prompts(count + 1):
             file.write(json.dumps({"prompt": request.prompt, "response_format": "b64_json"}) + "\n")
     async with client(port) as imagen:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         run = Run(imagen._core, read_source(source), out, RunOptions(gallery=False))
         async with run:
             async for outcome in run:
                 assert outcome.ok, outcome.error
                 assert outcome.index == count
                 seconds = time.perf_counter() - began
+                print(
+                    f"  CPU until then: {time.process_time() - used:.2f} s; resident at most "
+                    f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
+                )
         print(f"  end of the resumed run, its lists made anew: {time.perf_counter() - began:.2f} s")
     return seconds
 
@@ -204,6 +245,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--resume", type=int, default=None, metavar="N")
     parser.add_argument("--long", action="store_true", help="200,000 items: memory and resume")
     options = parser.parse_args()
     if options.serve:
@@ -217,6 +259,11 @@ def main() -> None:
         assert server.stdout is not None
         port = int(server.stdout.readline())
         count = options.items
+        if options.resume is not None:
+            make_done(port, options.resume, folder / "done")
+            took = asyncio.run(resume(port, options.resume, folder / "done"))
+            print(f"resume of {options.resume} done items: first new item after {took:.2f} s")
+            return
         asyncio.run(many(port, 500))
         rounds = []
         for number in range(options.rounds):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from imagen_async.batch.records import Item
     from imagen_async.storage.stores import StoreFailure
+    from imagen_async.wire.decoder import Sink
     from imagen_async.wire.image import Image
 
 IMAGES = "images"

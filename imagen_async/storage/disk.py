@@ -40,7 +40,7 @@ _unsynced_folders: set[Path] = set()
 # Folders of this process that a power cut may still take. Shared by all who write: one file's
 # durability hangs on a folder that another call has made.
 _waits = threading.local()
-_numbers = random.Random()
+_numbers = random.Random()  # noqa: S311 - a name, not a secret
 # Asks the system for nothing, so that a thread keeps the interpreter; a name that is taken by
 # chance is not opened. A forked child would go on with the same numbers.
 if hasattr(os, "register_at_fork"):

@@ -405,3 +405,41 @@ def test_an_id_set_holds_what_it_was_given(inside: set[bytes], outside: set[byte
     names = {key[:6] for key in inside}
     assert not any(ids.has_name(key.hex()[:12]) for key in outside if key[:6] not in names)
     assert len(ids) == len(inside)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["sending", "returned", "done"]), st.integers(1, 40))))
+def test_what_is_written_together_is_what_is_written_one_by_one(
+    steps: list[tuple[str, int]],
+) -> None:
+    """Alike rows go as one statement, and leave what the same steps in their order leave."""
+    make = {
+        "sending": lambda at: statements.sending(at, 1, 0),
+        "returned": lambda at: statements.returned(at, 1, 0),
+        "done": lambda at: statements.settled(attrs.evolve(at, state=State.DONE)),
+    }
+    kept: list[list[Item]] = []
+    for together in (False, True):
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            connection.executescript(schema.TABLES)
+            writer = statements.Writer(connection)
+            for step, number in steps:
+                at = item(number)
+                writer.add(at.id, [make[step](at)])
+                if not together:
+                    writer.commit()
+            writer.commit()
+            kept.append(sorted(SqliteView(connection).items(), key=lambda each: each.id))
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("harm", ["state = 'gone'", "charge = 7", "id = x'00'"])
+def test_a_value_that_no_item_has_is_refused_when_the_items_are_read(harm: str) -> None:
+    """A journal that was closed as whole is opened by its structure; its values are seen here."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.executescript(schema.TABLES)
+        view = SqliteView(connection)
+        view.settled(item(1, State.DONE, charge=2))
+        connection.execute("PRAGMA ignore_check_constraints = 1")
+        connection.execute(f"UPDATE item SET {harm}")
+        with pytest.raises(ConfigurationError, match="damaged"):
+            view.known()
