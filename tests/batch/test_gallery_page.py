@@ -651,9 +651,9 @@ async def test_a_live_page(tab: Page, tmp_path: Path) -> None:
             assert " of 150" in await tab.run("document.querySelector('#live-text').textContent")
             await tab.click("#live-pause")
             await tab.until(f"{STATE}.startsWith('Paused')")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             sent = emulator.ledger.total.posts
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             assert emulator.ledger.total.posts == sent
             await tab.click("#live-pause")
             await tab.until(f"{STATE} === '' && parseInt(summary.textContent) > {sent}")
