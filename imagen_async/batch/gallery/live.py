@@ -170,8 +170,8 @@ class LiveGallery:
             raise web.HTTPServiceUnavailable
         self._readers += 1
         tail = Tail(self._folder, request.headers.get("Last-Event-ID", ""))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         try:
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
             with contextlib.suppress(ConnectionError):
                 await self._send_all(request, response, tail)
