@@ -57,6 +57,8 @@ def blocking(imagen: Imagen, prompts: list[str | GenerationRequest]) -> None:
         assert_type(run.report, Report)
         assert_type(run.folder, Path)
         assert_type(run.stop("enough"), None)
+        assert_type(run.pause(), None)
+        assert_type(run.paused, bool)
     assert_type(imagen.batch(prompts, out="shots").plan(), Plan)
 
 
