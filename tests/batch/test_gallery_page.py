@@ -703,7 +703,7 @@ async def test_a_live_page(tab: Page, tmp_path: Path, axe: str | None) -> None:
         assert summary.startswith(f"{run.report.done} pictures")
         assert await tab.run("document.querySelector('#live-pause').hidden")
         await core.aclose()
-    # An icon is asked for without the token, and pictures out of sight when nobody answers any more.
+    # An icon is asked for without the token, and pictures out of sight too late.
     assert [text for text in tab.complaints if "load resource" not in text] == []
 
 
