@@ -369,7 +369,7 @@ class Run:
         """Write the lists, the report and the gallery, then let go of the journal."""
         journal = self._inside.context.journal
         self._views.close()
-        await self._page.aclose()
+        await self._try(self._page.aclose())
         written = False
         if whole and journal.broken is None:
             written = await self._try(journal.call(partial(lists.rewrite, folder=self._folder)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import threading
@@ -25,7 +24,7 @@ from imagen_async.cli.client import (
 )
 from imagen_async.cli.console import logged, note, result, set_up, warn
 from imagen_async.cli.exits import DONE, INTERRUPTED, PARTIAL
-from imagen_async.cli.gallery import open_page
+from imagen_async.cli.gallery import open_meanwhile, open_page
 from imagen_async.cli.progress import Rate, Snapshot, Watch
 from imagen_async.cli.shards import ShardFlags, place_held, run_shard, take_shards
 from imagen_async.cli.summary import Reasons, plan_lines, reason, summary_lines
@@ -173,7 +172,7 @@ class _BatchSession:
         # Not on an executor, whose threads are waited for at the end.
         threading.Thread(target=self._count, daemon=True).start()
         with interruptible(self._stop) as interrupts:
-            async with self._served(), self._run as run:
+            async with self._run as run, self._served():
                 with shown(self._flags, self._look) as self._width:
                     while outcomes := await run.take(_TAKEN):
                         self._tell(outcomes)
@@ -193,7 +192,7 @@ class _BatchSession:
         async with LiveGallery(self._flags.folder, self._run, self._progress) as served:
             warn(f"Live: {served.url}")
             if self._flags.show:
-                await asyncio.to_thread(open_page, served.url)
+                open_meanwhile(served.url)
             yield
 
     def _progress(self) -> dict[str, object]:
@@ -257,7 +256,7 @@ class _BatchSession:
         elif gallery is not None:
             result(str(gallery))
         if gallery is not None and self._flags.show and not self._flags.live:
-            await asyncio.to_thread(open_page, gallery.absolute().as_uri())
+            open_page(gallery.absolute().as_uri())
 
     async def _budget_needed(self) -> float | None:
         """Return which budget would finish the run that the budget stopped, if it can be told."""

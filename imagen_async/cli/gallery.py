@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import webbrowser
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def open_page(address: str) -> None:
         note("No browser could be opened.")
 
 
+def open_meanwhile(address: str) -> None:
+    """Open an address while the loop goes on; a browser that never returns holds up nothing."""
+    threading.Thread(target=open_page, args=(address,), daemon=True).start()
+
+
 async def _serve(folder: Path, *, show: bool) -> int:
     from imagen_async.batch.gallery.live import LiveGallery
 
@@ -43,6 +49,6 @@ async def _serve(folder: Path, *, show: bool) -> int:
             result(served.url)
             note("Anyone with this address on this machine can see the images; Ctrl-C ends it.")
             if show:
-                await asyncio.to_thread(open_page, served.url)
+                open_meanwhile(served.url)
             await ended.wait()
     return DONE

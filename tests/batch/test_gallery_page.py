@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +23,6 @@ from tests.batch.test_gallery import fill, row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.batch.chromium import Page
 
@@ -95,6 +96,24 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unknown=[{"id": "who", "prompt": "A boat", "aspect_ratio": "1:1", "error": reset}],
     )
     return write_gallery(folder)
+
+
+@pytest.fixture(scope="module")
+def axe() -> str | None:
+    """The script that finds what keeps readers out, if it is here."""
+    found = importlib.util.find_spec("axe_core_python")
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).with_name("axe.min.js").read_text("utf-8")
+
+
+async def barriers(tab: Page, axe: str) -> list[str]:
+    """Return what axe finds wrong with what the tab shows."""
+    # Through the debugger, which the page's policy does not bind.
+    return await tab.run(
+        f"{axe}; axe.run(document).then(({{ violations }}) => violations.flatMap("
+        "({ id, nodes }) => nodes.map(({ target }) => `${id}: ${target}`)))"
+    )
 
 
 async def open_all(tab: Page, index: Path) -> None:
@@ -183,6 +202,23 @@ async def test_filters(tab: Page, shots: Path) -> None:
     await tab.click("#ratios button:nth-child(2)")
     assert await tab.until(f"{COUNT} === '4 of 15' && {TILES}") == 4
     assert await tab.run("document.activeElement.ariaPressed") == "true"
+
+
+async def test_nobody_is_kept_out(tab: Page, shots: Path, axe: str | None) -> None:
+    """The grid, the enlarged picture, and reasons in dark colours have no barrier."""
+    if axe is None:
+        pytest.skip("no axe-core-python here: install the test extra")
+    await open_all(tab, shots)
+    assert await barriers(tab, axe) == []
+    await tab.click("#grid button")
+    await tab.until("document.querySelector('#lightbox').open")
+    assert await barriers(tab, axe) == []
+    await leave(tab)
+    await tab.screen(1280, 800, dark=True)
+    await tab.click("#statuses button:nth-child(3)")
+    await tab.until("!document.querySelector('#reasons').hidden")
+    assert await barriers(tab, axe) == []
+    await tab.screen(1280, 800)
 
 
 async def test_orders(tab: Page, shots: Path) -> None:
@@ -634,7 +670,7 @@ async def test_long_prompts_are_whole_in_the_large_view(tab: Page, tmp_path: Pat
     assert await tab.run("document.documentElement.scrollWidth <= innerWidth")
 
 
-async def test_a_live_page(tab: Page, tmp_path: Path) -> None:
+async def test_a_live_page(tab: Page, tmp_path: Path, axe: str | None) -> None:
     """Images, failures and progress come while the run goes on; the buttons hold and end it."""
     out = tmp_path / "shots"
     async with Emulator(draw="tiny", latency=0.2) as emulator:
@@ -656,10 +692,11 @@ async def test_a_live_page(tab: Page, tmp_path: Path) -> None:
             assert " of 150" in await tab.run("document.querySelector('#live-text').textContent")
             await tab.click("#live-pause")
             await tab.until(f"{STATE}.startsWith('Paused')")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             sent = emulator.ledger.total.posts
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             assert emulator.ledger.total.posts == sent
+            assert axe is None or await barriers(tab, axe) == []
             await tab.click("#live-pause")
             await tab.until(f"{STATE} === '' && parseInt(summary.textContent) > {sent}")
             await tab.click("#live-stop")
@@ -671,8 +708,8 @@ async def test_a_live_page(tab: Page, tmp_path: Path) -> None:
         assert summary.startswith(f"{run.report.done} pictures")
         assert await tab.run("document.querySelector('#live-pause').hidden")
         await core.aclose()
-    # A browser asks for an icon by itself, without the token.
-    assert [text for text in tab.complaints if "404" not in text] == []
+    # An icon is asked for without the token, and pictures out of sight too late.
+    assert [text for text in tab.complaints if "load resource" not in text] == []
 
 
 async def collect(run: Run) -> None:

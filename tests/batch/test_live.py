@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import anyio
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -264,6 +265,20 @@ async def test_a_reader_that_never_reads_is_let_go(tmp_path: Path, monkeypatch: 
         while server._readers:
             await asyncio.sleep(0.02)
         writer.transport.abort()
+
+
+async def test_a_cancellation_closes_it(shots: Path) -> None:
+    """A block that is cancelled leaves neither the port open nor a reader waiting."""
+    async with aiohttp.ClientSession() as client:
+        with anyio.CancelScope() as scope:
+            async with LiveGallery(shots) as server:
+                answer = await client.get(f"{server.url}events")
+                scope.cancel()
+                await asyncio.sleep(60)
+        answer.close()
+        assert server._readers == 0
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await client.get(server.url)
 
 
 async def test_each_server_has_a_place_and_a_token_of_its_own(shots: Path) -> None:

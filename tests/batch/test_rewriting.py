@@ -6,6 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from imagen_async.batch.gallery import rewriting, write_gallery
 from imagen_async.batch.gallery.rewriting import EVERY, SHARE, Rewriter, wait_for
 from imagen_async.batch.run import Run
 from imagen_async.emulator import Emulator
-from tests.batch.runs import b64, core_on
+from tests.batch.runs import b64, core_on, view
 from tests.batch.test_gallery import fill, manifest_of, row, rows_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ async def test_the_page_is_there_from_the_first_image(tmp_path: Path) -> None:
 async def test_more_images_are_shown_later(tmp_path: Path, monkeypatch: Any) -> None:
     """The page is written again once lines were added, and not while none were."""
     monkeypatch.setattr(rewriting, "EVERY", 0.01)
-    monkeypatch.setattr(rewriting, "SHARE", 100.0)
+    monkeypatch.setattr(rewriting, "SHARE", 1.0)
     folder = fill(tmp_path / "shots", [row(1)])
     write_gallery(folder)
     rewriter = Rewriter(folder)
@@ -65,9 +66,34 @@ async def test_more_images_are_shown_later(tmp_path: Path, monkeypatch: Any) -> 
     before = (folder / "index.html").stat().st_ino
     await asyncio.sleep(0.1)
     assert (folder / "index.html").stat().st_ino == before
-    fill(folder, [row(1), row(2)])
-    await until_rows(folder, 2)
+    fill(folder, [row(n) for n in range(3000)])
+    await until_rows(folder, 3000)
     await rewriter.aclose()
+
+
+@pytest.mark.parametrize("trouble", [KeyError("a bug"), OSError("a full disk"), None])
+async def test_a_page_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: Any, trouble: Exception | None
+) -> None:
+    """Neither an error nor the end of its task keeps a run from its images, lists and end."""
+
+    def fail(*_: Any) -> None:
+        if trouble is not None:
+            raise trouble
+
+    monkeypatch.setattr(rewriting, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(rewriting, "write_page", fail)
+    async with Emulator(draw="tiny", latency=0.05) as emulator:
+        core = core_on(emulator, concurrency=1)
+        run = Run(core, b64("a", "b", "c"), tmp_path / "out")
+        async with asyncio.timeout(20), run:
+            async for _ in run:
+                if trouble is None and run._page._task is not None:
+                    run._page._task.cancel()
+        await core.aclose()
+    assert run.report.done == 3
+    assert len(rows_of(tmp_path / "out")) == 3
+    assert len(view(tmp_path / "out", "metadata")) == 3
 
 
 async def until_rows(folder: Path, count: int) -> None:

@@ -232,6 +232,23 @@ def test_a_batch_plans_without_sending(imagen: Imagen, gateway: Emulator, tmp_pa
     assert len(gateway.requests) == 0
 
 
+def test_a_batch_is_paused_and_resumed(imagen: Imagen, gateway: Emulator, tmp_path: Path) -> None:
+    """From any thread a run is held, and nothing is sent until it goes on."""
+    prompts = [f"fox {number}" for number in range(40)]
+    with imagen.batch(prompts, out=tmp_path / "shots") as run:
+        next(run)
+        run.pause()
+        assert run.paused
+        time.sleep(0.15)  # what was in flight ends
+        sent = gateway.ledger.total.posts
+        time.sleep(0.15)
+        assert gateway.ledger.total.posts == sent < 40
+        run.resume()
+        assert not run.paused
+        assert sum(1 for _ in run) == 39
+    gateway.ledger.assert_charged_once()
+
+
 def test_leaving_a_batch_finishes_what_is_in_flight(tmp_path: Path) -> None:
     """What was sent when the block is left is journalled as done, not dropped."""
     with (

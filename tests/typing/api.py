@@ -58,6 +58,8 @@ def blocking(imagen: Imagen, prompts: list[str | GenerationRequest]) -> None:
         assert_type(run.report, Report)
         assert_type(run.folder, Path)
         assert_type(run.stop("enough"), None)
+        assert_type(run.pause(), None)
+        assert_type(run.paused, bool)
     assert_type(imagen.batch(prompts, out="shots").plan(), Plan)
     imagen.batch([{"id": "a1", "prompt": "a fox", "style": "ink", "seed": 7}], out="shots")
 

@@ -27,6 +27,7 @@ from imagen_async.batch.gallery.columns import CardTable, script_json
 from imagen_async.batch.gallery.document import document
 from imagen_async.batch.gallery.tail import Tail
 from imagen_async.errors import ConfigurationError
+from imagen_async.session.shield import to_the_end
 from imagen_async.storage import disk
 from imagen_async.storage.offload import in_thread
 
@@ -129,7 +130,7 @@ class LiveGallery:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._drained.wait(), 1)
         finally:
-            await self._runner.cleanup()
+            await to_the_end(self._runner.cleanup())
 
     @web.middleware
     async def _guard(
@@ -169,9 +170,10 @@ class LiveGallery:
         if self._readers >= READERS:
             raise web.HTTPServiceUnavailable
         self._readers += 1
+        self._drained.clear()
         tail = Tail(self._folder, request.headers.get("Last-Event-ID", ""))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         try:
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
             with contextlib.suppress(ConnectionError):
                 await self._send_all(request, response, tail)

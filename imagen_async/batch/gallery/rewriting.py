@@ -27,7 +27,7 @@ EVERY: Final = 2.0
 SHARE: Final = 0.01
 """CPU seconds of all writings after the first, per second of the run."""
 _COST: Final = 2e-7
-"""CPU seconds that a byte of the lists costs, until it was measured."""
+"""CPU seconds that a byte of the lists costs."""
 
 
 def wait_for(elapsed: float, spent: float, expected: float) -> float:
@@ -65,20 +65,24 @@ class Rewriter:
         """End; a writing that goes on is given up, and no other comes."""
         self._ended.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.result()
 
     async def _run(self) -> None:
-        began, cost, spent, written = time.monotonic(), _COST, 0.0, 0
+        began, took, spent, written = time.monotonic(), 0.0, 0.0, 0
         first = not (self.folder / "index.html").exists()
         pause = LOOK_EVERY if first else EVERY
         while not await self._ends_within(pause):
             size = self._size()
             if size == written or (first and size == 0):
                 continue
-            if not first and wait_for(time.monotonic() - began, spent, size * cost) > EVERY:
+            # A guess for what was added: where it is wrong, ``spent`` makes the next one wait.
+            expected = took + max(0, size - written) * _COST
+            if not first and wait_for(time.monotonic() - began, spent, expected) > EVERY:
                 continue
             took = await in_thread(self._write)
-            first, pause, written, cost = False, EVERY, size, took / max(size, 1)
+            first, pause, written = False, EVERY, size
             spent += took
 
     async def _ends_within(self, seconds: float) -> bool:

@@ -3,13 +3,14 @@
 const MARGINS = [0.6, 0.3, 0.1, 0]; // windows above and below that are kept ready
 const MOST = 350; // tiles at once, where the window itself does not hold more
 
+const GONE = manifest.live ? "Not loaded" : "The file is missing";
 const describe = (card) => [name(card), size(card)].filter(Boolean).join(", ");
 
 function makePicture(card) {
   const item = byId("tile").content.cloneNode(true).firstElementChild;
   const [image, caption] = item.querySelectorAll("img, .caption");
   const lost = () => item.classList.add("lost");
-  item.firstElementChild.dataset.note = card.src ? "The file is missing" : unseen(card);
+  item.firstElementChild.dataset.note = card.src ? GONE : unseen(card);
   image.onload = () => item.classList.add("loaded");
   image.onerror = lost;
   if (card.src) image.src = card.src;

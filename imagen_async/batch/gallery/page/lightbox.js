@@ -152,7 +152,7 @@ function openLightbox(cards, stars, shown, { onChange, onClose, onStar }) {
     draw();
   }
 
-  picture.onerror = () => trouble("The file is missing", card.file_name ?? "");
+  picture.onerror = () => trouble(GONE, card.file_name ?? "");
   copier.onclick = () => answer(copier, copy(card.prompt, dialog), "Copied");
   byId("previous").onclick = () => go(-1);
   byId("next").onclick = () => go(1);
