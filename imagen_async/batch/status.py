@@ -38,9 +38,9 @@ class FolderStatus:
     Args:
         name: The folder's.
         phase: ``running``: a process holds its journal, and the counts are those of its lists,
-            which may be a moment behind and tell no cost. ``ended``: its rows are settled.
-            ``stopped``: rows were left. ``cut off``: its process ended without a report.
-            ``not begun``: it has no journal.
+            which may be a moment behind and tell the cost of its images alone. ``ended``:
+            its rows are settled. ``stopped``: rows were left. ``cut off``: its process ended
+            without a report. ``not begun``: it has no journal.
         counts: Its items by state and charge; what a dead run left under way is unknown.
         invalid: Rows that are no request, or that may not be sent.
         report: That of the last run that came to its end, as ``report.json`` has it.
@@ -218,7 +218,8 @@ def _listed(folder: Path) -> tuple[tuple[Count, ...], int]:
             invalid += wrong
             found[state, _CHARGES.get(str(charge), Charge.MAYBE)] += not wrong
     counts = [_count(*at, items) for at, items in found.items() if items]
-    return (*counts, attrs.evolve(_count(State.DONE, Charge.YES, 0), images=images)), invalid
+    here = attrs.evolve(_count(State.DONE, Charge.YES, 0), images=images, spent=images)
+    return (*counts, here), invalid
 
 
 def _count(state: State, charge: Charge, items: int) -> Count:

@@ -79,7 +79,8 @@ def _sum(found: BatchStatus, folder: Path) -> str:
     told = ", ".join(f"{number:,} {phase}" for number, phase in phases if number)
     if found.shards is None:
         told = found.folders[0].phase
-    cost = "" if report.cost is None else f"; at most {report.cost:,.2f} spent"
+    bound = "about" if found.running else "at most"
+    cost = "" if report.cost is None else f"; {bound} {report.cost:,.2f} spent"
     return (
         f"{printable(str(folder), 300)}: {where}{told}; {report.done:,} done "
         f"({report.images:,} images), {report.failed:,} failed, {report.unknown:,} in doubt{cost}"

@@ -115,6 +115,7 @@ async def test_status_while_a_run_holds_its_folder(tmp_path: Path, emulator: Emu
         running = status.folders[1]
         listed = sum(1 for _ in read_rows(run.folder / "metadata.jsonl"))
         assert sum(count.items for count in running.counts) == listed >= 1
+        assert status.report.spent == status.report.images  # those of the shard that runs, too
         merged = merge(tmp_path, gallery=False)
         names = [row["file_name"] for row in view(tmp_path, "metadata")]
         assert len(names) == merged.report.done == merged.report.images

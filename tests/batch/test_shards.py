@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagen_async import AsyncImagen, Imagen, Shard, read_source
@@ -45,6 +45,7 @@ async def ids_of(requests: list[Any], options: RunOptions) -> list[bytes]:
     return [row.id async for row in classifier.rows(requests)]
 
 
+@settings(deadline=None)
 @given(PROMPTS, st.integers(1, 7))
 async def test_the_shards_ids_are_those_of_one_run(prompts: list[str], of: int) -> None:
     """Each item of a plain run is in exactly one shard, and equal rows are in the same."""
