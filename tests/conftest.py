@@ -3,8 +3,7 @@
 import os
 import signal
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 import pytest
 
@@ -18,18 +17,17 @@ ONCE = (
     "batch/test_gallery_page.py",
     "fidelity",
     "fronts",
-    "integrations/test_engines.py",
     "test_docs.py",
     "test_site.py",
 )
-"""What asks a browser, a foreign client, a front, a scheduler or a page of docs/."""
+"""What asks a browser, a foreign client, a front or a page of docs/."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[Any]) -> None:
     """Mark what one Python has to run; see the marker in pyproject.toml."""
     for item in items:
         if str(item.path.relative_to(HERE)).startswith(ONCE):
-            item.add_marker(pytest.mark.once)
+            item.add_marker("once")
 
 
 for name in ("IMAGEN_BASE_URL", "IMAGEN_API_KEY"):
