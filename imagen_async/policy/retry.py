@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 GENERATE_REFUSALS: Final = 4
 """What ``max_refusals="auto"`` means for a single call."""
-BATCH_REFUSALS: Final = 200
+BATCH_REFUSALS: Final = 2000
 """And for one that waits: more than a run's patience allows, should they all be free."""
 
 LONGEST_WAIT: Final = 3600.0
@@ -74,7 +74,7 @@ class RetryPolicy:
     Args:
         max_attempts: Attempts that may end as FAILED, NOT_SENT or UNKNOWN, the first included.
         max_refusals: Attempts that the server may turn away before doing any work; None waits
-            without end; "auto" is 4 in ``generate``, and 200 in ``generate_many`` and ``batch``.
+            without end; "auto" is 4 in ``generate``, and 2000 in ``generate_many``, ``batch``.
         max_charges: An attempt is sent only while the charges of this run are below this; an
             attempt that may have been charged counts. 1 never buys an image twice, 2 may.
         max_sends: How often a request's body may go out, in a batch over all its runs; what a 429

@@ -156,8 +156,8 @@ def test_a_refusal_closes_the_gate_for_every_call() -> None:
     [
         ("auto", False, 3, False),
         ("auto", False, 4, True),
-        ("auto", True, 199, False),
-        ("auto", True, 200, True),
+        ("auto", True, 1999, False),
+        ("auto", True, 2000, True),
         (None, False, 10_000, False),
         (None, True, 10_000, False),
         (1, False, 1, True),
@@ -168,7 +168,7 @@ def test_a_refusal_closes_the_gate_for_every_call() -> None:
 def test_how_many_refusals_end_a_call(
     max_refusals: Any, waits: bool, refusals: int, gives_up: bool
 ) -> None:
-    """A set limit holds everywhere; "auto" is 4 in generate and 200 where calls wait."""
+    """A set limit holds everywhere; "auto" is 4 in generate and 2000 where calls wait."""
     policy = RetryPolicy(max_refusals=max_refusals)
     step = decided(Verdict.REFUSED, History(refusals=refusals), policy=policy, waits=waits)
     assert isinstance(step, GiveUp) is gives_up
