@@ -8,24 +8,7 @@ import click
 
 from imagen_async import __version__
 from imagen_async.cli import options
-from imagen_async.cli.help import ARGUMENTS, Command, Group
-
-_ENVIRONMENT = (
-    ("IMAGEN_BASE_URL", "Where the gateway answers, /v1 included."),
-    ("IMAGEN_API_KEY", "Its key; there is no flag for it, which would show in lists of processes."),
-    ("IMAGEN_DEBUG=1", "Show where an error came from."),
-    ("NO_COLOR=1", "No colours."),
-)
-_EXIT_CODES = (
-    ("0", "done"),
-    ("1", "an error, such as a full disk"),
-    ("2", "wrong usage; nothing was sent"),
-    ("3", "a batch, or its dry run, with anything not done"),
-    ("4", "rejected, or no quota"),
-    ("5", "the server failed, or its answer is lost"),
-    ("6", "the network, or a busy server"),
-    ("130", "interrupted"),
-)
+from imagen_async.cli.help import ARGUMENTS, SECTIONS, Command, Group
 
 
 @click.group(
@@ -37,13 +20,7 @@ _EXIT_CODES = (
         "imagen-async batch prompts.txt --out shots",
         "imagen-async serve                               # a gateway to try things on",
     ),
-    sections={
-        "Environment": _ENVIRONMENT,
-        "Exit codes": _EXIT_CODES,
-        "Shell completion, in ~/.bashrc (zsh_source and fish_source likewise)": (
-            ('eval "$(_IMAGEN_ASYNC_COMPLETE=bash_source imagen-async)"', ""),
-        ),
-    },
+    sections=SECTIONS,
 )
 @click.version_option(__version__, prog_name="imagen-async", message="%(prog)s %(version)s")
 def imagen_async() -> None:

@@ -22,6 +22,30 @@ GATEWAY_FIELDS: Final = {
     "--negative-prompt": "negative_prompt=blurry",
 }
 """Options of other tools that are fields of some gateways, as ``--set`` takes them."""
+_ENVIRONMENT: Final = (
+    ("IMAGEN_BASE_URL", "Where the gateway answers, /v1 included."),
+    ("IMAGEN_API_KEY", "Its key; there is no flag for it, which would show in lists of processes."),
+    ("IMAGEN_DEBUG=1", "Show where an error came from."),
+    ("NO_COLOR=1", "No colours."),
+)
+_EXIT_CODES: Final = (
+    ("0", "done"),
+    ("1", "an error, such as a full disk"),
+    ("2", "wrong usage; nothing was sent"),
+    ("3", "a batch, or its dry run, with anything not done"),
+    ("4", "rejected, or no quota"),
+    ("5", "the server failed, or its answer is lost"),
+    ("6", "the network, or a busy server"),
+    ("130", "interrupted"),
+)
+SECTIONS: Final = {
+    "Environment": _ENVIRONMENT,
+    "Exit codes": _EXIT_CODES,
+    "Shell completion, in ~/.bashrc (zsh_source and fish_source likewise)": (
+        ('eval "$(_IMAGEN_ASYNC_COMPLETE=bash_source imagen-async)"', ""),
+    ),
+}
+"""What the help of the program ends with."""
 
 
 class Option(click.Option):
