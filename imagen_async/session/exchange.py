@@ -50,8 +50,9 @@ _OWN = tuple(
 class _Target(aiohttp.ClientRequest):
     """Tells a connector where to connect; it is never sent itself."""
 
+    # Its parts never change here, and a connector asks for it again and again.
     @cached_property
-    def connection_key(self) -> ConnectionKey:
+    def connection_key(self) -> ConnectionKey:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().connection_key
 
 
