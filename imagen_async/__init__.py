@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from imagen_async.wire.image import Image
     from imagen_async.wire.request import AspectRatio, GenerationRequest, ResponseFormat
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AspectRatio",
