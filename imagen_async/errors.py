@@ -73,9 +73,9 @@ class Charge(enum.StrEnum):
         return _RANKS[self] >= _RANKS[other]
 
 
-CHARGES = tuple(Charge)
+CHARGES: dict[int, Charge] = dict(enumerate(Charge))
 """Each charge at its place in the order, which is what the journal keeps of it."""
-_RANKS: dict[str, int] = {charge: place for place, charge in enumerate(CHARGES)}
+_RANKS: dict[str, int] = {charge: place for place, charge in CHARGES.items()}
 
 
 class ImagenError(Exception):

@@ -94,7 +94,7 @@ class SqliteView:
             # Two copies of each id, and no look at the rows: a hundredth of a full check's price.
             lost = sum(sum(array("Q", ids)) for _, ids in known) != sum(array("Q", indexed))
             lost = lost or any(len(ids) != 16 * count.items for count, ids in known)
-        except ValueError:
+        except (ValueError, LookupError):
             raise schema.damaged() from None
         if lost:
             raise schema.damaged()

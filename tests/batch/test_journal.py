@@ -432,7 +432,7 @@ def test_what_is_written_together_is_what_is_written_one_by_one(
     assert kept[0] == kept[1]
 
 
-@pytest.mark.parametrize("harm", ["state = 'gone'", "charge = 7", "id = x'00'"])
+@pytest.mark.parametrize("harm", ["state = 'gone'", "charge = 7", "charge = -1", "id = x'00'"])
 def test_a_value_that_no_item_has_is_refused_when_the_items_are_read(harm: str) -> None:
     """A journal that was closed as whole is opened by its structure; its values are seen here."""
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:

@@ -232,19 +232,19 @@ def test_fields_that_only_the_gateway_knows_are_sent(cli, gateway):
 
 def test_columns_that_are_not_sent_are_named(cli, gateway):
     """Before anything is sent, on one safe line: a field of the gateway's own would be missed."""
-    table = "prompt,size,\x1b[2Jstyle\nfox,1024x1024,ink\n"
+    table = "prompt,mood,\x1b[2Jstyle\nfox,dark,ink\n"
     Path("rows.csv").write_text(table)
 
     ended = cli("batch", "rows.csv", "--out", "shots")
 
-    named = "Kept beside each image, not sent: size, \\x1b[2Jstyle (--set sends"
+    named = "Kept beside each image, not sent: mood, \\x1b[2Jstyle (--set sends"
     assert ended.err.startswith(named)
     assert gateway.requests[0].body == {"prompt": "fox"}
-    assert rows("shots/metadata.jsonl")[0]["size"] == "1024x1024"
+    assert rows("shots/metadata.jsonl")[0]["mood"] == "dark"
     assert "Kept" not in cli("batch", "rows.csv", "--out", "shots", "-q").err
-    write("rows.jsonl", '"a"', '{"prompt": "b", "seed": 7}')
+    write("rows.jsonl", '"a"', '{"prompt": "b", "take": 7}')
     plan = cli("batch", "rows.jsonl", "--out", "shots", "--dry-run")
-    assert "Kept beside each image, not sent: seed (" in plan.out
+    assert "Kept beside each image, not sent: take (" in plan.out
     assert plan.err == ""
 
 
