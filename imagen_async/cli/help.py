@@ -38,7 +38,7 @@ _EXIT_CODES: Final = (
     ("6", "the network, or a busy server"),
     ("130", "interrupted"),
 )
-SECTIONS: Final = {
+SECTIONS: Final[Mapping[str, Section]] = {
     "Environment": _ENVIRONMENT,
     "Exit codes": _EXIT_CODES,
     "Shell completion, in ~/.bashrc (zsh_source and fish_source likewise)": (

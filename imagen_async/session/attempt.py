@@ -120,7 +120,7 @@ class AnswerText(Receiver):
     __slots__ = ("began", "decoder", "error", "full", "open_sink")
 
     def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
-        self.open_sink = open_sink
+        self.open_sink: Callable[[], Sink] = open_sink
         self.decoder: AnswerDecoder = AnswerDecoder(open_sink, limits)
         self.error: AnswerError | None = None
         self.full: bool = False

@@ -75,9 +75,9 @@ class Response:
         content: aiohttp.StreamReader,
         connection: aiohttp.connector.Connection,
     ) -> None:
-        self.status = status
-        self.headers = headers
-        self.content = content
+        self.status: int = status
+        self.headers: Mapping[str, str] = headers
+        self.content: aiohttp.StreamReader = content
         self._connection = connection
 
     def release(self) -> None:
