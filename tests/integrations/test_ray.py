@@ -181,7 +181,9 @@ def test_a_killed_worker_that_resends_is_not_run_again(
     thread.join()
     emulator.assert_charged_once()
     assert status.phases("cut off") == ["shard-0000-of-0001"]
-    assert 0 < status.report.unknown <= CONCURRENCY
+    report = status.report
+    # What was answered has left its slot to another, and only its file is missing.
+    assert 0 < report.unknown <= CONCURRENCY + report.received
 
 
 def test_an_interrupted_driver_lets_workers_finish(
