@@ -14,6 +14,8 @@ from imagen_async import ImagenError, Limits, RefusedError
 from imagen_async.policy.circuit import Permit
 from imagen_async.session.core import Core
 from imagen_async.session.gate import LocalGate
+from imagen_async.session.patience import SharedPatience
+from imagen_async.storage.stores import MemoryStore
 from tests.scripted import Answer, Gateway, Post, answering
 from tests.virtual import virtually
 
@@ -142,3 +144,22 @@ async def test_a_permit_that_comes_too_late_goes_back() -> None:
         with pytest.raises(ImagenError, match="ran out in the queue"):
             await imagen.generate("p", timeout=5)
     assert (gateway.posts, gate.out, gate.local.in_flight) == ([], 0, 0)
+
+
+@virtually
+async def test_a_permit_that_comes_in_a_pause_goes_back() -> None:
+    """A call that is let in while its run is paused gives the place back, and is sent later."""
+    gate, gateway, patience = SharedGate(late=10.0), Gateway(answering()), SharedPatience()
+    async with client(gateway, gate) as imagen:
+        call = asyncio.ensure_future(
+            imagen._core.generate(
+                imagen._request("p", {}), store=MemoryStore(), waits=True, patience=patience
+            )
+        )
+        await asyncio.sleep(5)
+        patience.pause()
+        await asyncio.sleep(10)
+        assert (gateway.posts, gate.out, gate.local.in_flight) == ([], 0, 0)
+        patience.resume()
+        await call
+    assert (len(gateway.posts), gate.out, gate.local.in_flight) == (1, 0, 0)
