@@ -104,7 +104,7 @@ def _image_row(item: Item, image: KeptImage, home: str) -> Mapping[str, Any]:
     }
 
 
-def _flat(row: RequestRow | RefusedRow) -> dict[str, Any]:
+def _flat(row: RequestRow | RefusedRow) -> Mapping[str, Any]:
     """Return a row with the user's own columns beside its fields, as an input has them."""
     fields = {**unstructured(row)}
     own = fields.pop("columns", {})

@@ -41,7 +41,7 @@ def of_row(cells: Iterable[tuple[str, _T]]) -> dict[str, _T]:
     return own
 
 
-def of_list(row: Mapping[Any, Any]) -> dict[str, Any]:
+def of_list(row: Mapping[Any, Any]) -> Mapping[str, Any]:
     """Return the user's own columns of a row of one of our lists."""
     return {name: value for name, value in row.items() if name not in _NAMES}
 

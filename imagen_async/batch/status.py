@@ -109,13 +109,13 @@ class BatchStatus:
         )
         return attrs.evolve(report, share=sum(given) if given else None)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Mapping[str, Any]:
         """Return the report of all, and how each shard stands, as JSON values."""
         phases = Counter(folder.phase for folder in self.folders)
-        told: dict[str, Any] = {"phases": dict(phases), "running": self.running}
+        told = {**self.report.as_json(), "phases": dict(phases), "running": self.running}
         if self.shards is not None:
             told |= {"shards": self.shards, "idle": sum(folder.idle for folder in self.folders)}
-        return {**self.report.as_json(), **told}
+        return told
 
 
 def batch_status(folder: Path) -> BatchStatus:
