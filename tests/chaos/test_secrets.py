@@ -252,8 +252,7 @@ async def test_a_batch_writes_no_key_and_shows_its_lists_to_nobody_else(tmp_path
         async with chaos(plays, options={"api_key": PLAIN, "retry": QUICK}) as (_, imagen):
             async with imagen.batch([*plays, "last"], out=out) as run:
                 async for _ in run:
-                    mid = {path.name: path for path in out.iterdir() if path.is_file()}
-            again = [path.name for path in out.iterdir() if path.name not in mid]
+                    pass
     finally:
         os.umask(before)
     assert run.report.total == len(plays) + 1
@@ -267,7 +266,6 @@ async def test_a_batch_writes_no_key_and_shows_its_lists_to_nobody_else(tmp_path
         assert not list(leaks(path.read_bytes().decode("latin-1"), PLAIN)), path
         shared = path.suffix == ".png"
         assert stat.S_IMODE(path.stat().st_mode) == (0o644 if shared else 0o600), path
-    assert "index.html" in again
 
 
 @pytest.mark.parametrize("kind", [AsyncImagen, Imagen])
