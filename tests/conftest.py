@@ -15,18 +15,25 @@ patch_aioresponses()
 HERE = Path(__file__).parent
 ONCE = (
     "batch/test_gallery_page.py",
+    "chaos/test_figures.py",
     "fidelity",
     "fronts",
     "test_docs.py",
+    "test_public.py::test_functions_are_short",
+    "test_public.py::test_one_module_imports_the_http_client",
+    "test_readme.py",
     "test_site.py",
+    "wire/test_decoder.py::test_every_one_byte_change",
+    "wire/test_salvage.py::test_what_arrived_whole_is_kept_wherever",
+    "wire/test_sse.py::test_the_completed_image_is_the_answer",
 )
-"""What asks a browser, a foreign client, a front or a page of docs/."""
+"""What asks a browser, a foreign client, a front or a page, and pure code by its every byte."""
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     """Mark what one Python has to run; see the marker in pyproject.toml."""
     for item in items:
-        if str(item.path.relative_to(HERE)).startswith(ONCE):
+        if f"{item.path.relative_to(HERE)}::{item.name}".startswith(ONCE):
             item.add_marker("once")
 
 
