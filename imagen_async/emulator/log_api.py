@@ -70,10 +70,6 @@ class LogApi:
         self._calls: deque[Call] = deque(maxlen=ROWS_KEPT)
         self._apis = _APIS.get(settings.call_log or "", {})
 
-    def clear(self) -> None:
-        """Forget every row."""
-        self._calls.clear()
-
     def note(self, exchange: Exchange, seconds: float, usd: float) -> None:
         """Write the row of a request that has ended.
 
