@@ -128,6 +128,39 @@ async def niquests(base_url: str, calls: int) -> None:
         await _shared(call, calls)
 
 
+async def pycurl(base_url: str, calls: int) -> None:
+    """libcurl's own loop without asyncio: a floor for what one process can do in Python."""
+    import io
+    import json
+
+    import pycurl as curl
+
+    multi, remaining, busy = curl.CurlMulti(), iter(range(calls)), 0
+    body = json.dumps(BODY).encode()
+
+    def send(handle: curl.Curl) -> int:
+        if next(remaining, None) is None:
+            return 0
+        handle.buffer = io.BytesIO()
+        handle.setopt(curl.WRITEDATA, handle.buffer)
+        multi.add_handle(handle)
+        return 1
+
+    for _ in range(IN_FLIGHT):
+        handle = curl.Curl()
+        handle.setopt(curl.URL, f"{base_url}/images/generations")
+        handle.setopt(curl.HTTPHEADER, ["Authorization: Bearer k", "Content-Type: application/json"])
+        handle.setopt(curl.POSTFIELDS, body)
+        busy += send(handle)
+    while busy:
+        multi.perform()
+        for handle in multi.info_read()[1]:
+            assert json.loads(handle.buffer.getvalue())["data"][0]["url"]
+            multi.remove_handle(handle)
+            busy += send(handle) - 1
+        multi.select(1.0)
+
+
 async def _shared(call: Callable[[], Awaitable[None]], calls: int) -> None:
     remaining = iter(range(calls))
 
@@ -146,9 +179,10 @@ SIDES: Mapping[str, Callable[[str, int], Awaitable[None]]] = {
     "tenacity": tenacity,
     "httpx": httpx,
     "niquests": niquests,
+    "pycurl": pycurl,
 }
 """``ours`` and ``many`` are also set beside ``same heap``."""
-PEERS = ("tenacity", "httpx", "niquests")
+PEERS = ("tenacity", "httpx", "niquests", "pycurl")
 
 
 def child(side: str, port: int, calls: int) -> None:

@@ -134,7 +134,9 @@ def endpoints() -> str:
 
 def commands() -> str:
     """Return all commands, with their options in their groups."""
-    root = click.Context(imagen_async, info_name="imagen-async")
+    # click keeps a command's help option as the first context that asked for it named it.
+    settings = imagen_async.context_settings
+    root = click.Context(imagen_async, info_name="imagen-async", **settings)
     parts = []
     for name, command in imagen_async.commands.items():
         assert isinstance(command, Command)

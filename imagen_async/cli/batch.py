@@ -247,6 +247,7 @@ class _BatchSession:
             reasons=self._reasons,
             arguments=self._flags.arguments,
             budget_needed=await self._budget_needed(),
+            rows=self._total,
         )
         for line in lines:
             (note if report.ok else warn)(line)

@@ -43,9 +43,8 @@ def imagen_async() -> None:
     "--output",
     default=".",
     metavar="FILE|DIR|-",
-    help="A file, or a folder if it exists, ends with a slash or serves several prompts "
-    "[default: the current folder]; - writes one image to standard output. Nothing is "
-    "overwritten.",
+    help="A file, or a folder if it exists, ends with a slash or serves several prompts; - writes "
+    "one image to standard output. Nothing is overwritten.",
 )
 @options.add(options.REQUEST)
 def generate(**flags: Any) -> int:
@@ -70,8 +69,8 @@ def generate(**flags: Any) -> int:
     ),
 )
 @click.argument("source", metavar="INPUT")
-@options.source("--prompt-column", default="prompt", show_default=True, help="Holds the prompts.")
-@options.source("--id-column", default="id", show_default=True, help="Holds ids of your own.")
+@options.source("--prompt-column", default="prompt", help="Holds the prompts.")
+@options.source("--id-column", default="id", help="Holds ids of your own.")
 @options.source("--limit", type=options.COUNT, help="Take only the first rows.")
 @options.output(
     "--out", required=True, type=options.FOLDER, metavar="DIR", help="The batch's folder."
@@ -88,7 +87,6 @@ def generate(**flags: Any) -> int:
     "--on-unknown",
     type=click.Choice(["hold", "resend", "drop"]),
     default="hold",
-    show_default=True,
     help="Items that may have been charged and brought no image: list them, buy them again, "
     "or close them.",
 )
@@ -100,9 +98,7 @@ def generate(**flags: Any) -> int:
 )
 @options.money("--price-per-image", type=options.ABOVE_ZERO, help="For --budget and --dry-run.")
 @options.money("--budget", type=options.ABOVE_ZERO, help="Stop before more than this may be spent.")
-@options.money(
-    "--concurrency", type=options.COUNT, default=8, show_default=True, help="Calls at once."
-)
+@options.money("--concurrency", type=options.COUNT, default=8, help="Calls at once.")
 @options.money("--rpm", type=options.ABOVE_ZERO, help="Requests per minute at most.")
 @options.money("--max-failures", type=options.COUNT, help="Stop after so many failed items.")
 @options.money(
@@ -167,13 +163,12 @@ def batch(**flags: Any) -> int:
     type=options.ABOVE_ZERO,
     default=900.0,
     metavar="SECONDS",
-    show_default=True,
     help="How old a send must be before a missing row means that it was free.",
 )
 @options.again("--dry-run", is_flag=True, help="Say what would be settled and keep nothing.")
 @options.add((options.BASE_URL, *options.CONNECTION, *options.SHOWN))
 def settle(**flags: Any) -> int:
-    """Ask the gateway's own log what was charged of what a batch has in doubt.
+    """Ask the gateway's log about what is in doubt.
 
     Nothing is bought. What was not charged is sent by the next run of the batch; what was charged
     stays listed with the gateway's id of it; what the log does not prove stays in doubt (exit 3).
@@ -213,7 +208,10 @@ def status(folder: str, as_json: bool) -> int:
 @options.DIR
 @options.JSON
 def merge(folder: str, as_json: bool) -> int:
-    """Write lists, report and gallery over all shards of a batch, and print the gallery's path."""
+    """Write lists, report and gallery over all shards.
+
+    Prints the path of the gallery.
+    """
     from imagen_async.cli.status import merge
 
     return merge(folder, as_json=as_json)
@@ -243,7 +241,6 @@ def merge(folder: str, as_json: bool) -> int:
     "--shard-size",
     type=options.COUNT,
     default=1024,
-    show_default=True,
     metavar="MIB",
     help="Images in one file at most.",
 )
@@ -254,9 +251,9 @@ def export(**flags: Any) -> int:
     DIR may also hold the folders of several batches. Takes whole images of settled items, with
     their metadata. Prints the path of the export.
     """
-    from imagen_async.cli.export import ExportFlags, export_batch
+    from imagen_async.cli.export import export_batch
 
-    return export_batch(ExportFlags(**flags))
+    return export_batch(**flags)
 
 
 def _fault_table() -> list[tuple[str, str]]:
@@ -281,21 +278,18 @@ def _fault_table() -> list[tuple[str, str]]:
     "--port",
     type=click.IntRange(0, 65535),
     default=8080,
-    show_default=True,
     help="On 127.0.0.1; 0 takes a free one.",
 )
 @options.gateway(
     "--dialect",
     type=click.Choice(["page", "openai", "newapi"]),
     default="page",
-    show_default=True,
     help="Whose words and fields it answers with.",
 )
 @options.times(
     "--profile",
     type=click.Choice(["instant", "fast", "standard", "ultra"]),
     default="instant",
-    show_default=True,
     help="How long a generation takes.",
 )
 @options.times(
@@ -308,7 +302,6 @@ def _fault_table() -> list[tuple[str, str]]:
     "--time-scale",
     type=options.ABOVE_ZERO,
     default=1.0,
-    show_default=True,
     help="Divides latencies, --front-timeout and the minute of --rpm.",
 )
 @options.times(
@@ -356,7 +349,6 @@ def _fault_table() -> list[tuple[str, str]]:
     "--image-format",
     type=click.Choice(["png", "jpeg", "webp"]),
     default="png",
-    show_default=True,
     help="What is drawn; jpeg and webp need Pillow.",
 )
 @options.faults("--seed", type=int, default=0, help="Decides pictures, latencies and faults.")
@@ -373,6 +365,6 @@ def serve(**flags: Any) -> int:
     It listens on loopback until Ctrl-C and prints its base URL; each request is logged in a line,
     and the ledger comes at the end.
     """
-    from imagen_async.cli.serve import ServeFlags, serve
+    from imagen_async.cli.serve import serve
 
-    return serve(ServeFlags(**flags))
+    return serve(**flags)

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+import textwrap
 import time
 import warnings
 from typing import TYPE_CHECKING, TextIO
@@ -81,7 +82,18 @@ def note(line: str) -> None:
 
 def warn(line: str) -> None:
     """Write a line that is not a result and that nobody should miss."""
-    _write(sys.stderr, line)
+    _write(sys.stderr, _folded(line))
+
+
+def _folded(line: str) -> str:
+    """Return a line broken at words where a terminal would break it; commands stay whole."""
+    try:
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (AttributeError, OSError, ValueError):
+        return line
+    if line.startswith("  ") or not 0 < width < len(line):  # some know no width
+        return line
+    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
 
 
 @contextlib.contextmanager

@@ -58,6 +58,7 @@ class Option(click.Option):
     """
 
     def __init__(self, *words: Any, group: str = "Other", **settings: Any) -> None:
+        settings.setdefault("show_default", bool(settings.get("default")))
         super().__init__(*words, **settings)
         self.group: str = group
         self.metavar: str | None = self.metavar

@@ -60,7 +60,8 @@ REQUEST = (
     image(
         "--aspect-ratio",
         type=click.Choice(["1:1", "3:4", "4:3", "9:16", "16:9"]),
-        help="The shape of the images.",
+        metavar="RATIO",
+        help="The shape of the images: 1:1, 3:4, 4:3, 9:16 or 16:9.",
     ),
     image("-n", type=COUNT, help="Images for each prompt."),
     image(

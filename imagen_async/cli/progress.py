@@ -138,7 +138,7 @@ class Snapshot:
         images = f" ({self.images:,} images)" if self.images != self.done else ""
         words = f"{self.done:,} done{images}, {self.failed:,} failed, {self.unknown:,} unknown"
         rate = f" · {self.rate * 60:,.0f}/min" if self.rate > 0 else ""
-        cost = f" · {self.cost:,.2f} spent" if self.cost is not None else ""
+        cost = f" · at most {self.cost:,.2f} spent" if self.cost is not None else ""
         return f"{words} · {self.in_flight:,} in flight{rate}{cost}"
 
 

@@ -28,69 +28,40 @@ if TYPE_CHECKING:
 
     from imagen_async.emulator import Account, Exchange
 
-_CONDITIONS = {
-    "prompt": str,
-    "pattern": str,
-    "key": str,
-    "number": int,
-    "probability": float,
-    "times": int,
-}
+_NUMBERS = {"number": int, "probability": float, "times": int}
+"""Conditions of a fault that are no texts."""
 
 
-@attrs.frozen(kw_only=True)
-class ServeFlags:
-    """The flags of ``serve``, as ``commands`` names them."""
-
-    port: int
-    dialect: str
-    image_format: str
-    profile: str
-    latency: float | None
-    time_scale: float
-    front_timeout: float | None
-    rpm: int | None
-    concurrency: int | None
-    keys: tuple[str, ...]
-    call_log: str | None
-    call_log_lateness: float
-    tasks: str | None
-    honour_idempotency: bool
-    report_cost: str | None
-    faults: tuple[str, ...]
-    seed: int
-    ready_file: str | None
-    quiet: bool = False
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The emulator's settings.
-
-        Raises:
-            ValueError: If a rule cannot be read.
-        """
-        flags = attrs.asdict(self)
-        del flags["ready_file"], flags["quiet"]
-        flags["keys"] = self.keys or None
-        flags["faults"] = tuple(fault_rule(text) for text in self.faults)
-        return flags
-
-
-def serve(flags: ServeFlags) -> int:
+def serve(
+    *,
+    faults: tuple[str, ...],
+    keys: tuple[str, ...],
+    ready_file: str | None,
+    quiet: bool,
+    **settings: Any,
+) -> int:
     """Serve until a signal comes.
+
+    Args:
+        faults: Rules, as ``fault_rule`` reads them.
+        keys: API keys that are let in; any if empty.
+        ready_file: Where the base URL is written while it listens.
+        quiet: Whether notes are left out.
+        **settings: As the emulator takes them.
 
     Raises:
         ConfigurationError: If a flag makes no emulator.
         ImagenError: If the port cannot be taken.
     """
-    set_up(quiet=flags.quiet)
-    faults: Counter[str] = Counter()
+    set_up(quiet=quiet)
+    struck: Counter[str] = Counter()
     try:
-        emulator = Emulator(**flags.settings, on_exchange=partial(_tell, faults))
+        rules, tell = tuple(map(fault_rule, faults)), partial(_tell, struck)
+        emulator = Emulator(faults=rules, keys=keys or None, on_exchange=tell, **settings)
     except ValueError as error:
         raise ConfigurationError(printable(str(error))) from None
-    code = run_loop(_serve(emulator, flags))
-    note(_ledger_line(emulator.ledger.total, faults))
+    code = run_loop(_serve(emulator, ready_file))
+    note(_ledger_line(emulator.ledger.total, struck))
     return code
 
 
@@ -122,7 +93,7 @@ def fault_rule(text: str) -> FaultRule:
     try:
         return FaultRule(**_fields(text))
     except (AttributeError, TypeError, ValueError) as error:
-        names = ", ".join(("fault", *_CONDITIONS))
+        names = ", ".join(field.name for field in attrs.fields(FaultRule))
         raise ValueError(
             f"--fault {text} is no rule: {error}; it has {names}, as fault,name=value or as JSON."
         ) from None
@@ -135,11 +106,11 @@ def _fields(text: str) -> dict[str, Any]:
     fault, *conditions = text.split(",")
     pairs = [condition.partition("=") for condition in conditions]
     # A condition that is not known is one of the rule's errors.
-    values = {name.strip(): _CONDITIONS.get(name.strip(), str)(value) for name, _, value in pairs}
+    values = {name.strip(): _NUMBERS.get(name.strip(), str)(value) for name, _, value in pairs}
     return {"fault": fault, **values}
 
 
-async def _serve(emulator: Emulator, flags: ServeFlags) -> int:
+async def _serve(emulator: Emulator, ready_file: str | None) -> int:
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def end(number: int) -> None:
@@ -151,11 +122,11 @@ async def _serve(emulator: Emulator, flags: ServeFlags) -> int:
             await emulator.start()
         except OSError as error:
             raise ImagenError(
-                f"Port {flags.port} cannot be taken ({os.strerror(error.errno or 0)}); "
+                f"Port {emulator.port} cannot be taken ({os.strerror(error.errno or 0)}); "
                 "choose another with --port, or 0 for a free one."
             ) from None
         try:
-            with _ready(flags.ready_file, emulator.base_url):
+            with _ready(ready_file, emulator.base_url):
                 result(emulator.base_url)
                 note("emulator: pictures are drawn here, nothing is bought; Ctrl-C ends it")
                 return await ended

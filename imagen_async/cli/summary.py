@@ -55,6 +55,7 @@ def summary_lines(
     reasons: Reasons,
     arguments: Sequence[str],
     budget_needed: float | None = None,
+    rows: int | None = None,
 ) -> list[str]:
     """Return the end of a batch in lines.
 
@@ -64,6 +65,7 @@ def summary_lines(
         reasons: Why items of this run brought no image.
         arguments: What was typed after the command's name.
         budget_needed: The budget that would finish, if one stopped the run.
+        rows: Of the input; None while not known.
     """
     shown = printable(str(folder), 300)
     stopped = report.stopped_by or report.partial
@@ -85,17 +87,21 @@ def summary_lines(
     if report.failed or report.unknown:
         lists = [name for name in ("failed", "unknown") if getattr(report, name)]
         lines.append(f"Each is listed in {' and '.join(f'{shown}/{it}.jsonl' for it in lists)}.")
-    return [*lines, _counts(report, shown)]
+    return [*lines, _counts(report, shown, rows)]
 
 
-def _counts(report: Report, shown: str) -> str:
+def _counts(report: Report, shown: str, rows: int | None) -> str:
+    known = rows if report.partial and rows else report.total
+    of = f"{known:,}{' read' if report.partial and not rows else ''}"
+    left = known - report.done - report.failed - report.unknown - report.dropped
+    images = f" ({report.images:,} images)" if report.images != report.done else ""
+    waiting = f", {left:,} not sent" if report.partial and left > 0 else ""
     dropped = f", {report.dropped:,} dropped" if report.dropped else ""
     cost = "" if report.cost is None else f"; at most {report.cost:,.2f} spent"
     others = f"; the folder holds {report.others:,} more" if report.others else ""
-    read = " read" if report.partial else ""
     return (
-        f"{shown}: {report.done:,} of {report.total:,}{read} done ({report.images:,} images), "
-        f"{report.failed:,} failed, {report.unknown:,} unknown{dropped}, in "
+        f"{shown}: {report.done:,} of {of} done{images}, {report.failed:,} failed, "
+        f"{report.unknown:,} unknown{dropped}{waiting}, in "
         f"{duration(report.seconds)}{cost}{others}"
     )
 
@@ -113,7 +119,7 @@ def _wrong_and_failed(
         free = "" if report.presumed_free else " and cost nothing"
         lines += [
             f"{tried:,} failed{free}: {_told(reasons.failed, tried)}",
-            f"  try again: {command(arguments, '--retry-failed')}",
+            f"  try again: {command(arguments, '--retry-failed', *_more(report))}",
         ]
     if report.presumed_free:
         cost = report.presumed_free_cost
@@ -148,7 +154,7 @@ def _unknown_lines(
         first = ", links first"
     if report.unknown:
         lines += [
-            f"  buy again{first}: {command(arguments, '--on-unknown', 'resend')}",
+            f"  buy again{first}: {command(arguments, '--on-unknown', 'resend', *_more(report))}",
             f"  close{first}: {command(arguments, '--on-unknown', 'drop')}",
         ]
     return lines
@@ -157,7 +163,9 @@ def _unknown_lines(
 def _told(reasons: Counter[str], total: int, rest: str = "in earlier runs") -> str:
     """Return reasons with their numbers, the most frequent first, and how many have none here."""
     shown = reasons.most_common(REASONS_SHOWN)
-    told = [f"{number:,} {printable(reason, 80)}" for reason, number in shown]
+    # A status at the beginning would be read as a part of the number.
+    times = {reason: " x" if reason[:1].isdigit() else "" for reason, _ in shown}
+    told = [f"{number:,}{times[reason]} {printable(reason, 80)}" for reason, number in shown]
     if others := reasons.total() - sum(number for _, number in shown):
         told.append(f"{others:,} other reasons")
     if (without := total - reasons.total()) > 0:
@@ -165,16 +173,21 @@ def _told(reasons: Counter[str], total: int, rest: str = "in earlier runs") -> s
     return ", ".join(told)
 
 
+def _more(report: Report) -> tuple[str, ...]:
+    """Return the option without which nothing more would be bought after this run."""
+    return ("--budget", "MORE") if report.stopped_by == "budget" else ()
+
+
 def _what_is_left(
     report: Report, arguments: Sequence[str], budget_needed: float | None
 ) -> list[str]:
     why = printable(report.stopped_by or "cancelled", 100)
     told = f" ({advised(printable(report.problem)).rstrip('.')})" if report.problem else ""
-    lines = [f"Stopped early: {why}{told}; the rest was not sent."]
+    why = "the budget has no room for more" if why == "budget" else f"{why}{told}"
+    lines, more = [f"Stopped early: {why}; the rest was not sent."], _more(report)
     if budget_needed is not None:
         lines.append(f"A budget of {budget_needed:,.2f} would finish it, if all goes well.")
-        return [*lines, f"  go on: {command(arguments, '--budget', amount(budget_needed))}"]
-    more = ("--budget", "MORE") if why == "budget" else ()
+        more = ("--budget", amount(budget_needed))
     return [*lines, f"  go on: {command(arguments, *more)}"]
 
 

@@ -6,7 +6,7 @@ import re
 import shlex
 import unicodedata
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final
 
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
@@ -125,7 +125,8 @@ def command(arguments: Sequence[str], *more: str) -> str:
         *more: Options, and their values.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    gone = _ONCE | ({more[0]: len(more) > 1} if more else {})
+    names = {word: not next_.startswith("--") for word, next_ in pairwise((*more, "--"))}
+    gone = _ONCE | {name: value for name, value in names.items() if name.startswith("--")}
     kept, rest = _without(arguments[:end], gone), arguments[end:]
     return printable(shlex.join(("imagen-async", "batch", *kept, *more, *rest)))
 

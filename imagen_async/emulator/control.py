@@ -18,7 +18,7 @@ from imagen_async.emulator.answers import JSON_TYPE, json_answer
 from imagen_async.emulator.faults import as_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Container, Mapping, Sequence
 
     from imagen_async.emulator.answers import Answer
     from imagen_async.emulator.gateway import Gateway
@@ -61,58 +61,47 @@ def control(gateway: Gateway, method: str, name: str, raw: bytes, content_type: 
         raw: The request's body.
         content_type: Its label, without parameters.
     """
-    methods = _ENDPOINTS.get(name)
-    if methods is None:
+    methods = _ENDPOINTS.get(name, ())
+    if not methods:
         return json_answer({"error": f"The endpoints are {', '.join(_ENDPOINTS)}."}, 404)
-    endpoint = methods.get(method)
-    if endpoint is None:
+    if method not in methods:
         return json_answer({"error": f"{name} takes {', '.join(methods)}."}, 405)
     if method != "GET" and content_type != JSON_TYPE:
         return json_answer({"error": f"{method} {name} wants Content-Type: {JSON_TYPE}."}, 415)
     try:
-        return json_answer(endpoint(gateway, raw))
+        return json_answer(_done(gateway, method, name, raw))
     except (ValueError, RecursionError) as error:
         return json_answer({"error": str(error)}, 400)
 
 
-def _health(gateway: Gateway, _raw: bytes) -> Any:
-    return {"status": "ok", "dialect": gateway.dialect.name, "uptime": round(gateway.now, 3)}
+def _done(gateway: Gateway, method: str, name: str, raw: bytes) -> dict[str, Any]:
+    """Do what is asked and return what it is answered with."""
+    plan = gateway.plan
+    match name:
+        case "health":
+            uptime = round(gateway.now, 3)
+            return {"status": "ok", "dialect": gateway.dialect.name, "uptime": uptime}
+        case "ledger":
+            return gateway.ledger.as_json()
+        case "requests":
+            return {"requests": [exchange.as_json() for exchange in gateway.log.newest]}
+        case "reset":
+            gateway.reset()
+            return {"status": "reset"}
+    if method == "POST":
+        found = json.loads(raw)
+        for rule in [as_rule(rule) for rule in (found if isinstance(found, list) else [found])]:
+            plan.add(rule)
+    elif method == "DELETE":
+        plan.clear()
+    return {"rules": [attrs.asdict(rule) for rule in plan.rules]}
 
 
-def _ledger(gateway: Gateway, _raw: bytes) -> Any:
-    return gateway.ledger.as_json()
-
-
-def _requests(gateway: Gateway, _raw: bytes) -> Any:
-    return {"requests": [exchange.as_json() for exchange in gateway.log.newest]}
-
-
-def _plan(gateway: Gateway, _raw: bytes) -> Any:
-    return {"rules": [attrs.asdict(rule) for rule in gateway.plan.rules]}
-
-
-def _add_rules(gateway: Gateway, raw: bytes) -> Any:
-    found = json.loads(raw)
-    rules = [as_rule(rule) for rule in (found if isinstance(found, list) else [found])]
-    for rule in rules:
-        gateway.plan.add(rule)
-    return _plan(gateway, raw)
-
-
-def _drop_rules(gateway: Gateway, raw: bytes) -> Any:
-    gateway.plan.clear()
-    return _plan(gateway, raw)
-
-
-def _reset(gateway: Gateway, _raw: bytes) -> Any:
-    gateway.reset()
-    return {"status": "reset"}
-
-
-_ENDPOINTS: Mapping[str, Mapping[str, Callable[[Gateway, bytes], Any]]] = {
-    "health": {"GET": _health},
-    "ledger": {"GET": _ledger},
-    "requests": {"GET": _requests},
-    "plan": {"GET": _plan, "POST": _add_rules, "DELETE": _drop_rules},
-    "reset": {"POST": _reset},
+_ENDPOINTS: Mapping[str, Sequence[str]] = {
+    "health": ("GET",),
+    "ledger": ("GET",),
+    "requests": ("GET",),
+    "plan": ("GET", "POST", "DELETE"),
+    "reset": ("POST",),
 }
+"""What may be asked, and by which methods."""

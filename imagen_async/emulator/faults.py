@@ -274,34 +274,23 @@ class FaultPlan:
         self, rules: Iterable[FaultRule | str | Mapping[str, Any]] = (), seed: int = 0
     ) -> None:
         self._seed = seed
-        self._standing: list[FaultRule] = []
-        self._counted: list[tuple[FaultRule, int]] = []
+        self.rules: list[FaultRule] = []
+        """The rules still in force, ``times`` being what is left of it."""
         for rule in rules:
             self.add(rule)
 
-    def add(self, value: FaultRule | str | Mapping[str, Any]) -> FaultRule:
+    def add(self, value: FaultRule | str | Mapping[str, Any]) -> None:
         """Add a rule after the others of its kind.
 
         Raises:
             ValueError: If it makes no rule.
         """
-        rule = as_rule(value)
-        if rule.times is None:
-            self._standing.append(rule)
-        else:
-            self._counted.append((rule, rule.times))
-        return rule
+        self.rules.append(as_rule(value))
+        self.rules.sort(key=lambda rule: rule.times is None)
 
     def clear(self) -> None:
         """Drop every rule."""
-        self._standing.clear()
-        self._counted.clear()
-
-    @property
-    def rules(self) -> list[FaultRule]:
-        """The rules still in force, ``times`` being what is left of it."""
-        left = [attrs.evolve(rule, times=times) for rule, times in self._counted]
-        return left + self._standing
+        self.rules.clear()
 
     def strike(self, number: int, prompt: str, key: str, *, file: bool = False) -> Fault | None:
         """Return the fault of a request, and count it.
@@ -312,24 +301,17 @@ class FaultPlan:
             key: The caller's API key; empty if there was none.
             file: Ask for the faults of image links instead of those of the answer.
         """
-        for index, (rule, times) in enumerate(self._counted):
-            if self._strikes(rule, number, prompt, key, file=file):
-                if times == 1:
-                    del self._counted[index]
-                else:
-                    self._counted[index] = (rule, times - 1)
-                return Fault.parse(rule.fault)
-        for rule in self._standing:
-            if self._strikes(rule, number, prompt, key, file=file):
-                return Fault.parse(rule.fault)
+        for index, rule in enumerate(self.rules):
+            fault = Fault.parse(rule.fault)
+            if (fault.stage is Stage.FILE) is not file or not rule.matches(number, prompt, key):
+                continue
+            if rule.probability < 1 and chance(self._seed, rule.fault, number) >= rule.probability:
+                continue
+            if rule.times is not None:
+                left = [attrs.evolve(rule, times=rule.times - 1)] if rule.times > 1 else []
+                self.rules[index : index + 1] = left
+            return fault
         return None
-
-    def _strikes(self, rule: FaultRule, number: int, prompt: str, key: str, *, file: bool) -> bool:
-        if (Fault.parse(rule.fault).stage is Stage.FILE) is not file:
-            return False
-        return rule.matches(number, prompt, key) and (
-            rule.probability >= 1 or chance(self._seed, rule.fault, number) < rule.probability
-        )
 
 
 def chance(seed: int, name: str, number: int) -> float:

@@ -16,12 +16,11 @@ from imagen_async.emulator.drawing.recipe import Recipe, draw, media_type
 from imagen_async.emulator.requests import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from imagen_async.emulator.faults import Fault
     from imagen_async.emulator.ledger import Account
 
 NOT_FOUND = Answer(404, b"Not Found\n", "text/plain")
+EXPIRED = Answer(403, proxy_pages.EXPIRED_XML, "application/xml")
 
 
 class Studio:
@@ -112,11 +111,9 @@ class Gallery:
             return NOT_FOUND
         picture.fetches += 1
         if picture.expires is not None and now >= picture.expires:
-            return _expired()
-        if picture.fault is not None and not direct:
-            answer = _INSTEAD.get(picture.fault.name, _nothing)(picture)
-            if answer is not None:
-                return answer
+            return EXPIRED
+        if not direct and (instead := _instead(picture)) is not None:
+            return instead
         if etag is not None and etag in (picture.etag, "*"):
             return Answer(304, headers={"ETag": picture.etag})
         data = await self.studio.draw(picture.recipe)
@@ -134,33 +131,25 @@ class Gallery:
             picture.account.downloads += 1
 
 
-def _nothing(_picture: Picture) -> Answer | None:
+def _instead(picture: Picture) -> Answer | None:
+    """Return what a fault answers in place of the file; None if it lets the file through."""
+    if picture.fault is None:
+        return None
+    match picture.fault.name:
+        case "file_404_first" if picture.fetches <= picture.fault.number:
+            return NOT_FOUND
+        case "file_503_first" if picture.fetches <= picture.fault.number:
+            return Answer(503, b"Slow down\n", "text/plain")
+        case "file_expired":
+            return EXPIRED
+        case "file_drop":
+            return DROPPED
+        case "file_html":
+            return index_page()
+        case "file_redirect":
+            return Answer(302, headers={"Location": f"/files/{picture.name}?direct=1"})
     return None
 
-
-def _expired() -> Answer:
-    return Answer(403, proxy_pages.EXPIRED_XML, "application/xml")
-
-
-def _at_first(answer: Answer) -> Callable[[Picture], Answer | None]:
-    def reply(picture: Picture) -> Answer | None:
-        assert picture.fault is not None  # the table is asked only under a fault
-        return answer if picture.fetches <= picture.fault.number else None
-
-    return reply
-
-
-_INSTEAD: Mapping[str, Callable[[Picture], Answer | None]] = {
-    "file_404_first": _at_first(NOT_FOUND),
-    "file_503_first": _at_first(Answer(503, b"Slow down\n", "text/plain")),
-    "file_expired": lambda _: _expired(),
-    "file_drop": lambda _: DROPPED,
-    "file_html": lambda _: index_page(),
-    "file_redirect": lambda picture: Answer(
-        302, headers={"Location": f"/files/{picture.name}?direct=1"}
-    ),
-}
-"""What a fault answers in place of the file; None if it lets the file through."""
 
 _HALF = {"file_truncated": Framing.CUT, "file_stall": Framing.STALLED}
 """Faults that send half of the file."""

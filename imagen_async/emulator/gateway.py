@@ -21,7 +21,7 @@ from imagen_async.emulator.costs import cost_headers, with_cost
 from imagen_async.emulator.dialects import model_row
 from imagen_async.emulator.faults import FAULT_HEADER, STATUSES, WORDS, Fault, FaultPlan, Stage
 from imagen_async.emulator.file_store import Gallery
-from imagen_async.emulator.items import ItemMaker, images_of
+from imagen_async.emulator.items import ItemMaker, Job
 from imagen_async.emulator.ledger import Exchange, Ledger, RequestLog, request_id
 from imagen_async.emulator.limits import Balances, QueueFullError, RateWindow, Slots
 from imagen_async.emulator.log_api import LogApi
@@ -60,18 +60,22 @@ class Gateway:
         self.origin = ""
         self.dialect: Dialect = settings.voice
         self.ledger: Ledger = Ledger()
+        self.gallery: Gallery = Gallery(settings.seed)
+        self.tasks: Tasks = Tasks(settings)
+        self._maker = ItemMaker(settings, self.gallery)
+        self._slots = Slots(settings.concurrency, settings.queue)
+        self._started = time.monotonic()
+        self._works: set[asyncio.Task[Answer]] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        settings = self.settings
         self.log: RequestLog = RequestLog(settings.log_size)
         self.plan: FaultPlan = FaultPlan(settings.faults, settings.seed)
-        self.gallery: Gallery = Gallery(settings.seed)
-        self._maker = ItemMaker(settings, self.gallery)
-        self._started = time.monotonic()
+        self.log_api: LogApi = LogApi(settings)
         self._rate = RateWindow(settings.rpm)
-        self._slots = Slots(settings.concurrency, settings.queue)
         self._balances = Balances(settings.balance)
         self._replays = Replays(honoured=settings.honour_idempotency)
-        self.log_api: LogApi = LogApi(settings)
-        self.tasks: Tasks = Tasks(settings)
-        self._works: set[asyncio.Task[Answer]] = set()
 
     @property
     def now(self) -> float:
@@ -81,16 +85,9 @@ class Gateway:
     def reset(self) -> None:
         """Forget everything but the settings; the settings' faults are in force again."""
         self.ledger.clear()
-        self.log.clear()
         self.gallery.clear()
-        self._rate.clear()
-        self._balances.clear()
-        self._replays.clear()
-        self.log_api.clear()
         self.tasks.clear()
-        self.plan.clear()
-        for rule in self.settings.faults:
-            self.plan.add(rule)
+        self._begin()
 
     async def close(self) -> None:
         """End what still runs."""
@@ -149,10 +146,10 @@ class Gateway:
             header: The fault it brings along.
         """
         try:
-            order, fault, file_fault = self._admit(exchange, header)
+            job = self._admit(exchange, header)
         except OrderRejectedError as refused:
             return self._refused(exchange, refused)
-        work = self._work(exchange, order, fault, file_fault)
+        work = self._work(job)
         if self.settings.front_timeout is None:
             return await work
         task = asyncio.create_task(work)
@@ -168,9 +165,7 @@ class Gateway:
         self.log_api.note(exchange, 0.0, 0.0)
         return refused.answer
 
-    def _admit(
-        self, exchange: Exchange, header: str | None
-    ) -> tuple[Order, Fault | None, Fault | None]:
+    def _admit(self, exchange: Exchange, header: str | None) -> Job:
         settings = self.settings
         if settings.keys is not None and exchange.key not in settings.keys:
             raise self._trouble(exchange, "bad_key")
@@ -186,7 +181,7 @@ class Gateway:
             raise self._trouble(exchange, error.trouble, error.about) from None
         if settings.models is not None and order.model not in settings.models:
             raise self._trouble(exchange, "no_channel", order.model)
-        return order, fault, file_fault
+        return Job(exchange, order, fault, file_fault)
 
     def _faults(self, exchange: Exchange, header: str | None) -> tuple[Fault | None, Fault | None]:
         try:
@@ -278,73 +273,61 @@ class Gateway:
         trouble = self.dialect.trouble(words, about.get(words, ""), status=STATUSES.get(fault.name))
         return self._error(exchange, trouble)
 
-    async def _work(
-        self, exchange: Exchange, order: Order, fault: Fault | None, file_fault: Fault | None
-    ) -> Answer:
+    async def _work(self, job: Job) -> Answer:
+        exchange, settings = job.exchange, self.settings
         kept = self._replays.begin(exchange)
         if isinstance(kept, str):
             return self._error(exchange, self.dialect.trouble(kept))
         if kept is not None:
-            return on_the_way(kept, fault)
+            return on_the_way(kept, job.fault)
         headers = self._headers(exchange)
-        usd = self.settings.price * images_of(order, fault)
-        headers |= cost_headers(self.settings.report_cost, usd)
+        headers |= cost_headers(settings.report_cost, settings.price * job.images)
         try:
-            if self.settings.tasks is not None:
-                whole = self._open_task(exchange, order, fault, file_fault, headers)
+            if settings.tasks is not None:
+                whole = self._open_task(job, headers)
                 self._replays.finish(exchange, whole)
-                return on_the_way(whole, fault)
-            body = await self._generate(exchange, order, fault, file_fault)
-            partials = await self._maker.partials(order)
+                return on_the_way(whole, job.fault)
+            body = await self._generate(job)
+            partials = await self._maker.partials(job.order)
         except OrderRejectedError as refused:
             self._replays.drop(exchange)
             return self._refused(exchange, refused)
-        if self.settings.honour_idempotency:
+        if settings.honour_idempotency:
             self._replays.finish(exchange, spoiled(body, headers, None, partials))
-        return spoiled(body, headers, fault, partials)
+        return spoiled(body, headers, job.fault, partials)
 
-    async def _generate(
-        self, exchange: Exchange, order: Order, fault: Fault | None, file_fault: Fault | None
-    ) -> dict[str, Any]:
-        number, began = images_of(order, fault), time.monotonic()
+    async def _generate(self, job: Job) -> dict[str, Any]:
+        began = time.monotonic()
         try:
-            async with self._slots.held(exchange.key):
-                self._pay(exchange, number)
-                data = await self._draw(exchange, order, fault, file_fault)
+            async with self._slots.held(job.exchange.key):
+                self._pay(job)
+                data = await self._draw(job)
         except QueueFullError:
-            raise self._trouble(exchange, "queue") from None
-        usd = self._charge(exchange, number, time.monotonic() - began)
-        return self._success(order, data, usd)
+            raise self._trouble(job.exchange, "queue") from None
+        usd = self._charge(job, job.images, time.monotonic() - began)
+        return self._success(job.order, data, usd)
 
     def _success(self, order: Order, data: list[dict[str, Any]], usd: float) -> dict[str, Any]:
         image_format = self._maker.format_of(order)
         body = self.dialect.success(int(time.time()), data, order, image_format)
         return with_cost(body, self.settings.report_cost, usd)
 
-    def _open_task(
-        self,
-        exchange: Exchange,
-        order: Order,
-        fault: Fault | None,
-        file_fault: Fault | None,
-        headers: Mapping[str, str],
-    ) -> Answer:
+    def _open_task(self, job: Job, headers: Mapping[str, str]) -> Answer:
         """Charge an order at once, and draw it in the background."""
-        number = images_of(order, fault)
-        self._pay(exchange, number)
-        usd = self._charge(exchange, number, 0.0)
+        self._pay(job)
+        usd = self._charge(job, job.images)
 
         async def work() -> dict[str, Any] | None:
-            data = await self._draw(exchange, order, fault, file_fault)
-            if fault is not None and fault.name == "task_failed":
-                self._charge(exchange, -number, 0.0)
+            data = await self._draw(job)
+            if job.fault is not None and job.fault.name == "task_failed":
+                self._charge(job, -job.images)
                 return None
-            return self._success(order, data, usd)
+            return self._success(job.order, data, usd)
 
-        exchange.task = f"task-{exchange.request_id}"
-        answer = self.tasks.open(exchange, work(), self.now, headers)
-        if fault is not None and fault.name == "task_lost":
-            self.tasks.lose(exchange.task)
+        job.exchange.task = f"task-{job.exchange.request_id}"
+        answer = self.tasks.open(job.exchange, work(), self.now, headers)
+        if job.fault is not None and job.fault.name == "task_lost":
+            self.tasks.lose(job.exchange.task)
         return answer
 
     def poll(self, name: str, key: str) -> Answer:
@@ -368,22 +351,18 @@ class Gateway:
             exchange.delivered = True
             self.ledger.account(exchange.prompt).delivered += 1
 
-    async def _draw(
-        self, exchange: Exchange, order: Order, fault: Fault | None, file_fault: Fault | None
-    ) -> list[dict[str, Any]]:
-        await asyncio.sleep(self.settings.seconds_of(exchange.number))
-        account = self.ledger.account(exchange.prompt)
-        return await self._maker.items(
-            order, fault, file_fault, account, origin=self.origin, now=self.now
-        )
+    async def _draw(self, job: Job) -> list[dict[str, Any]]:
+        await asyncio.sleep(self.settings.seconds_of(job.exchange.number))
+        account = self.ledger.account(job.exchange.prompt)
+        return await self._maker.items(job, account, origin=self.origin, now=self.now)
 
-    def _pay(self, exchange: Exchange, number: int) -> None:
-        if not self._balances.pay(exchange.key, number):
-            raise self._trouble(exchange, "quota")
+    def _pay(self, job: Job) -> None:
+        if not self._balances.pay(job.exchange.key, job.images):
+            raise self._trouble(job.exchange, "quota")
 
-    def _charge(self, exchange: Exchange, number: int, seconds: float) -> float:
+    def _charge(self, job: Job, number: int, seconds: float = 0.0) -> float:
         """Book images and what they cost; fewer than none are given back."""
-        usd = self.settings.price * number
+        exchange, usd = job.exchange, self.settings.price * number
         account = self.ledger.account(exchange.prompt)
         account.charged += 1 if number > 0 else -1
         account.images += number

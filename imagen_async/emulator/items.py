@@ -14,14 +14,31 @@ from imagen_async.emulator.requests import MAX_IMAGES
 if TYPE_CHECKING:
     from imagen_async.emulator.faults import Fault
     from imagen_async.emulator.file_store import Gallery
-    from imagen_async.emulator.ledger import Account
+    from imagen_async.emulator.ledger import Account, Exchange
     from imagen_async.emulator.requests import Order
     from imagen_async.emulator.settings import Settings
 
 
-def images_of(order: Order, fault: Fault | None) -> int:
-    """Return how many images are made of an order."""
-    return order.n + (fault is not None and fault.name == "more")
+@attrs.frozen
+class Job:
+    """An order that is let in.
+
+    Args:
+        exchange: The order's request.
+        order: What is to be made.
+        fault: The fault that struck it.
+        file_fault: The fault laid on its links.
+    """
+
+    exchange: Exchange
+    order: Order
+    fault: Fault | None
+    file_fault: Fault | None
+
+    @property
+    def images(self) -> int:
+        """How many images are made."""
+        return self.order.n + (self.fault is not None and self.fault.name == "more")
 
 
 class ItemMaker:
@@ -38,32 +55,23 @@ class ItemMaker:
         self._gallery = gallery
 
     async def items(
-        self,
-        order: Order,
-        fault: Fault | None,
-        file_fault: Fault | None,
-        account: Account,
-        *,
-        origin: str,
-        now: float,
+        self, job: Job, account: Account, *, origin: str, now: float
     ) -> list[dict[str, Any]]:
         """Return the items of an order.
 
         Args:
-            order: What is to be made.
-            fault: The fault that struck it.
-            file_fault: The fault laid on its links.
+            job: The order.
             account: Where downloads of its links count.
             origin: Where its links lead.
             now: The gateway's time.
         """
-        name = fault.name if fault else ""
-        recipes = [self._recipe(order, name, index) for index in range(images_of(order, fault))]
+        order, name = job.order, job.fault.name if job.fault else ""
+        recipes = [self._recipe(order, name, index) for index in range(job.images)]
         if not self._as_links(order, name):
             return [await self._inline(order, name, recipe) for recipe in recipes]
         ttl = self._settings.url_ttl
         expires = None if ttl is None else now + ttl
-        pictures = [self._gallery.add(each, account, expires, file_fault) for each in recipes]
+        pictures = [self._gallery.add(each, account, expires, job.file_fault) for each in recipes]
         urls = [f"{origin}/files/{picture.name}" for picture in pictures]
         return [self._dialect.item(url=url, b64_json=None, prompt=order.prompt) for url in urls]
 

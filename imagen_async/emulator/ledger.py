@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 import time
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,7 +13,7 @@ import attrs
 from imagen_async.emulator.faults import chance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 
 @attrs.define
@@ -48,44 +49,24 @@ class Account:
 _COUNTS = ("posts", "refused", "charged", "images", "delivered", "downloads")
 
 
-class Ledger:
+class Ledger(dict[str, Account]):
     """One account per prompt; a prompt never seen has an account of zeros."""
 
-    def __init__(self) -> None:
-        self._accounts: dict[str, Account] = {}
-
-    def __getitem__(self, prompt: str) -> Account:
-        return self._accounts.get(prompt) or Account()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._accounts)
-
-    def __len__(self) -> int:
-        return len(self._accounts)
-
-    def __contains__(self, prompt: object) -> bool:
-        return prompt in self._accounts
+    def __missing__(self, prompt: str) -> Account:
+        return Account()
 
     def __repr__(self) -> str:
         return f"<Ledger of {len(self)} prompts: {self.total}>"
 
     def account(self, prompt: str) -> Account:
         """Return the prompt's account, opened if there was none."""
-        return self._accounts.setdefault(prompt, Account())
-
-    def items(self) -> list[tuple[str, Account]]:
-        """Return prompts with their accounts, in the order of their first requests."""
-        return list(self._accounts.items())
-
-    def clear(self) -> None:
-        """Forget every account."""
-        self._accounts.clear()
+        return self.setdefault(prompt, Account())
 
     @property
     def total(self) -> Account:
         """The sums over all prompts; ``keys`` stays empty."""
         total = Account()
-        for account in list(self._accounts.values()):
+        for account in list(self.values()):
             for name in _COUNTS:
                 setattr(total, name, getattr(total, name) + getattr(account, name))
             total.cost = round(total.cost + account.cost, 6)
@@ -93,7 +74,7 @@ class Ledger:
 
     def as_json(self) -> dict[str, Any]:
         """Return totals and accounts as JSON values."""
-        prompts = {prompt: account.as_json() for prompt, account in self.items()}
+        prompts = {prompt: account.as_json() for prompt, account in list(self.items())}
         total = self.total.as_json()
         del total["keys"]
         return {"total": total, "prompts": prompts}
@@ -108,13 +89,13 @@ class Ledger:
             AssertionError: If not, with a table of the accounts at fault; also if nothing was
                 ordered at all: a test that reached no emulator has shown nothing.
         """
-        if not self._accounts:
+        if not self:
             raise AssertionError("Nothing was ordered: no prompt has reached the emulator.")
         if prompt is not None:
             if self[prompt].charged != 1:
                 raise AssertionError(_table("Not charged once:", [(prompt, self[prompt])]))
             return
-        twice = [(prompt, account) for prompt, account in self.items() if account.charged > 1]
+        twice = [(prompt, account) for prompt, account in list(self.items()) if account.charged > 1]
         if twice:
             raise AssertionError(_table("Charged more than once:", twice))
 
@@ -202,12 +183,11 @@ class RequestLog:
 
     def __init__(self, size: int) -> None:
         self._kept: deque[Exchange] = deque(maxlen=size)
-        self._count = 0
+        self._numbers = count(1)
 
     def begin(self, **fields: Any) -> Exchange:
         """Start an exchange under the next number."""
-        self._count += 1
-        exchange = Exchange(self._count, **fields)
+        exchange = Exchange(next(self._numbers), **fields)
         self._kept.append(exchange)
         return exchange
 
@@ -215,8 +195,3 @@ class RequestLog:
     def newest(self) -> list[Exchange]:
         """The kept exchanges, oldest first."""
         return list(self._kept)
-
-    def clear(self) -> None:
-        """Forget the exchanges and count from 1 again."""
-        self._kept.clear()
-        self._count = 0

@@ -44,10 +44,6 @@ class RateWindow:
         taken.append(now)
         return None
 
-    def clear(self) -> None:
-        """Forget what was counted."""
-        self._taken.clear()
-
 
 class QueueFullError(Exception):
     """No slot is free, and the queue is full."""
@@ -116,7 +112,3 @@ class Balances:
             return False
         self._held[key] = left
         return True
-
-    def clear(self) -> None:
-        """Let every key start again."""
-        self._held.clear()

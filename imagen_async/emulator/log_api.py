@@ -38,24 +38,21 @@ class Call:
     """One row.
 
     Args:
-        key: The API key.
-        id: The gateway's id of the request.
-        client_request_id: The caller's ``X-Client-Request-Id``.
-        litellm_call_id: The caller's ``x-litellm-call-id``.
-        model: The model.
+        exchange: The request, with the ids of its caller and its gateway.
         began: Unix seconds of the log's clock.
         ended: The same, of the end.
         usd: What was charged; 0.0 for a failure, less for what is given back.
     """
 
-    key: str
-    id: str
-    client_request_id: str | None
-    litellm_call_id: str | None
-    model: str
+    exchange: Exchange
     began: float
     ended: float
     usd: float
+
+    @property
+    def model(self) -> str:
+        """The model that was asked for."""
+        return str((self.exchange.body or {}).get("model") or "imagen4")
 
 
 class LogApi:
@@ -70,10 +67,6 @@ class LogApi:
         self._calls: deque[Call] = deque(maxlen=ROWS_KEPT)
         self._apis = _APIS.get(settings.call_log or "", {})
 
-    def clear(self) -> None:
-        """Forget every row."""
-        self._calls.clear()
-
     def note(self, exchange: Exchange, seconds: float, usd: float) -> None:
         """Write the row of a request that has ended.
 
@@ -86,34 +79,24 @@ class LogApi:
         if settings.call_log is None or settings.call_log_off:
             return
         now = time.time() + settings.clock_skew
-        call = Call(
-            key=exchange.key,
-            id=exchange.request_id,
-            client_request_id=exchange.client_request_id,
-            litellm_call_id=exchange.litellm_call_id,
-            model=str((exchange.body or {}).get("model") or "imagen4"),
-            began=now - seconds,
-            ended=now,
-            usd=usd,
-        )
+        call = Call(exchange, now - seconds, now, usd)
         if usd < 0 and settings.call_log != "newapi":  # the others correct the first row
-            rows = [attrs.evolve(row, usd=0.0) if row.id == call.id else row for row in self._calls]
-            self._calls = deque(rows, maxlen=ROWS_KEPT)
+            for place, row in enumerate(self._calls):
+                if row.exchange is exchange:
+                    self._calls[place] = attrs.evolve(row, usd=0.0)
             return
         self._calls.append(call)
         if chance(settings.seed, "stranger", exchange.number) < settings.call_log_strangers:
             # Somebody else's call, a while before: nothing in its row tells so.
             away = 600 * chance(settings.seed, "away", exchange.number)
             stranger = attrs.evolve(
-                call,
-                id=exchange.request_id[::-1],
+                exchange,
+                request_id=exchange.request_id[::-1],
                 client_request_id=None,
                 litellm_call_id=None,
-                began=call.began - away,
-                ended=call.ended - away,
-                usd=settings.price,
             )
-            self._calls.append(stranger)
+            row = Call(stranger, call.began - away, call.ended - away, settings.price)
+            self._calls.append(row)
 
     def answer(self, path: str, query: Mapping[str, str], key: str) -> Answer | None:
         """Return the answer of the log's own paths; None for any other.
@@ -138,7 +121,9 @@ class LogApi:
     def shown(self, key: str) -> list[Call]:
         """Return the rows of a key that have appeared, newest first."""
         now = time.time() + self._settings.clock_skew - self._settings.call_log_lateness
-        return [call for call in reversed(self._calls) if call.key == key and call.ended <= now]
+        return [
+            call for call in reversed(self._calls) if call.exchange.key == key and call.ended <= now
+        ]
 
     @property
     def limit(self) -> int:
@@ -165,7 +150,7 @@ def _token_log(log: LogApi, _query: Mapping[str, str], key: str) -> Answer:
             "quota": round(abs(call.usd) * QUOTA),
             "use_time": math.floor(call.ended) - math.floor(call.began),
             "is_stream": False,
-            "request_id": call.id,
+            "request_id": call.exchange.request_id,
         }
         for number, call in enumerate(log.shown(key)[: log.limit], start=1)
     ]
@@ -182,8 +167,8 @@ def _spend_logs(log: LogApi, query: Mapping[str, str], key: str) -> Answer:
     asked = query.get("request_id")
     rows = [
         {
-            "request_id": f"img-{call.id}",
-            "litellm_call_id": call.litellm_call_id,
+            "request_id": f"img-{call.exchange.request_id}",
+            "litellm_call_id": call.exchange.litellm_call_id,
             "call_type": "aimage_generation",
             "spend": call.usd,
             "startTime": _iso(call.began),
@@ -193,7 +178,7 @@ def _spend_logs(log: LogApi, query: Mapping[str, str], key: str) -> Answer:
             "metadata": {"status": "success" if call.usd else "failure"},
         }
         for call in log.shown(key)
-        if asked in (None, call.litellm_call_id, f"img-{call.id}")
+        if asked in (None, call.exchange.litellm_call_id, f"img-{call.exchange.request_id}")
     ]
     return json_answer(rows[: log.limit])
 
@@ -218,9 +203,9 @@ def _usage_logs(log: LogApi, query: Mapping[str, str], key: str) -> Answer:
             "model": call.model,
             "cost": {"usd": call.usd, "credits": round(call.usd * 2_000_000)},
             "tokens": {"input": 0, "output": 0, "total": 0},
-            "request_id": f"req-{call.id}",
-            "inference_id": call.id,
-            "client_request_id": call.client_request_id,
+            "request_id": f"req-{call.exchange.request_id}",
+            "inference_id": call.exchange.request_id,
+            "client_request_id": call.exchange.client_request_id,
         }
         for call in calls[offset : offset + limit]
     ]

@@ -63,10 +63,6 @@ class Replays:
         """Forget a key whose first request was turned away."""
         self._kept.pop(self._name(exchange) or ("", ""), None)
 
-    def clear(self) -> None:
-        """Forget every key."""
-        self._kept.clear()
-
     def _name(self, exchange: Exchange) -> tuple[str, str] | None:
         if not self._honoured or exchange.idempotency_key is None:
             return None

@@ -7,14 +7,10 @@ import socket
 import struct
 import sys
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from imagen_async.emulator.answers import Answer, Framing
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 BLANK_EVERY = 0.005
 """Seconds between the blanks of a dribbled body."""
@@ -35,7 +31,7 @@ async def deliver(request: web.BaseRequest, answer: Answer) -> tuple[web.StreamR
             return await _whole(request, answer), True
         if answer.framing in (Framing.DRIBBLED, Framing.STREAMED):
             return await _in_pieces(request, answer), True
-        await _BROKEN[answer.framing](request, answer)
+        await _break(request, answer)
     except ConnectionError:
         pass  # the client went away: it has what it has
     return web.Response(), False
@@ -84,61 +80,26 @@ def _transport(request: web.BaseRequest) -> asyncio.Transport:
     return transport
 
 
-async def _cut(request: web.BaseRequest, answer: Answer) -> None:
-    head = head_of(answer, f"Content-Length: {len(answer.body)}")
-    transport = _transport(request)
-    transport.write(head + answer.body[: answer.sent])
-    transport.close()
-
-
-async def _cut_chunked(request: web.BaseRequest, answer: Answer) -> None:
-    part = answer.body[: answer.sent]
-    chunk = f"{len(part):x}\r\n".encode() + part + b"\r\n" if part else b""
-    transport = _transport(request)
-    transport.write(head_of(answer, "Transfer-Encoding: chunked") + chunk)
-    transport.close()
-
-
-async def _cut_silent(request: web.BaseRequest, answer: Answer) -> None:
-    transport = _transport(request)
-    transport.write(head_of(answer, "Connection: close") + answer.body[: answer.sent])
-    transport.close()
-
-
-async def _stalled(request: web.BaseRequest, answer: Answer) -> None:
-    head = head_of(answer, f"Content-Length: {len(answer.body)}")
-    _transport(request).write(head + answer.body[: answer.sent])
-    await _until_gone(request)
-
-
-async def _silent(request: web.BaseRequest, _answer: Answer) -> None:
-    await _until_gone(request)
-
-
-async def _until_gone(request: web.BaseRequest) -> None:
-    # aiohttp tells a handler that the client left only by cancelling it, which is switched off.
-    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-
-
-async def _dropped(request: web.BaseRequest, _answer: Answer) -> None:
-    _transport(request).close()
-
-
-async def _reset(request: web.BaseRequest, _answer: Answer) -> None:
-    transport = _transport(request)
-    # Lingering for no time makes the kernel send RST instead of FIN (socket(7)).
-    linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    transport.abort()
-
-
-_BROKEN: dict[Framing, Callable[[web.BaseRequest, Answer], Awaitable[None]]] = {
-    Framing.CUT: _cut,
-    Framing.CUT_CHUNKED: _cut_chunked,
-    Framing.CUT_SILENT: _cut_silent,
-    Framing.STALLED: _stalled,
-    Framing.DROPPED: _dropped,
-    Framing.RESET: _reset,
-    Framing.SILENT: _silent,
-}
+async def _break(request: web.BaseRequest, answer: Answer) -> None:
+    """Send what a broken answer lets through, and leave the connection as it says."""
+    transport, part = _transport(request), answer.body[: answer.sent]
+    match answer.framing:
+        case Framing.CUT | Framing.STALLED:
+            transport.write(head_of(answer, f"Content-Length: {len(answer.body)}") + part)
+        case Framing.CUT_CHUNKED:
+            chunk = f"{len(part):x}\r\n".encode() + part + b"\r\n" if part else b""
+            transport.write(head_of(answer, "Transfer-Encoding: chunked") + chunk)
+        case Framing.CUT_SILENT:
+            transport.write(head_of(answer, "Connection: close") + part)
+        case Framing.RESET:
+            # Lingering for no time makes the kernel send RST instead of FIN (socket(7)).
+            linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+            wire = transport.get_extra_info("socket")
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            transport.abort()
+    if answer.framing in (Framing.STALLED, Framing.SILENT):
+        # aiohttp tells a handler that the client left only by cancelling it, which is switched off.
+        while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    else:
+        transport.close()

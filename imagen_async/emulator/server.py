@@ -21,8 +21,6 @@ from imagen_async.emulator.settings import Settings
 from imagen_async.emulator.tasks import PATH as TASK_PATH
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from imagen_async.emulator.answers import Answer
     from imagen_async.emulator.ledger import Exchange, Ledger
 
@@ -165,7 +163,9 @@ class Emulator(Settings):
         runner = web.ServerRunner(server, shutdown_timeout=COALESCE_SECONDS)
         await runner.setup()
         try:
-            listener = _listener(self.host, self._life.port or self.port)
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            address = self.host, self._life.port or self.port
+            listener = socket.create_server(address, family=family)
             await web.SockSite(runner, listener, backlog=1024).start()
         except BaseException:
             await runner.cleanup()
@@ -185,12 +185,7 @@ class Emulator(Settings):
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     def __enter__(self) -> Self:
@@ -202,12 +197,7 @@ class Emulator(Settings):
             self._life.thread = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         thread, self._life.thread = self._life.thread, None
         if thread is not None:
             thread.close()
@@ -222,8 +212,7 @@ class Emulator(Settings):
             request.protocol.force_close()
             return response
         if raw is None:
-            response, _ = await deliver(request, too_large())
-            return response
+            return (await deliver(request, too_large()))[0]
         if request.path in GENERATE and request.method == "POST":
             exchange = self.gateway.begin(raw, request.headers)
             answer = await self.gateway.answer(exchange, request.headers.get(FAULT_HEADER))
@@ -273,19 +262,6 @@ class Emulator(Settings):
             name = path.removeprefix(PREFIX)
             return control(self.gateway, request.method, name, raw, request.content_type)
         return index_page()
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except BaseException:
-        listener.close()
-        raise
-    listener.setblocking(False)
-    return listener
 
 
 async def _body_of(request: web.BaseRequest) -> bytes | None:

@@ -45,9 +45,8 @@ COSTS: Mapping[str, str] = {
 }
 """Where an answer tells what it cost, by name."""
 
-_above_zero = attrs.validators.gt(0.0)
-_count = attrs.validators.optional(attrs.validators.ge(1))
-_one_of = attrs.validators.in_
+_gt, _ge, _le = attrs.validators.gt, attrs.validators.ge, attrs.validators.le
+_one_of, _optional = attrs.validators.in_, attrs.validators.optional
 
 
 def _rules(values: Sequence[FaultRule | str | Mapping[str, Any]]) -> tuple[FaultRule, ...]:
@@ -104,49 +103,37 @@ class Settings:
     """
 
     host: str = "127.0.0.1"
-    port: int = attrs.field(
-        default=0, validator=[attrs.validators.ge(0), attrs.validators.le(65535)]
-    )
+    port: int = attrs.field(default=0, validator=[_ge(0), _le(65535)])
     dialect: str = attrs.field(default="page", validator=_one_of(tuple(DIALECTS)))
     language: str = attrs.field(default="en", validator=_one_of(("en", "zh")))
     profile: str = attrs.field(default="instant", validator=_one_of(tuple(PROFILES)))
-    latency: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.ge(0))
-    )
-    time_scale: float = attrs.field(default=1.0, validator=_above_zero)
+    latency: float | None = attrs.field(default=None, validator=_optional(_ge(0)))
+    time_scale: float = attrs.field(default=1.0, validator=_gt(0))
     seed: int = 0
     draw: str = attrs.field(default="full", validator=_one_of(tuple(DRAWINGS)))
     image_format: str = attrs.field(default="png", validator=_one_of(tuple(FORMATS)))
     models: Collection[str] | None = None
     keys: Collection[str] | None = None
-    rpm: int | None = attrs.field(default=None, validator=_count)
-    concurrency: int | None = attrs.field(default=None, validator=_count)
-    queue: int = attrs.field(default=8, validator=attrs.validators.ge(0))
-    balance: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.ge(0))
-    )
-    front_timeout: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_above_zero)
-    )
+    rpm: int | None = attrs.field(default=None, validator=_optional(_ge(1)))
+    concurrency: int | None = attrs.field(default=None, validator=_optional(_ge(1)))
+    queue: int = attrs.field(default=8, validator=_ge(0))
+    balance: int | None = attrs.field(default=None, validator=_optional(_ge(0)))
+    front_timeout: float | None = attrs.field(default=None, validator=_optional(_gt(0)))
     front: str = attrs.field(default="nginx", validator=_one_of(FRONTS))
-    url_ttl: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_above_zero)
-    )
+    url_ttl: float | None = attrs.field(default=None, validator=_optional(_gt(0)))
     faults: tuple[FaultRule, ...] = attrs.field(default=(), converter=_rules)
     honour_idempotency: bool = False
-    log_size: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
+    log_size: int = attrs.field(default=1000, validator=_ge(1))
     call_log: str | None = attrs.field(default=None, validator=_one_of((None, *CALL_LOGS)))
     call_log_off: bool = False
-    call_log_limit: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
-    call_log_lateness: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
-    call_log_strangers: float = attrs.field(
-        default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)]
-    )
+    call_log_limit: int = attrs.field(default=1000, validator=_ge(1))
+    call_log_lateness: float = attrs.field(default=0.0, validator=_ge(0))
+    call_log_strangers: float = attrs.field(default=0.0, validator=[_ge(0), _le(1)])
     clock_skew: float = 0.0
     tasks: str | None = attrs.field(default=None, validator=_one_of((None, *TASKS)))
-    task_ttl: float = attrs.field(default=86_400.0, validator=_above_zero)
+    task_ttl: float = attrs.field(default=86_400.0, validator=_gt(0))
     report_cost: str | None = attrs.field(default=None, validator=_one_of((None, *COSTS)))
-    price: float = attrs.field(default=0.04, validator=attrs.validators.ge(0))
+    price: float = attrs.field(default=0.04, validator=_ge(0))
     on_exchange: Callable[[Exchange], object] | None = None
 
     @property

@@ -37,7 +37,7 @@ def test_a_text_file_becomes_a_folder_of_images(cli, gateway):
     assert (ended.code, ended.lines) == (0, ["shots/index.html"])
     assert Path("shots/index.html").exists()
     assert {row["prompt"] for row in rows("shots/metadata.jsonl")} == {"a fox", "一只狐狸"}
-    assert ended.err.startswith("shots: 2 of 2 done (2 images), 0 failed, 0 unknown")
+    assert ended.err.startswith("shots: 2 of 2 done, 0 failed, 0 unknown")
 
 
 def test_json_is_the_report(cli, gateway):

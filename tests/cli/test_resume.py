@@ -65,7 +65,7 @@ def test_dead_links_name_what_acts_on_them(cli, gateway):
     gateway.fail_next("504", prompt="hare")
     Path("in.txt").write_text(ROWS)
     ended = cli("batch", "in.txt", "--out", "shots")
-    assert "1 charged or perhaps charged, and no image: 1 504 Gateway Timeout" in ended.err
+    assert "1 charged or perhaps charged, and no image: 1 x 504 Gateway Timeout" in ended.err
     assert "1 paid for, and the images did not come: 1 link refused" in ended.err
     ended = cli("batch", "in.txt", "--out", "shots", "--on-unknown", "resend", "--json")
     report = json.loads(ended.out)

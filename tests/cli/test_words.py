@@ -89,7 +89,7 @@ def test_a_moment_in_words():
     assert moment(rate=0.0).reached == "4 of 10 · 40 %"
     assert moment(done=9).reached == "10 of 10 · 100 %"
     counts = moment(rate=0.0, images=6, cost=1.5).counts
-    assert counts == "3 done (6 images), 1 failed, 0 unknown · 2 in flight · 1.50 spent"
+    assert counts == "3 done (6 images), 1 failed, 0 unknown · 2 in flight · at most 1.50 spent"
 
 
 REQUEST = GenerationRequest("a fox")
@@ -326,14 +326,16 @@ WHOLE = Report(
 def told(**changes: object) -> list[str]:
     report = attrs.evolve(WHOLE, **changes)
     return summary_lines(
-        report, Path("shots"), reasons=Reasons(), arguments=["in.txt", "--out", "shots"]
+        report, Path("shots"), reasons=Reasons(), arguments=["in.txt", "--out", "shots"], rows=9
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "2 of 2 done (2 images), 0 failed, 0 unknown, in 1 min 1 s"),
+        ({}, "shots: 2 of 2 done, 0 failed, 0 unknown, in 1 min 1 s"),
+        ({"images": 5}, "2 of 2 done (5 images), 0 failed"),
+        ({"total": 3, "partial": True}, "2 of 9 done, 0 failed, 0 unknown, 7 not sent, in"),
         ({"failed": 3, "invalid": 1}, "2 failed and cost nothing: 2 in earlier runs"),
         ({"failed": 3, "presumed_free": 4}, "3 failed: 3 in earlier runs"),
         (
@@ -352,6 +354,10 @@ def told(**changes: object) -> list[str]:
         ({"cost": 1234.5}, "at most 1,234.50 spent"),
         ({"stopped_by": "quota", "problem": "no \x1b money."}, "quota (no \\x1b money); the rest"),
         ({"stopped_by": "budget"}, "  go on: imagen-async batch in.txt --out shots --budget MORE"),
+        (
+            {"stopped_by": "budget", "failed": 1},
+            "try again: imagen-async batch in.txt --out shots --retry-failed --budget MORE",
+        ),
         ({"partial": True}, "cancelled"),
         ({"problem": "the page \x07 failed"}, "Note: the page \\x07 failed"),
     ],
@@ -377,7 +383,7 @@ def test_failures_are_grouped_by_reason_and_by_what_can_be_done():
         reasons.add(Outcome(0, REQUEST, error=error), error)
     report = attrs.evolve(WHOLE, failed=8, invalid=5, unknown=7, received=4)
     text = "\n".join(summary_lines(report, Path("s"), reasons=reasons, arguments=["in.txt"]))
-    assert "3 failed and cost nothing: 2 content policy, 1 500 Internal Server Error\n" in text
+    assert "3 failed and cost nothing: 2 content policy, 1 x 500 Internal Server Error\n" in text
     assert "3 charged or perhaps charged, and no image: 3 no image in the answer\n" in text
     assert "4 paid for, and the images did not come: 4 not an image\n" in text
     assert reasons.count == 15
