@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from imagen_async.batch import recovery
+from imagen_async.batch.settling import folders_of
 from imagen_async.cli.client import RequestFlags, open_client, run_loop
 from imagen_async.cli.console import note, result
 from imagen_async.cli.exits import DONE, PARTIAL
@@ -43,7 +44,9 @@ def settle(flags: SettleFlags) -> int:
         ImagenError: If the log cannot be read.
     """
     if flags.base_url is None:
-        flags = attrs.evolve(flags, base_url=recovery.endpoint_of(Path(flags.folder)))
+        flags = attrs.evolve(
+            flags, base_url=recovery.endpoint_of(folders_of(Path(flags.folder))[0])
+        )
     return run_loop(_settle(flags))
 
 

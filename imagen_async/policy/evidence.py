@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,7 @@ import attrs
 from imagen_async.policy.settlement import RowKind, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from imagen_async.policy.settlement import CallLog, Doubt, LogRow, Send
 
@@ -47,14 +47,16 @@ class Evidence:
                 return Rule.YOUNG
             if not is_reached(send, self.log):
                 return Rule.CUT
-            if not _near(self.shown, send.at) or _near(self.missing, send.at):
+            hour = send.at - HOUR, send.at + HOUR
+            if not is_any(self.shown, *hour) or is_any(self.missing, *hour):
                 return Rule.SILENT
         return None
 
 
-def _near(times: list[float], at: float) -> bool:
-    place = bisect_left(times, at - HOUR)
-    return place < len(times) and times[place] <= at + HOUR
+def is_any(times: Sequence[float], first: float, last: float) -> bool:
+    """Return whether any of some times, which are in order, lies between two."""
+    place = bisect_left(times, first)
+    return place < len(times) and times[place] <= last
 
 
 def is_old(send: Send, log: CallLog, horizon: float) -> bool:
@@ -65,33 +67,6 @@ def is_old(send: Send, log: CallLog, horizon: float) -> bool:
 def is_reached(send: Send, log: CallLog) -> bool:
     """Return whether the log reaches back to a send."""
     return send.at + log.skew[0] - ROUNDING > log.whole_since
-
-
-@attrs.frozen
-class Surroundings:
-    """The time around some sends, in order and without overlaps.
-
-    Args:
-        spans: First and last moments, in seconds.
-    """
-
-    spans: list[tuple[float, float]]
-
-    @classmethod
-    def of(cls, sends: Iterable[Send], before: float, after: float) -> Surroundings:
-        """Return the time from so many seconds before each send to so many after it."""
-        spans: list[tuple[float, float]] = []
-        for send in sorted(sends, key=lambda send: send.at):
-            first, last = send.at - before, send.until + after
-            if spans and first <= spans[-1][1]:
-                spans[-1] = spans[-1][0], max(spans[-1][1], last)
-            else:
-                spans.append((first, last))
-        return cls(spans)
-
-    def __contains__(self, at: float) -> bool:
-        place = bisect_right(self.spans, (at, math.inf)) - 1
-        return place >= 0 and at <= self.spans[place][1]
 
 
 def standing(rows: Iterable[LogRow]) -> tuple[list[LogRow], list[LogRow]]:

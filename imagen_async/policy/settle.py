@@ -49,18 +49,19 @@ def settle(
     for row in log.rows:
         rows[row.client_id].append(row)
     controls = [call for call in calls if call.charge is Charge.YES and call.key in log.keys]
-    due = [call for call in controls if is_old(call.send, log, horizon)]
     shown = sorted(call.send.at for call in controls if call.key in rows)
     missing = sorted(
         call.send.at
-        for call in due
-        if is_reached(call.send, log) and not _shows(rows.get(call.key, ()), call.send, log)
+        for call in controls
+        if is_old(call.send, log, horizon)
+        and is_reached(call.send, log)
+        and not _shows(rows.get(call.key, ()), call.send, log)
     )
     evidence = Evidence(log, horizon, shown, missing)
     decisions = tuple(
         _decide(doubt, rows.get(doubt.key, []), evidence)
         if doubt.key in log.keys
-        else Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.UNKEPT)
+        else Decision(id=doubt.id, rule=Rule.UNKEPT)
         for doubt in doubts
     )
     least = most = 0
@@ -80,14 +81,13 @@ def _shows(rows: Sequence[LogRow], send: Send, log: CallLog) -> bool:
 def _decide(doubt: Doubt, rows: list[LogRow], evidence: Evidence) -> Decision:
     """Settle an item by the rows under its key."""
     stand, loose = standing(rows)
-    charges = tuple(row for row in stand if row.kind is RowKind.CHARGE)
-    unpriced = tuple(row for row in stand if row.kind is RowKind.OPEN)
+    charges = [row for row in stand if row.kind is RowKind.CHARGE]
+    unpriced = [row for row in stand if row.kind is RowKind.OPEN]
+    rule = evidence.against_free(doubt) or Rule.FREE
     if loose:
-        return Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.REFUNDED, rows=tuple(rows))
-    if charges:
-        return Decision(id=doubt.id, charge=Charge.YES, rule=Rule.CHARGED, rows=charges)
-    if unpriced:
-        return Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.OPEN, rows=unpriced)
-    against = evidence.against_free(doubt)
-    charge = Charge.NO if against is None else Charge.MAYBE
-    return Decision(id=doubt.id, charge=charge, rule=against or Rule.FREE, rows=tuple(rows))
+        rule = Rule.REFUNDED
+    elif charges:
+        rule, rows = Rule.CHARGED, charges
+    elif unpriced:
+        rule, rows = Rule.OPEN, unpriced
+    return Decision(id=doubt.id, rule=rule, rows=tuple(rows))
