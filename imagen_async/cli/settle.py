@@ -16,7 +16,6 @@ from imagen_async.cli.console import note, result
 from imagen_async.cli.exits import DONE, PARTIAL
 from imagen_async.cli.words import cut
 from imagen_async.errors import Charge
-from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,15 +56,15 @@ async def _settle(flags: SettleFlags) -> int:
         )
     if flags.as_json:
         result(json.dumps(attrs.asdict(settled)))
-    for line in _lines(settled, printable(flags.folder, 300)):
+    for line in _lines(settled):
         note(line)
     return PARTIAL if settled.count(Charge.MAYBE) else DONE
 
 
-def _lines(settled: Settled, folder: str) -> Iterator[str]:
+def _lines(settled: Settled) -> Iterator[str]:
     """Yield what became of the items, in lines that say what to do next."""
     if not settled.items:
-        yield f"Nothing in {folder} is in doubt by a send that a log could show."
+        yield "Nothing there is in doubt by a send that a log could show."
         return
     if settled.problem:
         yield settled.problem
@@ -82,9 +81,9 @@ def _lines(settled: Settled, folder: str) -> Iterator[str]:
         yield f"{free:,} {would}settled as not charged: run the batch again to send them."
     if charged:
         yield (
-            f"{charged:,} {would}settled as charged, and stay in {folder}/unknown.jsonl with the "
-            "gateway's id: ask its support for the images or the money, or buy again with "
-            "--on-unknown resend."
+            f"{charged:,} {would}settled as charged, and stay in unknown.jsonl with the gateway's "
+            "id: ask its support for the images or the money, or buy again with --on-unknown "
+            "resend."
         )
     left = Counter(item.why for item in settled.items if item.charge is Charge.MAYBE)
     for why, number in left.most_common():
