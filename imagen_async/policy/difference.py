@@ -23,6 +23,7 @@ import heapq
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -32,7 +33,7 @@ from imagen_async.policy.evidence import (
     HORIZON,
     HOUR,
     ROUNDING,
-    Evidence,
+    against_free,
     is_any,
     is_old,
     is_reached,
@@ -42,7 +43,7 @@ from imagen_async.policy.settlement import Decision, RowKind, Rule, Settlement
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow
 
@@ -97,7 +98,8 @@ def settle_by_difference(
         problem = f"The log settles nothing: {error}."
         return Settlement(decisions=tuple(decisions), most=len(sends), problem=problem)
     shown = sorted(call.send.at for call in calls if call.send.request_id in named)
-    return _decide(doubts, parts, left, loose, Evidence(log, horizon, shown))
+    silence = partial(against_free, log=log, horizon=horizon, shown=shown)
+    return _decide(doubts, parts, left, loose, silence)
 
 
 def _window(
@@ -261,7 +263,7 @@ def _decide(
     parts: list[list[_Claim]],
     left: list[LogRow],
     loose: list[LogRow],
-    evidence: Evidence,
+    silence: Callable[[Doubt], Rule | None],
 ) -> Settlement:
     found: dict[int, Rule] = {}
     reach: defaultdict[int, set[int]] = defaultdict(set)
@@ -287,7 +289,7 @@ def _decide(
             groups.append(f"{number} of these {items} {verb} charged")
     decisions = []
     for owner, doubt in enumerate(doubts):
-        rule = found.get(owner) or evidence.against_free(doubt) or Rule.FREE
+        rule = found.get(owner) or silence(doubt) or Rule.FREE
         within = tuple(left[place] for place in sorted(reach[owner]))
         decisions.append(Decision(id=doubt.id, rule=rule, rows=within))
         if owner not in found and rule is not Rule.FREE:

@@ -7,8 +7,6 @@ from bisect import bisect_left
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from imagen_async.policy.settlement import RowKind, Rule
 
 if TYPE_CHECKING:
@@ -24,33 +22,31 @@ ROUNDING: Final = 2.0
 """Seconds: the log's times are whole, and a row's start is the difference of two of them."""
 
 
-@attrs.frozen
-class Evidence:
-    """What makes a log's silence mean something; all times on our clock.
+def against_free(
+    doubt: Doubt,
+    log: CallLog,
+    horizon: float,
+    shown: Sequence[float],
+    missing: Sequence[float] = (),
+) -> Rule | None:
+    """Return why an item without a row is not known to be free; None if it is.
 
     Args:
+        doubt: The item.
         log: What was read.
         horizon: Seconds after a send from which a missing row means that nothing was charged.
-        shown: When calls of ours went out that it shows, in order.
+        shown: When calls of ours went out that the log shows, in order; on our clock.
         missing: When charged calls of ours went out that it should show and does not, in order.
     """
-
-    log: CallLog
-    horizon: float
-    shown: list[float]
-    missing: list[float] = attrs.field(factory=list)
-
-    def against_free(self, doubt: Doubt) -> Rule | None:
-        """Return why an item without a row is not known to be free; None if it is."""
-        for send in doubt.sends:
-            if not is_old(send, self.log, self.horizon):
-                return Rule.YOUNG
-            if not is_reached(send, self.log):
-                return Rule.CUT
-            hour = send.at - HOUR, send.at + HOUR
-            if not is_any(self.shown, *hour) or is_any(self.missing, *hour):
-                return Rule.SILENT
-        return None
+    for send in doubt.sends:
+        hour = send.at - HOUR, send.at + HOUR
+        if not is_old(send, log, horizon):
+            return Rule.YOUNG
+        if not is_reached(send, log):
+            return Rule.CUT
+        if not is_any(shown, *hour) or is_any(missing, *hour):
+            return Rule.SILENT
+    return None
 
 
 def is_any(times: Sequence[float], first: float, last: float) -> bool:
