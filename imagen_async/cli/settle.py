@@ -65,7 +65,6 @@ def _lines(settled: Settled) -> Iterator[str]:
     """Yield what became of the items, in lines that say what to do next."""
     if not settled.items:
         yield "Nothing there is in doubt by a send that a log could show."
-        return
     if settled.problem:
         yield settled.problem
     for item in settled.items:

@@ -23,7 +23,6 @@ import heapq
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -43,9 +42,9 @@ from imagen_async.policy.settlement import Decision, RowKind, Rule, Settlement
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow
+    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow, Send
 
 STRAGGLING: Final = 10.0
 """Seconds that a row of our own may be off where most are not; with more, times are no evidence."""
@@ -79,139 +78,163 @@ class _Claim:
 
 
 def settle_by_difference(
-    doubts: Sequence[Doubt], calls: Collection[KnownCall], log: CallLog, horizon: float
+    doubts: Sequence[Doubt], calls: Iterable[KnownCall], log: CallLog, horizon: float
 ) -> Settlement:
     """Return what a log says of the items in doubt; see ``settle``."""
-    sends = sorted(send.at for doubt in doubts for send in doubt.sends)
-    calls = [call for call in calls if is_any(sends, call.send.at - HOUR, call.send.at + HOUR)]
+    sends = [(owner, send) for owner, doubt in enumerate(doubts) for send in doubt.sends]
+    times = sorted(send.at for _, send in sends)
+    calls = [call for call in calls if is_any(times, call.send.at - HOUR, call.send.at + HOUR)]
     stand, loose = standing(log.rows)
     # A request may have rows of its failures inside the gateway, too; its charge says more.
     rows = sorted(log.rows, key=lambda row: row.costs)
     named = {row.id: row for row in rows if row.kind is not RowKind.REFUND}
     named.pop(None, None)
+    comparison = _Comparison(doubts, sends, calls, log, horizon, named)
     try:
-        window = _window(calls, named, log, horizon)
-        left = _left_over(doubts, calls, [row for row in stand if row.costs], named, window)
-        parts = list(_parts(_claims(doubts, calls, left, window), left))
+        window = comparison.window()
+        left = comparison.left_over([row for row in stand if row.costs], *window)
+        parts = list(_parts(comparison.claims(left, *window), left))
     except _UntrustedLogError as error:
         decisions = [Decision(id=doubt.id, rule=Rule.BLOCKED) for doubt in doubts]
         problem = f"The log settles nothing: {error}."
         return Settlement(decisions=tuple(decisions), most=len(sends), problem=problem)
-    shown = sorted(call.send.at for call in calls if call.send.request_id in named)
-    silence = partial(against_free, log=log, horizon=horizon, shown=shown)
-    return _decide(doubts, parts, left, loose, silence)
+    return comparison.decide(parts, left, loose)
 
 
-def _window(
-    calls: Sequence[KnownCall], named: Mapping[str | None, LogRow], log: CallLog, horizon: float
-) -> tuple[float, float]:
-    """Return where rows lie, in seconds from our sends, by the clocks and our answered calls.
+@attrs.frozen
+class _Comparison:
+    """What we know of our calls, beside what a log shows.
 
-    Raises:
-        _UntrustedLogError: If the log does not show these calls, or not there.
+    Args:
+        doubts: The items in doubt.
+        sends: Theirs, each with its item's place.
+        calls: Our other sends within an hour of theirs.
+        log: What was read.
+        horizon: Seconds after a send from which a missing row means that nothing was charged.
+        named: The log's rows by their ids.
     """
-    low, high = log.skew[0] - ROUNDING, log.skew[1] + ROUNDING
-    shown: list[tuple[float, float]] = []
-    for call in calls:
-        send, row = call.send, named.get(call.send.request_id)
-        if row is not None:
-            # When it left is known only that well, so it may have taken as little or as long.
-            shown.append((_start(row) - send.until, _start(row) - send.at))
-            continue
-        due = is_reached(send, log) and is_old(send, log, horizon)
-        if send.request_id is not None and call.charge is Charge.YES and due:
-            shown_as = printable(send.request_id, 100)
-            raise _UntrustedLogError(f"it does not show our own call {shown_as}")
-    if not shown:
-        raise _UntrustedLogError("it shows none of our own calls of that time")
-    before = max(0.0, low - min(longest for _, longest in shown))
-    after = max(0.0, max(shortest for shortest, _ in shown) - high)
-    off = sum(longest < low or shortest > high for shortest, longest in shown)
-    if off * 4 > len(shown) or max(before, after) > STRAGGLING:
-        raise _UntrustedLogError("its times are not those of our own calls")
-    if len(shown) < MANY:
-        return low - before, high + after
-    least, most = min(shortest for shortest, _ in shown), max(longest for _, longest in shown)
-    return least - EARLIER, most + LATER
 
+    doubts: Sequence[Doubt]
+    sends: Sequence[tuple[int, Send]]
+    calls: Sequence[KnownCall]
+    log: CallLog
+    horizon: float
+    named: Mapping[str | None, LogRow]
 
-def _left_over(
-    doubts: Sequence[Doubt],
-    calls: Sequence[KnownCall],
-    costs: Sequence[LogRow],
-    named: Mapping[str | None, LogRow],
-    window: tuple[float, float],
-) -> list[LogRow]:
-    """Return the charges of the batch's time that are not the answered calls'.
+    def window(self) -> tuple[float, float]:
+        """Return where rows lie, in seconds from our sends, by the clocks and our answered calls.
 
-    Raises:
-        _UntrustedLogError: If one has no time, no id of its own, or a model that is not ours.
-    """
-    sends = sorted((send for doubt in doubts for send in doubt.sends), key=lambda send: send.at)
-    starts = [send.at for send in sends]
-    low, high = window
-    high += max(send.until - send.at for send in sends)
+        Raises:
+            _UntrustedLogError: If the log does not show these calls, or not there.
+        """
+        low, high = self.log.skew[0] - ROUNDING, self.log.skew[1] + ROUNDING
+        shown: list[tuple[float, float]] = []
+        for call in self.calls:
+            send, row = call.send, self.named.get(call.send.request_id)
+            if row is not None:
+                # When it left is known only that well, so it may have taken as little or as long.
+                shown.append((_start(row) - send.until, _start(row) - send.at))
+                continue
+            due = is_reached(send, self.log) and is_old(send, self.log, self.horizon)
+            if send.request_id is not None and call.charge is Charge.YES and due:
+                shown_as = printable(send.request_id, 100)
+                raise _UntrustedLogError(f"it does not show our own call {shown_as}")
+        if not shown:
+            raise _UntrustedLogError("it shows none of our own calls of that time")
+        before = max(0.0, low - min(longest for _, longest in shown))
+        after = max(0.0, max(shortest for shortest, _ in shown) - high)
+        off = sum(longest < low or shortest > high for shortest, longest in shown)
+        if off * 4 > len(shown) or max(before, after) > STRAGGLING:
+            raise _UntrustedLogError("its times are not those of our own calls")
+        if len(shown) < MANY:
+            return low - before, high + after
+        least, most = min(shortest for shortest, _ in shown), max(longest for _, longest in shown)
+        return least - EARLIER, most + LATER
 
-    def is_of_the_time(row: LogRow) -> bool:
-        at = row.end if row.start is None else row.start
-        return at is None or is_any(starts, at - high - HORIZON, at - low + HORIZON)
+    def left_over(self, costs: Sequence[LogRow], low: float, high: float) -> list[LogRow]:
+        """Return the charges of the batch's time that are not the answered calls'.
 
-    costs = [row for row in costs if is_of_the_time(row)]
-    known, asked = [call.send.request_id for call in calls], [send.request_id for send in sends]
-    for ids in ([row.id for row in costs], known + asked):
-        if twice := [id_ for id_, times in Counter(ids).items() if id_ and times > 1]:
-            raise _UntrustedLogError(f"several calls have the id {printable(twice[0], 100)}")
-    models = {call.model for call in calls} | {doubt.model for doubt in doubts}
-    if None not in models:  # else the gateway chose one, which its log may call by any name
-        models |= {None, *(named[id_].model for id_ in known if id_ in named)}
-        for row in costs:
-            if row.model not in models:
-                raise _foreign(row)
-    # Rows that name their item stand at the end, out of reach of all sends but their own.
-    left = [row for row in costs if row.id is None or row.id not in known]
-    return sorted(left, key=lambda row: (row.id is not None and row.id in asked, _start(row)))
+        Raises:
+            _UntrustedLogError: If one has no time, no id of its own, or a model that is not ours.
+        """
+        starts = sorted(send.at for _, send in self.sends)
+        high += max(send.until - send.at for _, send in self.sends)
 
+        def is_of_the_time(row: LogRow) -> bool:
+            at = row.end if row.start is None else row.start
+            return at is None or is_any(starts, at - high - HORIZON, at - low + HORIZON)
 
-def _start(row: LogRow) -> float:
-    if row.start is None:
-        raise _UntrustedLogError("it has rows without a time")
-    return row.start
+        costs = list(filter(is_of_the_time, costs))
+        known = [call.send.request_id for call in self.calls]
+        asked = [send.request_id for _, send in self.sends]
+        for ids in ([row.id for row in costs], known + asked):
+            if twice := [id_ for id_, times in Counter(ids).items() if id_ and times > 1]:
+                raise _UntrustedLogError(f"several calls have the id {printable(twice[0], 100)}")
+        models = {call.model for call in self.calls} | {doubt.model for doubt in self.doubts}
+        if None not in models:  # else the gateway chose one, which its log may call by any name
+            models |= {None, *(self.named[id_].model for id_ in known if id_ in self.named)}
+            for row in costs:
+                if row.model not in models:
+                    raise _foreign(row)
+        # Rows that name their item stand at the end, out of reach of all sends but their own.
+        ours, named = {*known} - {None}, {*asked} - {None}
+        left = (row for row in costs if row.id not in ours)
+        return sorted(left, key=lambda row: (row.id in named, _start(row)))
 
+    def claims(self, left: list[LogRow], low: float, high: float) -> list[_Claim]:
+        """Return the sends that have rows within reach, in the order of the first of them."""
+        ids = {send.request_id for _, send in self.sends} - {None}
+        places = {row.id: place for place, row in enumerate(left) if row.id in ids}
+        starts = [_start(row) for row in left[: len(left) - len(places)]]
+        nameless = (call for call in self.calls if call.send.request_id is None)
+        others = [(_OTHER, call.send) for call in nameless if call.charge is not Charge.NO]
+        claims = []
+        for owner, send in (*self.sends, *others):
+            first = bisect_left(starts, send.at + low)
+            end = bisect_right(starts, send.until + high)
+            if send.request_id in places:
+                first = places[send.request_id]
+                end = first + 1
+            if first < end:
+                claims.append(_Claim(first, end, owner))
+        return sorted(claims, key=lambda claim: (claim.first, claim.end))
 
-def _foreign(row: LogRow) -> _UntrustedLogError:
-    name = f" {printable(row.id, 100)}" if row.id else ""
-    return _UntrustedLogError(
-        f"its charge{name} is for no call of this batch, so somebody else uses the key"
-    )
-
-
-def _claims(
-    doubts: Sequence[Doubt],
-    calls: Sequence[KnownCall],
-    left: list[LogRow],
-    window: tuple[float, float],
-) -> list[_Claim]:
-    """Return the sends that have rows within reach, in the order of the first of them."""
-    owned = [(owner, send) for owner, doubt in enumerate(doubts) for send in doubt.sends]
-    ids = {send.request_id for _, send in owned} - {None}
-    places = {row.id: place for place, row in enumerate(left) if row.id in ids}
-    starts = [_start(row) for row in left[: len(left) - len(places)]]
-    owned += [
-        (_OTHER, call.send)
-        for call in calls
-        if call.send.request_id is None and call.charge is not Charge.NO
-    ]
-    claims = []
-    for owner, send in owned:
-        if send.request_id in places:
-            first = places[send.request_id]
-            end = first + 1
-        else:
-            first = bisect_left(starts, send.at + window[0])
-            end = bisect_right(starts, send.until + window[1])
-        if first < end:
-            claims.append(_Claim(first, end, owner))
-    return sorted(claims, key=lambda claim: (claim.first, claim.end))
+    def decide(
+        self, parts: list[list[_Claim]], left: list[LogRow], loose: list[LogRow]
+    ) -> Settlement:
+        """Return what becomes of each item."""
+        found: dict[int, Rule] = {}
+        reach: defaultdict[int, set[int]] = defaultdict(set)
+        groups: list[str] = []
+        least = most = 0
+        for part in parts:
+            rows = [left[place] for place in _rows(part)]
+            own = [claim for claim in part if claim.owner != _OTHER]
+            refunds = sum((row.end or math.inf) >= _start(rows[0]) for row in loose)
+            unpriced = sum(row.kind is RowKind.OPEN for row in rows)
+            rule = Rule.REFUNDED if refunds else Rule.OPEN if unpriced else Rule.SHARED
+            needed = _needed(part) if rule is Rule.SHARED else set()
+            for claim in own:
+                reach[claim.owner].update(range(claim.first, claim.end))
+                if found.get(claim.owner) is not Rule.NEEDED:
+                    found[claim.owner] = Rule.NEEDED if claim.owner in needed else rule
+            others = len(_matched([claim for claim in part if claim.owner == _OTHER]))
+            sure, possible = max(0, len(rows) - others - refunds - unpriced), len(_matched(own))
+            least, most = least + sure, most + possible
+            if (items := len({claim.owner for claim in own})) > 1:
+                number = f"{sure}" if sure == possible else f"{sure} to {possible}"
+                verb = "was" if possible == 1 else "were"
+                groups.append(f"{number} of these {items} {verb} charged")
+        shown = sorted(call.send.at for call in self.calls if call.send.request_id in self.named)
+        decisions = []
+        for owner, doubt in enumerate(self.doubts):
+            silence = against_free(doubt, self.log, self.horizon, shown)
+            rule = found.get(owner) or silence or Rule.FREE
+            within = tuple(left[place] for place in sorted(reach[owner]))
+            decisions.append(Decision(id=doubt.id, rule=rule, rows=within))
+            if owner not in found and rule is not Rule.FREE:
+                most += len(doubt.sends)
+        return Settlement(decisions=tuple(decisions), groups=tuple(groups), least=least, most=most)
 
 
 def _parts(claims: list[_Claim], left: list[LogRow]) -> Iterator[list[_Claim]]:
@@ -258,43 +281,17 @@ def _matched(claims: Sequence[_Claim]) -> list[_Claim]:
     return matched
 
 
-def _decide(
-    doubts: Sequence[Doubt],
-    parts: list[list[_Claim]],
-    left: list[LogRow],
-    loose: list[LogRow],
-    silence: Callable[[Doubt], Rule | None],
-) -> Settlement:
-    found: dict[int, Rule] = {}
-    reach: defaultdict[int, set[int]] = defaultdict(set)
-    groups: list[str] = []
-    least = most = 0
-    for part in parts:
-        rows = [left[place] for place in _rows(part)]
-        own = [claim for claim in part if claim.owner != _OTHER]
-        refunds = sum((row.end or math.inf) >= _start(rows[0]) for row in loose)
-        unpriced = sum(row.kind is RowKind.OPEN for row in rows)
-        rule = Rule.REFUNDED if refunds else Rule.OPEN if unpriced else Rule.SHARED
-        needed = _needed(part) if rule is Rule.SHARED else set()
-        for claim in own:
-            reach[claim.owner].update(range(claim.first, claim.end))
-            if found.get(claim.owner) is not Rule.NEEDED:
-                found[claim.owner] = Rule.NEEDED if claim.owner in needed else rule
-        others = len(_matched([claim for claim in part if claim.owner == _OTHER]))
-        sure, possible = max(0, len(rows) - others - refunds - unpriced), len(_matched(own))
-        least, most = least + sure, most + possible
-        if (items := len({claim.owner for claim in own})) > 1:
-            number = f"{sure}" if sure == possible else f"{sure} to {possible}"
-            verb = "was" if possible == 1 else "were"
-            groups.append(f"{number} of these {items} {verb} charged")
-    decisions = []
-    for owner, doubt in enumerate(doubts):
-        rule = found.get(owner) or silence(doubt) or Rule.FREE
-        within = tuple(left[place] for place in sorted(reach[owner]))
-        decisions.append(Decision(id=doubt.id, rule=rule, rows=within))
-        if owner not in found and rule is not Rule.FREE:
-            most += len(doubt.sends)
-    return Settlement(decisions=tuple(decisions), groups=tuple(groups), least=least, most=most)
+def _start(row: LogRow) -> float:
+    if row.start is None:
+        raise _UntrustedLogError("it has rows without a time")
+    return row.start
+
+
+def _foreign(row: LogRow) -> _UntrustedLogError:
+    name = f" {printable(row.id, 100)}" if row.id else ""
+    return _UntrustedLogError(
+        f"its charge{name} is for no call of this batch, so somebody else uses the key"
+    )
 
 
 def _needed(part: list[_Claim]) -> set[int]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
 import attrs
 
-from imagen_async.errors import CallLogError, Charge
+from imagen_async.errors import CallLogError, Charge, ConfigurationError
 from imagen_async.policy.evidence import HOUR
 from imagen_async.policy.rate import Rate
 from imagen_async.policy.settlement import CallLog, LogName
@@ -99,6 +99,11 @@ class _Body:
         self.full = len(self.text) > DOCUMENT_LIMIT
 
 
+def _known(_: object, __: object, name: str | None) -> None:
+    if name not in (None, *LOGS):
+        raise ConfigurationError(f"log must be one of {', '.join(LOGS)}, or None to find it out.")
+
+
 @attrs.define(eq=False)
 class CallLogReader:
     """Reads the log of one gateway; its pace is kept from one read to the next.
@@ -112,12 +117,13 @@ class CallLogReader:
         mask: Put over what an answer says.
 
     Raises:
+        ConfigurationError: If there is no log of that name.
         CallLogError: From every method, if the log cannot be read; it says why.
     """
 
     _get: Get
     _origin: URL
-    name: str | None = attrs.field(validator=attrs.validators.in_((*LOGS, None)))
+    name: str | None = attrs.field(validator=_known)
     _clock: Callable[[], float]
     _sleep: Callable[[float], Awaitable[None]]
     _mask: Mask = NO_MASK
@@ -174,7 +180,7 @@ class CallLogReader:
     async def _try(self, path: str, **query: str) -> Any:
         head, body = await self._fetch(path, query)
         try:
-            return _document(head, body) if head.status == 200 else None
+            return _document(body) if head.status == 200 else None
         except CallLogError:
             return None
 
@@ -229,7 +235,7 @@ class CallLogReader:
         if head.status != 200:
             other = f"cannot be read, the gateway answered {head.status}{self._said(body)}"
             raise log_error(_REFUSALS.get(head.status, other))
-        document = _document(head, body)
+        document = _document(body)
         if _get(document, "success") is False:
             raise log_error(f"was refused{self._said(body)}")
         return document
@@ -265,7 +271,7 @@ class CallLogReader:
         self._skew = (low, high) if low <= high else (told - received, told + 1 - sent)
 
 
-def _document(head: Head, body: _Body) -> Any:
+def _document(body: _Body) -> Any:
     text = bytes(body.text)
     if body.full:
         raise log_error(f"answered with more than {DOCUMENT_LIMIT // 1024**2} MiB")
@@ -273,8 +279,6 @@ def _document(head: Head, body: _Body) -> Any:
         raise log_error("answered with a web page")
     if sum(map(text.count, (b"{", b"[", b","))) > VALUES_LIMIT:
         raise log_error("answered with too many rows at once")
-    if (head.headers.get("Content-Encoding") or "identity") != "identity":
-        raise log_error("answered in an encoding that was not asked for")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

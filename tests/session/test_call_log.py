@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from imagen_async.emulator import Emulator
-from imagen_async.errors import Charge, ImagenError
+from imagen_async.errors import Charge, ConfigurationError, ImagenError
 from imagen_async.policy.settle import settle
 from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow, RowKind, Rule, Send
 from imagen_async.session import call_log
@@ -250,7 +250,7 @@ ODD = {
     "unreadable times": ("aimlapi", {"data": [{"created": "soon"}]}, "cannot be read"),
     "times in ms": ("aimlapi", {"data": [{"created": NOW * 1000}]}, "not Unix seconds"),
     "another's rows": ("litellm", [{"request_id": "other"}], "do not carry our id"),
-    "encoded": ("newapi", (200, b"x", {"Content-Encoding": "zstd"}), "encoding"),
+    "encoded": ("newapi", (200, b"(\xb5/\xfd", {"Content-Encoding": "zstd"}), "not JSON"),
     "a million rows": ("newapi", {"data": [{}] * 1_000_000}, "too many rows at once"),
     "a huge row": ("newapi", b'"' + b"x" * (9 * 1024 * 1024), "more than 8 MiB"),
     "a million rows in pages": (
@@ -499,6 +499,6 @@ async def test_a_clock_that_was_set_counts_as_it_was_told_last() -> None:
 
 def test_a_reader_takes_known_names_only() -> None:
     """A kind of log that nobody knows is refused at once."""
-    with pytest.raises(ValueError, match="openai"):
+    with pytest.raises(ConfigurationError, match="log must be one of litellm, aimlapi, newapi"):
         Gateway(lambda _: None).reader("openai")
     assert call_log.LOGS == ("litellm", "aimlapi", "newapi")
