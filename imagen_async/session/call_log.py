@@ -49,14 +49,14 @@ DOCUMENT_LIMIT: Final = 8 * 1024 * 1024
 VALUES_LIMIT: Final = 200_000
 """Values in one answer: they cost far more than their text."""
 ROWS_LIMIT: Final = 100_000
-"""Rows that are read page by page."""
+"""Rows that are read answer by answer."""
 PAGE: Final = 100
 LONGEST_WINDOW: Final = 92 * 86_400.0
 """Seconds that AIMLAPI's log can be asked for at once."""
 PATIENCE: Final = 60.0
 """Seconds that a read waits for its turn; for more it is put off."""
-_PACES: Final = {"newapi": (0.5, 10), "aimlapi": (100.0, 100)}
-"""Calls a minute and at once: never more than 20 in 20 minutes, or 200 in one."""
+_PACES: Final = {"newapi": (0.5, 10), "aimlapi": (100.0, 100), "litellm": (None, 1)}
+"""Calls a minute and at once: never more than 20 in 20 minutes, and of AIMLAPI 200 in one."""
 _KEPT: Final = {
     "aimlapi": re.compile("[A-Za-z0-9._:-]{1,128}"),
     "litellm": re.compile("[!-~]{8,256}"),
@@ -219,6 +219,8 @@ class CallLogReader:
             found = [found] if isinstance(found, dict) else found
             # An old version answers a list that holds nothing but null.
             rows += [litellm_row(row, key) for row in _rows([] if found == [None] else found)]
+            if len(rows) > ROWS_LIMIT:
+                raise log_error(f"has more than {ROWS_LIMIT:,} rows of that time")
         return rows
 
     def _keys(self, doubts: Collection[Doubt], calls: Collection[KnownCall]) -> frozenset[str]:
@@ -228,7 +230,10 @@ class CallLogReader:
 
     async def _ask(self, path: str, **query: str) -> Any:
         """Return the document at a path of the log."""
-        await self._wait(self.name or "")
+        rate = self._rates[self.name or ""]
+        if (seconds := rate.ahead(self._clock())) > PATIENCE:
+            raise log_error(f"may not be asked so often; try again in {math.ceil(seconds)} s")
+        await self._sleep(rate.reserve(self._clock()))
         head, body = await self._fetch(path, query)
         if 300 <= head.status < 400:
             raise log_error(f"was moved ({head.status}), and the API key is not sent after it")
@@ -243,13 +248,6 @@ class CallLogReader:
     def _said(self, body: _Body) -> str:
         said = read_error_body(bytes(body.text), self._mask).message
         return f": {printable(said, 200)}" if said else ""
-
-    async def _wait(self, name: str) -> None:
-        if (rate := self._rates.get(name)) is None:
-            return
-        if (seconds := rate.ahead(self._clock())) > PATIENCE:
-            raise log_error(f"may not be asked so often; try again in {math.ceil(seconds)} s")
-        await self._sleep(rate.reserve(self._clock()))
 
     async def _fetch(self, path: str, query: dict[str, str]) -> tuple[Head, _Body]:
         body, sent = _Body(), self._clock()

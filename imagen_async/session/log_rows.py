@@ -17,6 +17,9 @@ EARLIEST = 1e9
 LATEST = 1e10
 """Unix seconds between which a log's times must lie: milliseconds do not."""
 
+LONGEST = 512
+"""Characters of an id or a name; what is longer is none, so that a log of many fits."""
+
 _SKIPPED = frozenset({1, 3, 4, 7})
 """new-api's types of rows that are no requests: top-ups, and what managers and logins did."""
 _BIGGEST = 1e300
@@ -102,7 +105,7 @@ def _kind(spent: float | None, *, failed: bool) -> RowKind:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and 0 < len(value) <= LONGEST else None
 
 
 def _number(value: object) -> float | None:

@@ -140,15 +140,15 @@ FAULTS = ("drop", "504", "accept_then_close", "502", "cut:20", "accept_then_clos
 
 @pytest.mark.parametrize("name", ["litellm", "aimlapi"])
 async def test_logs_that_keep_our_key_settle_every_doubt(name: str) -> None:
-    """2,000 prompts, a tenth of them in doubt: all settled, none wrong, all by their own rows."""
+    """400 prompts, a tenth of them in doubt: all settled, none wrong, all by their own rows."""
     async with Emulator(draw="tiny", call_log=name, keys=[KEY], clock_skew=3.0) as emulator:
-        batch = await bought(emulator, 2000, FAULTS)
+        batch = await bought(emulator, 400, FAULTS)
         async with asked(emulator) as get:
             reader = CallLogReader(get, URL(emulator.origin), None, time.time, asyncio.sleep)
             log = await reader.read(batch.doubts, batch.calls)
     assert reader.name == name
-    assert len(batch.doubts) == 200
-    assert 0 < sum(batch.charged.values()) < 200
+    assert len(batch.doubts) == 40
+    assert 0 < sum(batch.charged.values()) < 40
     found = settle(batch.doubts, batch.calls, log, horizon=0.0)
     truth = {0: Charge.NO, 1: Charge.YES}
     assert {each.id: each.charge for each in found.decisions} == {
@@ -336,7 +336,7 @@ names = st.sampled_from(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(names, json_values))
 def test_any_object_is_a_row_or_an_error(row: dict[str, Any]) -> None:
     """No object of a log breaks a reader, whatever its fields hold."""
@@ -464,6 +464,20 @@ async def test_litellm_is_asked_for_few_of_the_answered_calls() -> None:
     log = await gateway.reader("litellm").read([doubt(at=NOW - 4500)], calls)
     assert 2 <= len(gateway.asked) <= 3
     assert len(log.rows) == len(gateway.asked)
+
+
+async def test_litellm_gives_too_many_rows_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What all look-ups bring together is bounded, too."""
+    monkeypatch.setattr(call_log, "ROWS_LIMIT", 100)
+    gateway = Gateway(lambda _: [{"id": "key-of-a", "also": "key-of-d"}] * 60)
+    with pytest.raises(CallLogError, match="more than 100 rows"):
+        await gateway.reader("litellm").read([doubt()], [done("d")])
+
+
+def test_an_endless_id_is_none() -> None:
+    """A log of many rows with names without end must fit into memory."""
+    row = aimlapi_row({"inference_id": "x" * 10_000, "request_id": "y", "model": "z" * 513})
+    assert (row.id, row.model) == ("y", None)
 
 
 async def test_litellm_may_have_nothing_under_an_id() -> None:
