@@ -44,7 +44,7 @@ def newapi_row(row: dict[str, Any]) -> LogRow | None:
         kind = RowKind.CHARGE
     elif type_ == _ERROR and quota == 0:
         kind = RowKind.FREE
-    end = _seconds(row.get("created_at"))
+    end = _moment(row.get("created_at"))
     took = _number(row.get("use_time"))
     return LogRow(
         kind=kind,
@@ -114,19 +114,15 @@ def _number(value: object) -> float | None:
     return float(value) if -_BIGGEST < value < _BIGGEST else None
 
 
-def _seconds(value: object) -> float | None:
+def _moment(value: object) -> float | None:
+    """Return Unix seconds of themselves, or of an ISO-8601 text, in UTC if it names no zone."""
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise log_error("has times that cannot be read") from None
+        value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     seconds = _number(value)
     if seconds is not None and not EARLIEST <= seconds <= LATEST:
         raise log_error("has times that are not Unix seconds")
     return seconds
-
-
-def _moment(value: object) -> float | None:
-    """Return Unix seconds of an ISO-8601 text, in UTC if it names no zone."""
-    if not isinstance(value, str):
-        return _seconds(value)
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise log_error("has times that cannot be read") from None
-    return _seconds((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
