@@ -8,7 +8,7 @@ from collections import defaultdict
 from contextlib import AsyncExitStack
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from imagen_async.policy.settlement import Settlement
     from imagen_async.session.core import Core
     from imagen_async.session.record import Trace
+
+
+_OF_SHARD: Final = " If this is one shard of several, settle the folder over them."
 
 
 @attrs.frozen(kw_only=True)
@@ -100,47 +103,49 @@ async def settle(
         ConfigurationError: If a journal cannot be used, or is of another gateway.
         CallLogError: If the log cannot be read; nothing is settled.
     """
-    callers: frozenset[str] = frozenset()
-    journals: list[tuple[SqliteJournal, dict[Doubt, Item]]] = []
+    folders, base_url = folders_of(folder), core.config.base_url
+    callers = {name for each in folders for name in recovery.check_endpoint(each, base_url)}
     async with AsyncExitStack() as stack:
-        for each in folders_of(folder):
-            callers |= recovery.check_endpoint(each, core.config.base_url)
-            journal = SqliteJournal(each)
-            await journal.open(begin=not dry_run)
-            stack.push_async_callback(journal.aclose)
-            if not dry_run:
-                await journal.call(partial(recovery.recover, folder=each))
-            journals.append((journal, await journal.call(_doubts)))
+        journals = [await _open(stack, each, dry_run=dry_run) for each in folders]
         doubts = [doubt for _, found in journals for doubt in found]
         if not doubts:
             return Settled(dry_run=dry_run)
-        calls: list[KnownCall] = []
-        for journal, _ in journals:
-            calls += await journal.call(partial(_others, doubts=doubts))
+        others = partial(_others, doubts=doubts)
+        calls = [call for journal, _ in journals for call in await journal.call(others)]
         name, read = await core.read_log(doubts, calls, log)
         settlement = decide(doubts, calls, read, horizon=horizon)
         if not callers <= {core.config.caller}:
             settlement = _of_several(settlement)
+        decisions = dict(zip(doubts, settlement.decisions, strict=True))
         settled: list[SettledItem] = []
         for journal, found in journals:
-            decisions = settlement.decisions[len(settled) : len(settled) + len(found)]
-            decided = list(zip(found.values(), decisions, strict=True))
+            decided = [(item, decisions[doubt]) for doubt, item in found.items()]
             settled += [_told(*each) for each in decided]
             if not dry_run:
                 await journal.call(partial(_keep, decided, name))
                 await journal.call(partial(lists.rewrite, folder=journal.folder))
-    problem = settlement.problem
-    if problem and folder.name.startswith("shard-"):
-        problem += " If this is one shard of several, settle the folder over them."
+    is_shard = settlement.problem and folder.name.startswith("shard-")
     return Settled(
         log=name,
         items=tuple(settled),
         groups=settlement.groups,
         least=settlement.least,
         most=settlement.most,
-        problem=problem,
+        problem=settlement.problem + (_OF_SHARD if is_shard else ""),
         dry_run=dry_run,
     )
+
+
+async def _open(
+    stack: AsyncExitStack, folder: Path, *, dry_run: bool
+) -> tuple[SqliteJournal, dict[Doubt, Item]]:
+    """Open a journal until the stack ends, and return it with the items that it has in doubt."""
+    journal = SqliteJournal(folder)
+    await journal.open(begin=not dry_run)
+    stack.push_async_callback(journal.aclose)
+    if not dry_run:
+        await journal.call(partial(recovery.recover, folder=folder))
+    return journal, await journal.call(_doubts)
 
 
 def folders_of(folder: Path) -> list[Path]:
