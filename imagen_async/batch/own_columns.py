@@ -57,23 +57,21 @@ def check(_: object, __: object, columns: Mapping[str, Any]) -> None:
     One that is called nearly like a field of a request is refused: what was to be asked for would
     not be, and the images would be bought all the same.
     """
-    if columns and (problem := _problem(columns)):
-        raise InvalidRequestError(problem)
-
-
-def _problem(columns: Mapping[str, Any]) -> str | None:
-    for name in columns:
+    size = 0
+    for name, value in columns.items():
         if wrong := misspelt(name):
-            return wrong
-    try:
-        size = len(_ENCODER.encode(columns))
-    except (TypeError, ValueError, RecursionError):
-        found = next((name for name in columns if not _fits(columns[name])), "")
-        kind = type(columns.get(found)).__name__
-        return f"its column {_shown(found)} holds what JSON cannot carry ({kind}); make it text."
+            raise InvalidRequestError(wrong)
+        try:
+            size += len(_ENCODER.encode({name: value}))
+        except (TypeError, ValueError, RecursionError):
+            raise InvalidRequestError(
+                f"its column {_shown(name)} holds what JSON cannot carry ({type(value).__name__}); "
+                "make it text."
+            ) from None
     if size > MOST:
-        return f"its own columns take {size:,} characters, and {MOST:,} are kept; leave some out."
-    return None
+        raise InvalidRequestError(
+            f"its own columns take {size:,} characters, and {MOST:,} are kept; leave some out."
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -102,14 +100,6 @@ def _folded(name: str) -> str:
 
 def _shown(name: object) -> str:
     return printable(repr(name), 80)
-
-
-def _fits(value: object) -> bool:
-    try:
-        _ENCODER.encode(value)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
 
 
 # Not the prompt: which column holds it is the user's to say, and another may be called so.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from imagen_async.batch import lists, recovery
+from imagen_async.batch import lists, recovery, schema
 from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.records import KeptError
 from imagen_async.batch.states import Event, State, after
@@ -21,7 +23,7 @@ from imagen_async.policy.settlement import Decision, Doubt, KnownCall, Rule, Sen
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from imagen_async.batch.ports import JournalView
@@ -30,10 +32,8 @@ if TYPE_CHECKING:
     from imagen_async.session.core import Core
     from imagen_async.session.record import Trace
 
-_CHARGED: Final = (
-    "The gateway's log shows that it was charged{as_id}: ask its support for the image, or for the "
-    "money."
-)
+
+_OF_SHARD: Final = " If this is one shard of several, settle the folder over them."
 
 
 @attrs.frozen(kw_only=True)
@@ -94,154 +94,144 @@ async def settle(
 
     Args:
         core: Of a client of the gateway.
-        folder: Of the batch.
+        folder: Of the batch, or over the folders of its shards, which are settled together.
         log: The kind of log: ``litellm``, ``aimlapi`` or ``newapi``; None finds out by asking.
         horizon: Seconds after a send from which a missing row means that nothing was charged.
         dry_run: Whether nothing is kept.
 
     Raises:
-        ConfigurationError: If the folder's journal cannot be used, or is of another gateway.
+        ConfigurationError: If a journal cannot be used, or is of another gateway.
         CallLogError: If the log cannot be read; nothing is settled.
     """
-    callers = recovery.check_endpoint(folder, core.config.base_url)
-    journal = SqliteJournal(folder)
-    await journal.open(begin=not dry_run)
-    try:
-        if not dry_run:
-            await journal.call(partial(recovery.recover, folder=folder))
-        doubts, calls = await journal.call(_gather)
+    folders, base_url = folders_of(folder), core.config.base_url
+    callers = {name for each in folders for name in recovery.check_endpoint(each, base_url)}
+    async with AsyncExitStack() as stack:
+        journals = [await _open(stack, each, dry_run=dry_run) for each in folders]
+        doubts = [doubt for _, found in journals for doubt in found]
         if not doubts:
             return Settled(dry_run=dry_run)
+        others = partial(_others, doubts=doubts)
+        calls = [call for journal, _ in journals for call in await journal.call(others)]
         name, read = await core.read_log(doubts, calls, log)
         settlement = decide(doubts, calls, read, horizon=horizon)
         if not callers <= {core.config.caller}:
             settlement = _of_several(settlement)
-        kept = partial(_keep, settlement=settlement, log=name, dry_run=dry_run)
-        items = await journal.call(kept)
-        if not dry_run:
-            await journal.call(partial(lists.rewrite, folder=folder))
-    finally:
-        await journal.aclose()
+        decisions = dict(zip(doubts, settlement.decisions, strict=True))
+        settled: list[SettledItem] = []
+        for journal, found in journals:
+            decided = [(item, decisions[doubt]) for doubt, item in found.items()]
+            settled += [_told(*each) for each in decided]
+            if not dry_run:
+                await journal.call(partial(_keep, decided, name))
+                await journal.call(partial(lists.rewrite, folder=journal.folder))
+    is_shard = settlement.problem and folder.name.startswith("shard-")
     return Settled(
         log=name,
-        items=items,
-        groups=tuple(map(str, settlement.groups)),
+        items=tuple(settled),
+        groups=settlement.groups,
         least=settlement.least,
         most=settlement.most,
-        problem=settlement.problem,
+        problem=settlement.problem + (_OF_SHARD if is_shard else ""),
         dry_run=dry_run,
     )
 
 
+async def _open(
+    stack: AsyncExitStack, folder: Path, *, dry_run: bool
+) -> tuple[SqliteJournal, dict[Doubt, Item]]:
+    """Open a journal until the stack ends, and return it with the items that it has in doubt."""
+    journal = SqliteJournal(folder)
+    await journal.open(begin=not dry_run)
+    stack.push_async_callback(journal.aclose)
+    if not dry_run:
+        await journal.call(partial(recovery.recover, folder=folder))
+    return journal, await journal.call(_doubts)
+
+
+def folders_of(folder: Path) -> list[Path]:
+    """Return the folders of a batch's journals: itself, or those of its shards."""
+    return [path.parent for path in sorted(folder.glob(f"shard-*/{schema.NAME}"))] or [folder]
+
+
 def _of_several(settlement: Settlement) -> Settlement:
     """Return what the log of one key says of a batch that others sent too: nothing is free."""
-    decisions = [
-        attrs.evolve(each, charge=Charge.MAYBE, rule=Rule.OTHERS)
-        if each.charge is Charge.NO
-        else each
+    decisions = tuple(
+        attrs.evolve(each, rule=Rule.OTHERS) if each.rule is Rule.FREE else each
         for each in settlement.decisions
-    ]
-    return attrs.evolve(
-        settlement, decisions=tuple(decisions), most=max(settlement.most, len(decisions))
     )
+    return attrs.evolve(settlement, decisions=decisions, most=max(settlement.most, len(decisions)))
 
 
-def _gather(journal: JournalView) -> tuple[list[Doubt], list[KnownCall]]:
-    """Return the items in doubt, and every other send within an hour of one of theirs."""
-    doubtful = {
+def _doubts(journal: JournalView) -> dict[Doubt, Item]:
+    """Return the items that may have been charged, by those of their sends that may."""
+    items = {
         item.id: item for item in journal.items((State.UNKNOWN,)) if item.charge is Charge.MAYBE
     }
     sends: defaultdict[bytes, list[Send]] = defaultdict(list)
     for identity, trace in journal.sends():
-        if identity in doubtful and trace.charge is Charge.MAYBE:
+        if identity in items and trace.charge is Charge.MAYBE:
             sends[identity].append(_send(trace))
-    doubts = [_doubt(doubtful[identity], found) for identity, found in sends.items()]
-    hours = {_hour(send.at) for doubt in doubts for send in doubt.sends}
-    return doubts, list(_others(journal, frozenset(sends), hours))
+    return {
+        Doubt(
+            id=identity.hex(),
+            key=items[identity].idempotency_key,
+            sends=tuple(found),
+            model=items[identity].row.request.model,
+        ): items[identity]
+        for identity, found in sends.items()
+    }
 
 
-def _others(
-    journal: JournalView, doubtful: frozenset[bytes], hours: set[float]
-) -> Iterator[KnownCall]:
+def _others(journal: JournalView, doubts: Sequence[Doubt]) -> list[KnownCall]:
+    """Return every other send within an hour of one of theirs."""
+    doubtful = {bytes.fromhex(doubt.id) for doubt in doubts}
+    hours = {
+        send.at // HOUR + off for doubt in doubts for send in doubt.sends for off in (-1, 0, 1)
+    }
+    calls = []
     for identity, trace in journal.sends():
-        if trace.charge is Charge.MAYBE and identity in doubtful:
-            continue
-        hour = _hour(trace.at)
-        if hours.isdisjoint((hour - 1, hour, hour + 1)):
+        if trace.at // HOUR not in hours or (trace.charge is Charge.MAYBE and identity in doubtful):
             continue
         if (item := journal.find(identity)) is not None:
-            yield KnownCall(
-                send=_send(trace),
-                charge=trace.charge,
-                key=item.idempotency_key,
-                model=item.row.request.model,
-            )
-
-
-def _doubt(item: Item, sends: Sequence[Send]) -> Doubt:
-    return Doubt(
-        id=item.id.hex(),
-        key=item.idempotency_key,
-        sends=tuple(sends),
-        model=item.row.request.model,
-    )
+            key, model = item.idempotency_key, item.row.request.model
+            calls.append(KnownCall(send=_send(trace), charge=trace.charge, key=key, model=model))
+    return calls
 
 
 def _send(trace: Trace) -> Send:
     return Send(trace.at, trace.until, trace.request_id)
 
 
-def _hour(at: float) -> float:
-    return at // HOUR
-
-
-def _keep(
-    journal: JournalView, settlement: Settlement, log: str, *, dry_run: bool
-) -> tuple[SettledItem, ...]:
-    """Keep each decision with its evidence, and return what became of the items."""
-    settled: list[SettledItem] = []
-    now = time.time()
-    for decision in settlement.decisions:
-        item = journal.find(bytes.fromhex(decision.id))
-        if item is None:
-            continue
-        if not dry_run and decision.charge is not Charge.MAYBE:
-            _move(journal, item, decision)
-            journal.decided(item, now, _evidence(decision, log))
-        settled.append(
-            SettledItem(
-                id=item.row.id,
-                prompt=item.row.request.prompt,
-                charge=decision.charge,
-                why=settlement.problem or decision.rule.value,
-                request_id=decision.request_id,
-            )
-        )
-    return tuple(settled)
-
-
-def _move(journal: JournalView, item: Item, decision: Decision) -> None:
-    item.charge = decision.charge
-    if decision.charge is Charge.NO:
-        item.state, item.error = after(item.state, Event.CLEARED, Charge.NO), None
-        journal.cleared(item)
-        return
-    known = decision.request_id
-    message = _CHARGED.format(as_id=f" as {printable(known, 200)}" if known else "")
-    item.error = KeptError(
-        type="OutcomeUnknownError",
-        message=message,
-        charge=Charge.YES,
-        idempotency_key=item.idempotency_key,
-        request_id=known,
+def _told(item: Item, decision: Decision) -> SettledItem:
+    return SettledItem(
+        id=item.row.id,
+        prompt=item.row.request.prompt,
+        charge=decision.charge,
+        why=decision.rule.value,
+        request_id=decision.request_id,
     )
-    journal.settled(item)
 
 
-def _evidence(decision: Decision, log: str) -> str:
-    rows: list[Any] = [
-        attrs.asdict(row, value_serializer=lambda _, __, value: getattr(value, "value", value))
-        for row in decision.rows
-    ]
-    told = {"charge": str(decision.charge), "rule": decision.rule.value, "log": log, "rows": rows}
-    return json.dumps(told)
+def _keep(decisions: Iterable[tuple[Item, Decision]], log: str, journal: JournalView) -> None:
+    """Keep each decision with its evidence, which comes first."""
+    for item, decision in decisions:
+        if decision.charge is Charge.MAYBE:
+            continue
+        told = {"charge": str(decision.charge), "log": log, **attrs.asdict(decision)}
+        journal.decided(item, time.time(), json.dumps(told, default=attrgetter("value")))
+        item.charge = decision.charge
+        if decision.charge is Charge.NO:
+            item.state, item.error = after(item.state, Event.CLEARED, Charge.NO), None
+            journal.cleared(item)
+            continue
+        known = decision.request_id
+        as_id = f" as {printable(known, 200)}" if known else ""
+        item.error = KeptError(
+            type="OutcomeUnknownError",
+            message=f"By the gateway's log it was charged{as_id}, for {decision.rule.value}: ask "
+            "its support for the image, or for the money.",
+            charge=Charge.YES,
+            idempotency_key=item.idempotency_key,
+            request_id=known,
+        )
+        journal.settled(item)

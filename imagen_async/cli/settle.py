@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from imagen_async.batch import recovery
+from imagen_async.batch.settling import folders_of
 from imagen_async.cli.client import RequestFlags, open_client, run_loop
 from imagen_async.cli.console import note, result
 from imagen_async.cli.exits import DONE, PARTIAL
 from imagen_async.cli.words import cut
 from imagen_async.errors import Charge
-from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,9 @@ def settle(flags: SettleFlags) -> int:
         ImagenError: If the log cannot be read.
     """
     if flags.base_url is None:
-        flags = attrs.evolve(flags, base_url=recovery.endpoint_of(Path(flags.folder)))
+        flags = attrs.evolve(
+            flags, base_url=recovery.endpoint_of(folders_of(Path(flags.folder))[0])
+        )
     return run_loop(_settle(flags))
 
 
@@ -54,16 +56,15 @@ async def _settle(flags: SettleFlags) -> int:
         )
     if flags.as_json:
         result(json.dumps(attrs.asdict(settled)))
-    for line in _lines(settled, printable(flags.folder, 300)):
+    for line in _lines(settled):
         note(line)
     return PARTIAL if settled.count(Charge.MAYBE) else DONE
 
 
-def _lines(settled: Settled, folder: str) -> Iterator[str]:
+def _lines(settled: Settled) -> Iterator[str]:
     """Yield what became of the items, in lines that say what to do next."""
     if not settled.items:
-        yield f"Nothing in {folder} is in doubt by a send that a log could show."
-        return
+        yield "Nothing there is in doubt by a send that a log could show."
     if settled.problem:
         yield settled.problem
     for item in settled.items:
@@ -79,9 +80,9 @@ def _lines(settled: Settled, folder: str) -> Iterator[str]:
         yield f"{free:,} {would}settled as not charged: run the batch again to send them."
     if charged:
         yield (
-            f"{charged:,} {would}settled as charged, and stay in {folder}/unknown.jsonl with the "
-            "gateway's id: ask its support for the images or the money, or buy again with "
-            "--on-unknown resend."
+            f"{charged:,} {would}settled as charged, and stay in unknown.jsonl with the gateway's "
+            "id: ask its support for the images or the money, or buy again with --on-unknown "
+            "resend."
         )
     left = Counter(item.why for item in settled.items if item.charge is Charge.MAYBE)
     for why, number in left.most_common():

@@ -11,8 +11,10 @@ of our sends, and is matched by time::
     2 were charged" of b and c. d and e have no row within reach: free.
 
 What must hold, or nothing is settled at all: each answered call of ours has its row, where its
-time says; and each row of the batch's time is a call of ours, or else somebody uses our key.
-Whoever a row may belong to, an item that has one within reach is never called free.
+time says; no two calls have one id; and each row of the batch's time is a call of ours, or else
+somebody uses our key. Whoever a row may belong to, an item that has one within reach is never
+called free. A row of somebody else that alone lies where a send in doubt was free looks like its
+charge, and no rule about times can tell: which is why such a charge is told as what it is.
 """
 
 from __future__ import annotations
@@ -20,25 +22,27 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from imagen_async.errors import Charge
 from imagen_async.policy.evidence import (
+    HORIZON,
     HOUR,
     ROUNDING,
-    Evidence,
-    Surroundings,
+    against_free,
+    is_any,
     is_old,
     is_reached,
     standing,
 )
-from imagen_async.policy.settlement import Decision, Group, RowKind, Rule, Settlement
+from imagen_async.policy.settlement import Decision, RowKind, Rule, Settlement
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow, Send
 
@@ -54,16 +58,8 @@ CROWD: Final = 2000
 """Sends that are told apart where their times touch; of more it is not even tried."""
 
 
-@attrs.frozen
-class _Window:
-    """Where the log's start of a request lies, in seconds from our send."""
-
-    low: float
-    high: float
-
-    def around(self, send: Send) -> tuple[float, float]:
-        """Return the earliest and the latest start of a send's row."""
-        return send.at + self.low, send.until + self.high
+class _UntrustedLogError(Exception):
+    """Why a log settles nothing; the text is the end of a sentence."""
 
 
 @attrs.frozen
@@ -71,201 +67,210 @@ class _Claim:
     """A send that may have caused the rows from ``first`` up to, not including, ``end``.
 
     Args:
+        first: The first of the rows left over.
+        end: The one after the last.
         owner: The item's place; ``_OTHER`` for a send that is not to be settled.
-        first: The first of the rows left over.
-        end: The one after the last.
     """
 
+    first: int
+    end: int
     owner: int
-    first: int
-    end: int
-
-
-@attrs.frozen
-class _Part:
-    """Claims and rows that hang together.
-
-    Args:
-        claims: In the order of their first rows.
-        first: The first of the rows left over.
-        end: The one after the last.
-    """
-
-    claims: list[_Claim]
-    first: int
-    end: int
-
-    @property
-    def size(self) -> int:
-        """How many rows it has."""
-        return self.end - self.first
-
-    def count(self, claims: Sequence[_Claim]) -> int:
-        """Return how many of its rows some of its claims can explain, one row each."""
-        return len(_matched(claims, self.first, self.end))
 
 
 def settle_by_difference(
-    doubts: Sequence[Doubt], calls: Collection[KnownCall], log: CallLog, horizon: float
+    doubts: Sequence[Doubt], calls: Iterable[KnownCall], log: CallLog, horizon: float
 ) -> Settlement:
     """Return what a log says of the items in doubt; see ``settle``."""
-    if not doubts:
-        return Settlement(decisions=())
-    sends = [send for doubt in doubts for send in doubt.sends]
-    hours = Surroundings.of(sends, HOUR, HOUR)
-    calls = [call for call in calls if call.send.at in hours]
+    sends = [(owner, send) for owner, doubt in enumerate(doubts) for send in doubt.sends]
+    times = sorted(send.at for _, send in sends)
+    calls = [call for call in calls if is_any(times, call.send.at - HOUR, call.send.at + HOUR)]
     stand, loose = standing(log.rows)
     # A request may have rows of its failures inside the gateway, too; its charge says more.
     rows = sorted(log.rows, key=lambda row: row.costs)
-    named = {row.id: row for row in rows if row.id is not None and row.kind is not RowKind.REFUND}
-    window, problem = _window(calls, named, log, horizon)
-    time = Surroundings.of(sends, horizon - window.low, horizon + window.high)
-    costs = [row for row in stand if row.costs and _is_within(row, time)]
-    ours = {call.send.request_id for call in calls}
-    left = _distinct([row for row in costs if row.id is None or row.id not in ours])
-    if not problem and any(row.start is None for row in left):
-        problem = "it has rows without a time"
-    problem = problem or _strange_model(costs, doubts, calls, named)
-    if problem:
-        return _blocked(doubts, problem)
-    ids = {send.request_id for doubt in doubts for send in doubt.sends}
-    # Rows that name their item stand at the end, out of reach of all sends but their own.
-    left.sort(key=lambda row: (row.id is not None and row.id in ids, _start(row)))
-    claims = _claims(doubts, calls, left, window)
-    parts = list(_parts(claims))
-    stray = _stray(parts, len(left))
-    if stray is not None:
-        return _blocked(doubts, _foreign(left[stray]))
-    shown = sorted(call.send.at for call in calls if call.send.request_id in named)
-    evidence = Evidence(log, horizon, shown)
-    return _decide(doubts, parts, left, loose, evidence)
+    named = {row.id: row for row in rows if row.kind is not RowKind.REFUND}
+    named.pop(None, None)
+    comparison = _Comparison(doubts, sends, calls, log, horizon, named)
+    try:
+        window = comparison.window()
+        left = comparison.left_over([row for row in stand if row.costs], *window)
+        parts = list(_parts(comparison.claims(left, *window), left))
+    except _UntrustedLogError as error:
+        decisions = [Decision(id=doubt.id, rule=Rule.BLOCKED) for doubt in doubts]
+        problem = f"The log settles nothing: {error}."
+        return Settlement(decisions=tuple(decisions), most=len(sends), problem=problem)
+    return comparison.decide(parts, left, loose)
 
 
-def _blocked(doubts: Sequence[Doubt], problem: str) -> Settlement:
-    decisions = [Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.BLOCKED) for doubt in doubts]
-    most = sum(len(doubt.sends) for doubt in doubts)
-    problem = f"The log settles nothing: {problem}."
-    return Settlement(decisions=tuple(decisions), most=most, problem=problem)
+@attrs.frozen
+class _Comparison:
+    """What we know of our calls, beside what a log shows.
+
+    Args:
+        doubts: The items in doubt.
+        sends: Theirs, each with its item's place.
+        calls: Our other sends within an hour of theirs.
+        log: What was read.
+        horizon: Seconds after a send from which a missing row means that nothing was charged.
+        named: The log's rows by their ids.
+    """
+
+    doubts: Sequence[Doubt]
+    sends: Sequence[tuple[int, Send]]
+    calls: Sequence[KnownCall]
+    log: CallLog
+    horizon: float
+    named: Mapping[str | None, LogRow]
+
+    def window(self) -> tuple[float, float]:
+        """Return where rows lie, in seconds from our sends, by the clocks and our answered calls.
+
+        Raises:
+            _UntrustedLogError: If the log does not show these calls, or not there.
+        """
+        low, high = self.log.skew[0] - ROUNDING, self.log.skew[1] + ROUNDING
+        shown: list[tuple[float, float]] = []
+        for call in self.calls:
+            send, row = call.send, self.named.get(call.send.request_id)
+            if row is not None:
+                # When it left is known only that well, so it may have taken as little or as long.
+                shown.append((_start(row) - send.until, _start(row) - send.at))
+                continue
+            due = is_reached(send, self.log) and is_old(send, self.log, self.horizon)
+            if send.request_id is not None and call.charge is Charge.YES and due:
+                shown_as = printable(send.request_id, 100)
+                raise _UntrustedLogError(f"it does not show our own call {shown_as}")
+        if not shown:
+            raise _UntrustedLogError("it shows none of our own calls of that time")
+        before = max(0.0, low - min(longest for _, longest in shown))
+        after = max(0.0, max(shortest for shortest, _ in shown) - high)
+        off = sum(longest < low or shortest > high for shortest, longest in shown)
+        if off * 4 > len(shown) or max(before, after) > STRAGGLING:
+            raise _UntrustedLogError("its times are not those of our own calls")
+        if len(shown) < MANY:
+            return low - before, high + after
+        least, most = min(shortest for shortest, _ in shown), max(longest for _, longest in shown)
+        return least - EARLIER, most + LATER
+
+    def left_over(self, costs: Sequence[LogRow], low: float, high: float) -> list[LogRow]:
+        """Return the charges of the batch's time that are not the answered calls'.
+
+        Raises:
+            _UntrustedLogError: If one has no time, no id of its own, or a model that is not ours.
+        """
+        starts = sorted(send.at for _, send in self.sends)
+        high += max(send.until - send.at for _, send in self.sends)
+
+        def is_of_the_time(row: LogRow) -> bool:
+            at = row.end if row.start is None else row.start
+            return at is None or is_any(starts, at - high - HORIZON, at - low + HORIZON)
+
+        costs = list(filter(is_of_the_time, costs))
+        known = [call.send.request_id for call in self.calls]
+        asked = [send.request_id for _, send in self.sends]
+        for ids in ([row.id for row in costs], known + asked):
+            if twice := [id_ for id_, times in Counter(ids).items() if id_ and times > 1]:
+                raise _UntrustedLogError(f"several calls have the id {printable(twice[0], 100)}")
+        models = {call.model for call in self.calls} | {doubt.model for doubt in self.doubts}
+        if None not in models:  # else the gateway chose one, which its log may call by any name
+            models |= {None, *(self.named[id_].model for id_ in known if id_ in self.named)}
+            for row in costs:
+                if row.model not in models:
+                    raise _foreign(row)
+        # Rows that name their item stand at the end, out of reach of all sends but their own.
+        ours, named = {*known} - {None}, {*asked} - {None}
+        left = (row for row in costs if row.id not in ours)
+        return sorted(left, key=lambda row: (row.id in named, _start(row)))
+
+    def claims(self, left: list[LogRow], low: float, high: float) -> list[_Claim]:
+        """Return the sends that have rows within reach, in the order of the first of them."""
+        ids = {send.request_id for _, send in self.sends} - {None}
+        places = {row.id: place for place, row in enumerate(left) if row.id in ids}
+        starts = [_start(row) for row in left[: len(left) - len(places)]]
+        nameless = (call for call in self.calls if call.send.request_id is None)
+        others = [(_OTHER, call.send) for call in nameless if call.charge is not Charge.NO]
+        claims = []
+        for owner, send in (*self.sends, *others):
+            first = bisect_left(starts, send.at + low)
+            end = bisect_right(starts, send.until + high)
+            if send.request_id in places:
+                first = places[send.request_id]
+                end = first + 1
+            if first < end:
+                claims.append(_Claim(first, end, owner))
+        return sorted(claims, key=lambda claim: (claim.first, claim.end))
+
+    def decide(
+        self, parts: list[list[_Claim]], left: list[LogRow], loose: list[LogRow]
+    ) -> Settlement:
+        """Return what becomes of each item."""
+        found: dict[int, Rule] = {}
+        reach: defaultdict[int, set[int]] = defaultdict(set)
+        groups: list[str] = []
+        least = most = 0
+        for part in parts:
+            rows = [left[place] for place in _rows(part)]
+            own = [claim for claim in part if claim.owner != _OTHER]
+            refunds = sum((row.end or math.inf) >= _start(rows[0]) for row in loose)
+            unpriced = sum(row.kind is RowKind.OPEN for row in rows)
+            rule = Rule.REFUNDED if refunds else Rule.OPEN if unpriced else Rule.SHARED
+            needed = _needed(part) if rule is Rule.SHARED else set()
+            for claim in own:
+                reach[claim.owner].update(range(claim.first, claim.end))
+                if found.get(claim.owner) is not Rule.NEEDED:
+                    found[claim.owner] = Rule.NEEDED if claim.owner in needed else rule
+            others = len(_matched([claim for claim in part if claim.owner == _OTHER]))
+            sure, possible = max(0, len(rows) - others - refunds - unpriced), len(_matched(own))
+            least, most = least + sure, most + possible
+            if (items := len({claim.owner for claim in own})) > 1:
+                number = f"{sure}" if sure == possible else f"{sure} to {possible}"
+                verb = "was" if possible == 1 else "were"
+                groups.append(f"{number} of these {items} {verb} charged")
+        shown = sorted(call.send.at for call in self.calls if call.send.request_id in self.named)
+        decisions = []
+        for owner, doubt in enumerate(self.doubts):
+            silence = against_free(doubt, self.log, self.horizon, shown)
+            rule = found.get(owner) or silence or Rule.FREE
+            within = tuple(left[place] for place in sorted(reach[owner]))
+            decisions.append(Decision(id=doubt.id, rule=rule, rows=within))
+            if owner not in found and rule is not Rule.FREE:
+                most += len(doubt.sends)
+        return Settlement(decisions=tuple(decisions), groups=tuple(groups), least=least, most=most)
 
 
-def _start(row: LogRow) -> float:
-    return row.start or 0.0
+def _parts(claims: list[_Claim], left: list[LogRow]) -> Iterator[list[_Claim]]:
+    """Yield the claims that hang together by their rows, in the order of these.
 
-
-def _is_within(row: LogRow, time: Surroundings) -> bool:
-    at = row.end if row.start is None else row.start
-    return at is None or at in time
-
-
-def _distinct(rows: list[LogRow]) -> list[LogRow]:
-    """Return the rows, of those with one id the first: they are of one request."""
-    found: dict[object, LogRow] = {}
-    for place, row in enumerate(rows):
-        found.setdefault(place if row.id is None else row.id, row)
-    return list(found.values())
-
-
-def _window(
-    calls: Sequence[KnownCall], named: dict[str, LogRow], log: CallLog, horizon: float
-) -> tuple[_Window, str]:
-    """Return where rows lie by the clocks and by our answered calls, and what speaks against it."""
-    window = _Window(log.skew[0] - ROUNDING, log.skew[1] + ROUNDING)
-    shown: list[_Window] = []
-    before = after = 0.0
-    off = 0
-    for call in calls:
-        send, id_ = call.send, call.send.request_id
-        row = None if id_ is None else named.get(id_)
-        if row is None:
-            due = is_reached(send, log) and is_old(send, log, horizon)
-            if id_ is not None and call.charge is Charge.YES and due:
-                return window, f"it does not show our own call {printable(id_, 100)}"
-            continue
-        if row.start is None:
-            return window, "it has rows without a time"
-        first, last = window.around(send)
-        before, after = max(before, first - row.start), max(after, row.start - last)
-        off += not first <= row.start <= last
-        # When it left is known only that well, so it may have taken as little or as long.
-        shown.append(_Window(row.start - send.until, row.start - send.at))
-    if not shown:
-        return window, "it shows none of our own calls of that time"
-    if off * 4 > len(shown) or max(before, after) > STRAGGLING:
-        return window, "its times are not those of our own calls"
-    if len(shown) < MANY:
-        return _Window(window.low - before, window.high + after), ""
-    low, high = min(each.low for each in shown), max(each.high for each in shown)
-    return _Window(low - EARLIER, high + LATER), ""
-
-
-def _strange_model(
-    costs: list[LogRow],
-    doubts: Sequence[Doubt],
-    calls: Sequence[KnownCall],
-    named: dict[str, LogRow],
-) -> str:
-    models = {call.model for call in calls} | {doubt.model for doubt in doubts}
-    if None in models:
-        return ""  # the gateway chose one, which its log may call by any name
-    logged = (named.get(call.send.request_id or "") for call in calls)
-    models |= {row.model for row in logged if row is not None}
-    strange = (row for row in costs if row.model and row.model not in models)
-    row = next(strange, None)
-    return "" if row is None else _foreign(row)
-
-
-def _foreign(row: LogRow) -> str:
-    name = f" {printable(row.id, 100)}" if row.id else ""
-    return f"its charge{name} is for no call of this batch, so somebody else uses the key"
-
-
-def _claims(
-    doubts: Sequence[Doubt], calls: Sequence[KnownCall], left: list[LogRow], window: _Window
-) -> list[_Claim]:
-    """Return the sends that have rows within reach, in the order of the first of them."""
-    owned: list[tuple[int, Send]] = []
-    for owner, doubt in enumerate(doubts):
-        owned += [(owner, send) for send in doubt.sends]
-    ids = {send.request_id for _, send in owned} - {None}
-    places = {row.id: place for place, row in enumerate(left) if row.id in ids}
-    starts = [_start(row) for row in left[: len(left) - len(places)]]
-    nameless = (call for call in calls if call.send.request_id is None)
-    owned += [(_OTHER, call.send) for call in nameless if call.charge is not Charge.NO]
-    claims = []
-    for each, send in owned:
-        place = places.get(send.request_id or "")
-        if place is not None:
-            claims.append(_Claim(each, place, place + 1))
-            continue
-        low, high = window.around(send)
-        first, end = bisect_left(starts, low), bisect_right(starts, high)
-        if first < end:
-            claims.append(_Claim(each, first, end))
-    return sorted(claims, key=lambda claim: (claim.first, claim.end))
-
-
-def _parts(claims: list[_Claim]) -> Iterator[_Part]:
-    """Yield what hangs together, in the order of the rows."""
+    Raises:
+        _UntrustedLogError: If a row is left that no claim explains.
+    """
     held: list[_Claim] = []
-    end = 0
-    for claim in claims:
-        if held and claim.first >= end:
-            yield _Part(held, held[0].first, end)
-            held, end = [], 0
+    first = end = 0
+    for claim in (*claims, _Claim(len(left), len(left), _OTHER)):
+        if claim.first >= end:
+            if len(_matched(held)) < end - first:
+                raise _foreign(left[first])
+            if held:
+                yield held
+            if claim.first > end:
+                raise _foreign(left[end])
+            held, first = [], end
         held.append(claim)
         end = max(end, claim.end)
-    if held:
-        yield _Part(held, held[0].first, end)
 
 
-def _matched(claims: Sequence[_Claim], first: int, end: int) -> list[_Claim]:
-    """Return the claims of a largest matching of rows and claims.
+def _rows(part: Sequence[_Claim]) -> range:
+    """Return the places of all rows that some claims reach."""
+    return range(part[0].first, max(claim.end for claim in part)) if part else range(0)
+
+
+def _matched(claims: Sequence[_Claim]) -> list[_Claim]:
+    """Return the claims of a largest matching of claims and rows, which are claimed one by one.
 
     A claim's rows are an interval, so each row may go to the claim that ends first (Glover 1967).
     """
     matched, at = [], 0
     waiting: list[tuple[int, int]] = []
-    for row in range(first, end):
+    for row in _rows(claims):
         while at < len(claims) and claims[at].first <= row:
             heapq.heappush(waiting, (claims[at].end, at))
             at += 1
@@ -276,98 +281,25 @@ def _matched(claims: Sequence[_Claim], first: int, end: int) -> list[_Claim]:
     return matched
 
 
-def _stray(parts: list[_Part], rows: int) -> int | None:
-    """Return the place of a row that no send of ours explains; None if there is none."""
-    covered = 0
-    for part in parts:
-        if part.first > covered:
-            return covered
-        if part.count(part.claims) < part.size:
-            return part.first
-        covered = part.end
-    return covered if covered < rows else None
+def _start(row: LogRow) -> float:
+    if row.start is None:
+        raise _UntrustedLogError("it has rows without a time")
+    return row.start
 
 
-@attrs.frozen
-class _Found:
-    """What one part says: its items by their places, and how many of its charges are theirs."""
-
-    decisions: dict[int, Decision]
-    least: int
-    most: int
+def _foreign(row: LogRow) -> _UntrustedLogError:
+    name = f" {printable(row.id, 100)}" if row.id else ""
+    return _UntrustedLogError(
+        f"its charge{name} is for no call of this batch, so somebody else uses the key"
+    )
 
 
-def _decide(
-    doubts: Sequence[Doubt],
-    parts: list[_Part],
-    left: list[LogRow],
-    loose: list[LogRow],
-    evidence: Evidence,
-) -> Settlement:
-    decisions: dict[int, Decision] = {}
-    groups: list[Group] = []
-    least = most = 0
-    for part in parts:
-        found = _decide_part(doubts, part, left, loose, len(groups))
-        for owner, decision in found.decisions.items():
-            known = decisions.get(owner)
-            decisions[owner] = decision if known is None else _worse(known, decision)
-        least, most = least + found.least, most + found.most
-        if len(found.decisions) > 1:
-            ids = tuple(decision.id for decision in found.decisions.values())
-            groups.append(Group(ids=ids, least=found.least, most=found.most))
-    for owner, doubt in enumerate(doubts):
-        if owner not in decisions:
-            against = evidence.against_free(doubt)
-            most += 0 if against is None else len(doubt.sends)
-            charge = Charge.NO if against is None else Charge.MAYBE
-            decisions[owner] = Decision(id=doubt.id, charge=charge, rule=against or Rule.FREE)
-    settled = tuple(decisions[owner] for owner in range(len(doubts)))
-    return Settlement(decisions=settled, groups=tuple(groups), least=least, most=most)
-
-
-def _worse(one: Decision, other: Decision) -> Decision:
-    """Return what two parts say of an item that went out more than once."""
-    worse = max(one, other, key=lambda decision: decision.charge)
-    return attrs.evolve(worse, rows=(*one.rows, *other.rows))
-
-
-def _decide_part(
-    doubts: Sequence[Doubt], part: _Part, left: list[LogRow], loose: list[LogRow], group: int
-) -> _Found:
-    rows = left[part.first : part.end]
-    own = [claim for claim in part.claims if claim.owner != _OTHER]
-    others = [claim for claim in part.claims if claim.owner == _OTHER]
-    refunds = sum((row.end or math.inf) >= _start(rows[0]) for row in loose)
-    unpriced = sum(row.kind is RowKind.OPEN for row in rows)
-    why = Rule.REFUNDED if refunds else Rule.OPEN if unpriced else Rule.SHARED
-    needed = _needed(part) if why is Rule.SHARED else set()
-    places: dict[int, set[int]] = {}
-    for claim in own:
-        places.setdefault(claim.owner, set()).update(range(claim.first, claim.end))
-    alone = len(places) == 1 and not others
-    decisions = {
-        owner: Decision(
-            id=doubts[owner].id,
-            charge=Charge.YES if owner in needed else Charge.MAYBE,
-            rule=why if owner not in needed else Rule.CHARGED if alone else Rule.NEEDED,
-            rows=tuple(left[place] for place in sorted(within)),
-            group=group if len(places) > 1 else None,
-        )
-        for owner, within in sorted(places.items())
-    }
-    sure = max(0, part.size - part.count(others) - refunds - unpriced)
-    return _Found(decisions, sure, part.count(own))
-
-
-def _needed(part: _Part) -> set[int]:
+def _needed(part: list[_Claim]) -> set[int]:
     """Return the owners without whom the part's rows cannot all be explained."""
-    if len(part.claims) > CROWD:
+    if len(part) > CROWD:
         return set()
-    needed = set()
-    matched = {claim.owner for claim in _matched(part.claims, part.first, part.end)}
-    for owner in matched - {_OTHER}:
-        rest = [claim for claim in part.claims if claim.owner != owner]
-        if part.count(rest) < part.size:
-            needed.add(owner)
-    return needed
+    return {
+        owner
+        for owner in {claim.owner for claim in _matched(part)} - {_OTHER}
+        if len(_matched([claim for claim in part if claim.owner != owner])) < len(_rows(part))
+    }

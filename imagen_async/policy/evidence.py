@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
-
-import attrs
 
 from imagen_async.policy.settlement import RowKind, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from imagen_async.policy.settlement import CallLog, Doubt, LogRow, Send
 
@@ -24,37 +22,37 @@ ROUNDING: Final = 2.0
 """Seconds: the log's times are whole, and a row's start is the difference of two of them."""
 
 
-@attrs.frozen
-class Evidence:
-    """What makes a log's silence mean something; all times on our clock.
+def against_free(
+    doubt: Doubt,
+    log: CallLog,
+    horizon: float,
+    shown: Sequence[float],
+    missing: Sequence[float] = (),
+) -> Rule | None:
+    """Return why an item without a row is not known to be free; None if it is.
 
     Args:
+        doubt: The item.
         log: What was read.
         horizon: Seconds after a send from which a missing row means that nothing was charged.
-        shown: When calls of ours went out that it shows, in order.
+        shown: When calls of ours went out that the log shows, in order; on our clock.
         missing: When charged calls of ours went out that it should show and does not, in order.
     """
-
-    log: CallLog
-    horizon: float
-    shown: list[float]
-    missing: list[float] = attrs.field(factory=list)
-
-    def against_free(self, doubt: Doubt) -> Rule | None:
-        """Return why an item without a row is not known to be free; None if it is."""
-        for send in doubt.sends:
-            if not is_old(send, self.log, self.horizon):
-                return Rule.YOUNG
-            if not is_reached(send, self.log):
-                return Rule.CUT
-            if not _near(self.shown, send.at) or _near(self.missing, send.at):
-                return Rule.SILENT
-        return None
+    for send in doubt.sends:
+        hour = send.at - HOUR, send.at + HOUR
+        if not is_old(send, log, horizon):
+            return Rule.YOUNG
+        if not is_reached(send, log):
+            return Rule.CUT
+        if not is_any(shown, *hour) or is_any(missing, *hour):
+            return Rule.SILENT
+    return None
 
 
-def _near(times: list[float], at: float) -> bool:
-    place = bisect_left(times, at - HOUR)
-    return place < len(times) and times[place] <= at + HOUR
+def is_any(times: Sequence[float], first: float, last: float) -> bool:
+    """Return whether any of some times, which are in order, lies between two."""
+    place = bisect_left(times, first)
+    return place < len(times) and times[place] <= last
 
 
 def is_old(send: Send, log: CallLog, horizon: float) -> bool:
@@ -65,33 +63,6 @@ def is_old(send: Send, log: CallLog, horizon: float) -> bool:
 def is_reached(send: Send, log: CallLog) -> bool:
     """Return whether the log reaches back to a send."""
     return send.at + log.skew[0] - ROUNDING > log.whole_since
-
-
-@attrs.frozen
-class Surroundings:
-    """The time around some sends, in order and without overlaps.
-
-    Args:
-        spans: First and last moments, in seconds.
-    """
-
-    spans: list[tuple[float, float]]
-
-    @classmethod
-    def of(cls, sends: Iterable[Send], before: float, after: float) -> Surroundings:
-        """Return the time from so many seconds before each send to so many after it."""
-        spans: list[tuple[float, float]] = []
-        for send in sorted(sends, key=lambda send: send.at):
-            first, last = send.at - before, send.until + after
-            if spans and first <= spans[-1][1]:
-                spans[-1] = spans[-1][0], max(spans[-1][1], last)
-            else:
-                spans.append((first, last))
-        return cls(spans)
-
-    def __contains__(self, at: float) -> bool:
-        place = bisect_right(self.spans, (at, math.inf)) - 1
-        return place >= 0 and at <= self.spans[place][1]
 
 
 def standing(rows: Iterable[LogRow]) -> tuple[list[LogRow], list[LogRow]]:

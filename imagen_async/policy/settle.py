@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from imagen_async.errors import Charge
 from imagen_async.policy.difference import settle_by_difference
-from imagen_async.policy.evidence import HORIZON, Evidence, is_old, is_reached, standing
-from imagen_async.policy.settlement import Decision, RowKind, Rule, Settlement
+from imagen_async.policy.evidence import HORIZON, against_free, is_old, is_reached, standing
+from imagen_async.policy.settlement import Decision, LogRow, RowKind, Rule, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, LogRow, Send
+    from imagen_async.policy.settlement import CallLog, Doubt, KnownCall, Send
 
 DRIFT: Final = 600.0
 """Seconds that a row may lie off its call: as long as an answer takes, should its end be told."""
@@ -49,26 +49,26 @@ def settle(
     for row in log.rows:
         rows[row.client_id].append(row)
     controls = [call for call in calls if call.charge is Charge.YES and call.key in log.keys]
-    due = [call for call in controls if is_old(call.send, log, horizon)]
     shown = sorted(call.send.at for call in controls if call.key in rows)
     missing = sorted(
         call.send.at
-        for call in due
-        if is_reached(call.send, log) and not _shows(rows.get(call.key, ()), call.send, log)
+        for call in controls
+        if is_old(call.send, log, horizon)
+        and is_reached(call.send, log)
+        and not _shows(rows.get(call.key, ()), call.send, log)
     )
-    evidence = Evidence(log, horizon, shown, missing)
-    decisions = tuple(
-        _decide(doubt, rows.get(doubt.key, []), evidence)
-        if doubt.key in log.keys
-        else Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.UNKEPT)
-        for doubt in doubts
-    )
+    decisions = []
     least = most = 0
-    for doubt, decision in zip(doubts, decisions, strict=True):
-        charges = len({row.id or row for row in decision.rows if row.costs})
-        least += charges if decision.charge is Charge.YES else 0
-        most += (0, max(charges, len(doubt.sends)), charges)[int(decision.charge)]
-    return Settlement(decisions=decisions, least=least, most=most)
+    for doubt in doubts:
+        rule, within = Rule.UNKEPT, list[LogRow]()
+        if doubt.key in log.keys:
+            silence = against_free(doubt, log, horizon, shown, missing)
+            rule, within = _decide(rows.get(doubt.key, []), silence)
+        decisions.append(Decision(id=doubt.id, rule=rule, rows=tuple(within)))
+        charge, charges = decisions[-1].charge, len({row.id or row for row in within if row.costs})
+        least += charges if charge is Charge.YES else 0
+        most += (0, max(charges, len(doubt.sends)), charges)[int(charge)]
+    return Settlement(decisions=tuple(decisions), least=least, most=most)
 
 
 def _shows(rows: Sequence[LogRow], send: Send, log: CallLog) -> bool:
@@ -77,17 +77,17 @@ def _shows(rows: Sequence[LogRow], send: Send, log: CallLog) -> bool:
     return any(row.start is None or low <= row.start <= high for row in rows)
 
 
-def _decide(doubt: Doubt, rows: list[LogRow], evidence: Evidence) -> Decision:
-    """Settle an item by the rows under its key."""
+def _decide(rows: list[LogRow], silence: Rule | None) -> tuple[Rule, list[LogRow]]:
+    """Return what the rows under an item's key say of it, and which of them say it.
+
+    Args:
+        rows: All of them.
+        silence: Why no charge among them would not mean that it is free; None if it would.
+    """
     stand, loose = standing(rows)
-    charges = tuple(row for row in stand if row.kind is RowKind.CHARGE)
-    unpriced = tuple(row for row in stand if row.kind is RowKind.OPEN)
     if loose:
-        return Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.REFUNDED, rows=tuple(rows))
-    if charges:
-        return Decision(id=doubt.id, charge=Charge.YES, rule=Rule.CHARGED, rows=charges)
-    if unpriced:
-        return Decision(id=doubt.id, charge=Charge.MAYBE, rule=Rule.OPEN, rows=unpriced)
-    against = evidence.against_free(doubt)
-    charge = Charge.NO if against is None else Charge.MAYBE
-    return Decision(id=doubt.id, charge=charge, rule=against or Rule.FREE, rows=tuple(rows))
+        return Rule.REFUNDED, rows
+    for kind, rule in ((RowKind.CHARGE, Rule.CHARGED), (RowKind.OPEN, Rule.OPEN)):
+        if found := [row for row in stand if row.kind is kind]:
+            return rule, found
+    return silence or Rule.FREE, rows

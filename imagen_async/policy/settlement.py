@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import attrs
 
@@ -12,11 +12,6 @@ from imagen_async.errors import Charge
 
 LogName: TypeAlias = Literal["litellm", "aimlapi", "newapi"]
 """The kinds of logs that can be read."""
-
-
-def _in_order(send: Send, _: object, until: float) -> None:
-    if until < send.at:
-        raise ValueError("A send cannot have ended before it began.")
 
 
 @attrs.frozen
@@ -34,7 +29,7 @@ class Send:
     """
 
     at: float
-    until: float = attrs.field(validator=_in_order)
+    until: float
     request_id: str | None = None
 
 
@@ -93,7 +88,6 @@ class LogRow:
         start: When the request came in, in Unix seconds of the gateway's clock.
         end: When the row was written.
         model: The model's name there.
-        status: Its type or status in the log's own words.
         amount: What was charged, in ``unit``.
         unit: Such as ``usd`` or ``quota``.
     """
@@ -104,7 +98,6 @@ class LogRow:
     start: float | None = None
     end: float | None = None
     model: str | None = None
-    status: str = ""
     amount: float | None = None
     unit: str = ""
 
@@ -139,8 +132,8 @@ class Rule(enum.Enum):
     """Why an item was settled, or was not; in words for the user."""
 
     CHARGED = "the log shows its charge"
+    NEEDED = "a charge of its moment is no other call's of this batch"
     FREE = "the log shows no charge for it"
-    NEEDED = "there are more charges than the other calls of that moment explain"
     OPEN = "the log shows it without a price"
     SHARED = "the log's charges may be for other calls of that moment"
     REFUNDED = "a refund in the log does not say which charge it is for"
@@ -152,23 +145,27 @@ class Rule(enum.Enum):
     BLOCKED = "the log cannot be trusted"
 
 
+_CHARGES: Final = {Rule.CHARGED: Charge.YES, Rule.NEEDED: Charge.YES, Rule.FREE: Charge.NO}
+
+
 @attrs.frozen(kw_only=True)
 class Decision:
     """What became of an item in doubt.
 
     Args:
         id: The item's id.
-        charge: NO is free, YES was charged, MAYBE stays in doubt.
         rule: Why.
         rows: The rows that it rests on: its charges, or those that may be.
-        group: Number of the group it shares its charges with; None if it stands alone.
     """
 
     id: str
-    charge: Charge
     rule: Rule
     rows: tuple[LogRow, ...] = ()
-    group: int | None = None
+
+    @property
+    def charge(self) -> Charge:
+        """NO is free, YES was charged, MAYBE stays in doubt."""
+        return _CHARGES.get(self.rule, Charge.MAYBE)
 
     @property
     def request_id(self) -> str | None:
@@ -178,39 +175,19 @@ class Decision:
 
 
 @attrs.frozen(kw_only=True)
-class Group:
-    """Items that cannot be told apart by their times.
-
-    Args:
-        ids: The items' ids.
-        least: Charges that are theirs for certain.
-        most: Charges that may be theirs.
-    """
-
-    ids: tuple[str, ...]
-    least: int
-    most: int
-
-    def __str__(self) -> str:
-        count = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
-        verb = "was" if self.most == 1 else "were"
-        return f"{count} of these {len(self.ids)} {verb} charged"
-
-
-@attrs.frozen(kw_only=True)
 class Settlement:
     """What a log says of all items in doubt.
 
     Args:
         decisions: One for each item, in their order.
-        groups: Items that share their charges.
+        groups: How many of the items that cannot be told apart were charged, in words.
         least: Charges of these items for certain, those of groups included.
         most: Charges that they may have caused.
         problem: Why the whole log settles nothing, one sentence; empty if it does not.
     """
 
     decisions: tuple[Decision, ...]
-    groups: tuple[Group, ...] = ()
+    groups: tuple[str, ...] = ()
     least: int = 0
     most: int = 0
     problem: str = ""

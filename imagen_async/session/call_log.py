@@ -16,23 +16,25 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import deque
+from bisect import bisect_left
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
 import attrs
 
-from imagen_async.errors import CallLogError, Charge
+from imagen_async.errors import CallLogError, Charge, ConfigurationError
 from imagen_async.policy.evidence import HOUR
+from imagen_async.policy.rate import Rate
 from imagen_async.policy.settlement import CallLog, LogName
-from imagen_async.session.log_rows import RowError, aimlapi_row, litellm_row, newapi_row
+from imagen_async.session.log_rows import aimlapi_row, litellm_row, log_error, newapi_row
 from imagen_async.session.transport import ExchangeError
 from imagen_async.wire.error_body import read_error_body
 from imagen_async.wire.mask import NO_MASK
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from yarl import URL
 
@@ -45,21 +47,27 @@ LOGS: Final = get_args(LogName)
 DOCUMENT_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of one answer; a thousand rows have about one million."""
 VALUES_LIMIT: Final = 200_000
-"""Objects and lists in one answer: they cost far more as values than as text."""
+"""Values in one answer: they cost far more than their text."""
 ROWS_LIMIT: Final = 100_000
-"""Rows that are read page by page."""
+"""Rows that are read answer by answer."""
 PAGE: Final = 100
 LONGEST_WINDOW: Final = 92 * 86_400.0
 """Seconds that AIMLAPI's log can be asked for at once."""
 PATIENCE: Final = 60.0
 """Seconds that a read waits for its turn; for more it is put off."""
-_PACES: Final = {"newapi": (20, 1200.0), "aimlapi": (200, 60.0)}
-"""Calls and seconds: at most so many in any time so long."""
+_PACES: Final = {"newapi": (0.5, 10), "aimlapi": (100.0, 100), "litellm": (None, 1)}
+"""Calls a minute and at once: never more than 20 in 20 minutes, and of AIMLAPI 200 in one."""
 _KEPT: Final = {
     "aimlapi": re.compile("[A-Za-z0-9._:-]{1,128}"),
     "litellm": re.compile("[!-~]{8,256}"),
 }
 """Ids of ours that a log keeps as they are."""
+_REFUSALS: Final = {
+    401: "is not open to this API key (401)",
+    403: "is not open to this API key (403)",
+    404: "is not there (404): this gateway has none of that kind",
+    429: "was asked too often (429); try again in 20 minutes",
+}
 
 
 class Get(Protocol):
@@ -91,41 +99,9 @@ class _Body:
         self.full = len(self.text) > DOCUMENT_LIMIT
 
 
-class _Pace:
-    """At most so many calls in any time so long."""
-
-    def __init__(self, calls: int, seconds: float) -> None:
-        self._seconds = seconds
-        self._times: deque[float] = deque(maxlen=calls)
-
-    def wait(self, now: float) -> float:
-        """Return how many seconds the next call has to wait."""
-        if len(self._times) < (self._times.maxlen or 0):
-            return 0.0
-        return max(0.0, self._times[0] + self._seconds - now)
-
-    def called(self, now: float) -> None:
-        """Note a call."""
-        self._times.append(now)
-
-
-@attrs.define
-class _Reading:
-    """What one read comes to."""
-
-    began: float
-    skew: tuple[float, float] = (-HOUR, HOUR)
-    rows: list[LogRow] = attrs.field(factory=list)
-
-    def compare(self, date: str | None, sent: float, received: float) -> None:
-        """Narrow down how far the gateway's clock is ahead, by the ``Date`` of an answer."""
-        try:
-            told = parsedate_to_datetime(date or "").timestamp()
-        except ValueError:
-            return
-        low, high = max(self.skew[0], told - received), min(self.skew[1], told + 1 - sent)
-        # Of clocks that ran apart meanwhile the latest word counts.
-        self.skew = (low, high) if low <= high else (told - received, told + 1 - sent)
+def _known(_: object, __: object, name: str | None) -> None:
+    if name not in (None, *LOGS):
+        raise ConfigurationError(f"log must be one of {', '.join(LOGS)}, or None to find it out.")
 
 
 @attrs.define(eq=False)
@@ -141,16 +117,20 @@ class CallLogReader:
         mask: Put over what an answer says.
 
     Raises:
+        ConfigurationError: If there is no log of that name.
         CallLogError: From every method, if the log cannot be read; it says why.
     """
 
     _get: Get
     _origin: URL
-    name: str | None = attrs.field(validator=attrs.validators.in_((*LOGS, None)))
+    name: str | None = attrs.field(validator=_known)
     _clock: Callable[[], float]
     _sleep: Callable[[float], Awaitable[None]]
     _mask: Mask = NO_MASK
-    _paces: dict[str, _Pace] = attrs.field(init=False, factory=dict)
+    _skew: tuple[float, float] = attrs.field(init=False, default=(-HOUR, HOUR))
+    _rates: dict[str, Rate] = attrs.field(
+        init=False, factory=lambda: {name: Rate(*pace) for name, pace in _PACES.items()}
+    )
 
     async def read(self, doubts: Sequence[Doubt], calls: Collection[KnownCall]) -> CallLog:
         """Read what the log says of the time of some items.
@@ -159,192 +139,156 @@ class CallLogReader:
             doubts: The items in doubt; at least one.
             calls: Our other sends near them, as ``settle`` takes them.
         """
-        reading = _Reading(self._clock())
+        began, self._skew = self._clock(), (-HOUR, HOUR)
         if self.name is None:
-            self.name = await self._probe(reading)
+            self.name = await self._probe()
+        keys = None
         if self.name == "newapi":
-            return await self._read_newapi(reading)
-        if self.name == "aimlapi":
-            return await self._read_aimlapi(reading, doubts, calls)
-        return await self._read_litellm(reading, doubts, calls)
+            rows = await self._read_newapi()
+            # The newest rows alone, and how many differs: what was written before the oldest of
+            # them may have been cut off. Rows of one second may have been, too.
+            since = min((row.end for row in rows if row.end is not None), default=math.inf)
+        elif self.name == "aimlapi":
+            keys = self._keys(doubts, calls)
+            earliest = min(send.at for doubt in doubts for send in doubt.sends)
+            since = max(earliest - 2 * HOUR, began - LONGEST_WINDOW)
+            rows = await self._read_aimlapi(keys, since, began)
+        else:
+            keys, since = self._keys(doubts, _witnesses(doubts, calls)), -math.inf
+            rows = await self._read_litellm(keys)
+        return CallLog(
+            rows=tuple(rows), read_at=began, whole_since=since, skew=self._skew, keys=keys
+        )
 
-    async def _probe(self, reading: _Reading) -> str:
+    async def _probe(self) -> str:
         """Return which log the gateway has; each is told by what only it answers."""
         if (self._origin.host or "").endswith("aimlapi.com"):
             return "aimlapi"
-        status = await self._try(reading, "/api/status")
-        if isinstance(status, dict) and status.get("success") is True and "data" in status:
+        status = await self._try("/api/status")
+        if _get(status, "success") is True and _get(status, "data") is not None:
             return "newapi"
-        alive = await self._try(reading, "/health/liveliness")
+        alive = await self._try("/health/liveliness")
         if isinstance(alive, str) and "alive" in alive:
             return "litellm"
-        logs = await self._try(reading, "/v2/logs", period="24h", limit="1")
-        if isinstance(logs, dict) and "pagination" in logs:
+        if _get(await self._try("/v2/logs", period="24h", limit="1"), "pagination") is not None:
             return "aimlapi"
         raise CallLogError(
             "No log of calls was found at the gateway; if it has one, name its kind: "
             f"{', '.join(LOGS)}."
         )
 
-    async def _try(self, reading: _Reading, path: str, **query: str) -> Any:
-        head, body = await self._fetch(reading, "", path, query)
+    async def _try(self, path: str, **query: str) -> Any:
+        head, body = await self._fetch(path, query)
         try:
-            return self._document(head, body) if head.status == 200 else None
+            return _document(body) if head.status == 200 else None
         except CallLogError:
             return None
 
-    async def _read_newapi(self, reading: _Reading) -> CallLog:
-        document = await self._ask(reading, "/api/log/token")
-        data = document.get("data") if isinstance(document, dict) else None
-        if isinstance(data, dict):
-            data = data.get("items")
-        rows = [_read(newapi_row, row) for row in self._list(data)]
-        reading.rows += [row for row in rows if row is not None]
-        # The newest rows alone, and how many differs: what was written before the oldest of them
-        # may have been cut off. Rows of one second may have been, too.
-        ends = [row.end for row in reading.rows if row.end is not None]
-        return self._log(reading, whole_since=min(ends, default=math.inf))
+    async def _read_newapi(self) -> list[LogRow]:
+        data = _get(await self._ask("/api/log/token"), "data")
+        rows = map(newapi_row, _rows(data if isinstance(data, list) else _get(data, "items")))
+        return [row for row in rows if row is not None]
 
-    async def _read_aimlapi(
-        self, reading: _Reading, doubts: Sequence[Doubt], calls: Collection[KnownCall]
-    ) -> CallLog:
-        keys = self._keys(doubts, calls)
-        earliest = min(send.at for doubt in doubts for send in doubt.sends)
-        since = max(earliest - 2 * HOUR, reading.began - LONGEST_WINDOW)
-        window = {"start": _iso(since), "end": _iso(reading.began), "limit": str(PAGE)}
+    async def _read_aimlapi(self, keys: frozenset[str], since: float, until: float) -> list[LogRow]:
+        window = {"start": _iso(since), "end": _iso(until), "limit": str(PAGE)}
+        found: list[LogRow] = []
         seen: set[object] = set()
         more = True
         while more:
             # Each page begins with the last row of the one before: if that is not there, rows
             # have left the log meanwhile, and others were passed over.
             offset = max(0, len(seen) - 1)
-            page = await self._ask(reading, "/v2/logs", **window, offset=str(offset))
-            rows = [_read(aimlapi_row, row) for row in self._list(_get(page, "data"))]
+            page = await self._ask("/v2/logs", **window, offset=str(offset))
+            rows = {row.id or row: row for row in map(aimlapi_row, _rows(_get(page, "data")))}
             more = _get(_get(page, "pagination"), "has_more") is True
             total = _get(_get(page, "pagination"), "total")
             if max(len(seen), total if isinstance(total, int) else 0) > ROWS_LIMIT:
-                raise self._error(f"has more than {ROWS_LIMIT:,} rows of that time")
-            names = [row.id or row for row in rows]
-            strange = bool(seen) and (not names or names[0] not in seen)
-            if strange or (more and seen.issuperset(names)):
-                raise self._error("changed while it was read; try again")
-            reading.rows += [
-                row
-                for row, name in zip(rows, names, strict=True)
-                if name not in seen and row.client_id in keys
-            ]
-            seen.update(names)
-        return self._log(reading, whole_since=since, keys=keys)
+                raise log_error(f"has more than {ROWS_LIMIT:,} rows of that time")
+            moved = bool(seen) and next(iter(rows), None) not in seen
+            if moved or (more and seen.issuperset(rows)):
+                raise log_error("changed while it was read; try again")
+            new = (row for name, row in rows.items() if name not in seen)
+            found += [row for row in new if row.client_id in keys]
+            seen.update(rows)
+        return found
 
-    async def _read_litellm(
-        self, reading: _Reading, doubts: Sequence[Doubt], calls: Collection[KnownCall]
-    ) -> CallLog:
-        keys = self._keys(doubts, _witnesses(doubts, calls))
+    async def _read_litellm(self, keys: frozenset[str]) -> list[LogRow]:
+        rows: list[LogRow] = []
         for key in sorted(keys):
-            found = await self._ask(reading, "/spend/logs", request_id=key)
-            rows = [found] if isinstance(found, dict) else self._list(found)
-            for row in rows:
-                if row is not None:
-                    reading.rows.append(_read(litellm_row, row, key))
-        return self._log(reading, whole_since=-math.inf, keys=keys)
+            found = await self._ask("/spend/logs", request_id=key)
+            found = [found] if isinstance(found, dict) else found
+            # An old version answers a list that holds nothing but null.
+            rows += [litellm_row(row, key) for row in _rows([] if found == [None] else found)]
+            if len(rows) > ROWS_LIMIT:
+                raise log_error(f"has more than {ROWS_LIMIT:,} rows of that time")
+        return rows
 
     def _keys(self, doubts: Collection[Doubt], calls: Collection[KnownCall]) -> frozenset[str]:
         kept = _KEPT[self.name or ""]
         keys = {doubt.key for doubt in doubts} | {call.key for call in calls}
         return frozenset(key for key in keys if key is not None and kept.fullmatch(key))
 
-    def _log(
-        self, reading: _Reading, *, whole_since: float, keys: frozenset[str] | None = None
-    ) -> CallLog:
-        return CallLog(
-            rows=tuple(reading.rows),
-            read_at=reading.began,
-            whole_since=whole_since,
-            skew=reading.skew,
-            keys=keys,
-        )
-
-    async def _ask(self, reading: _Reading, path: str, **query: str) -> Any:
+    async def _ask(self, path: str, **query: str) -> Any:
         """Return the document at a path of the log."""
-        head, body = await self._fetch(reading, self.name or "", path, query)
+        rate = self._rates[self.name or ""]
+        if (seconds := rate.ahead(self._clock())) > PATIENCE:
+            raise log_error(f"may not be asked so often; try again in {math.ceil(seconds)} s")
+        await self._sleep(rate.reserve(self._clock()))
+        head, body = await self._fetch(path, query)
+        if 300 <= head.status < 400:
+            raise log_error(f"was moved ({head.status}), and the API key is not sent after it")
         if head.status != 200:
-            raise self._refused(head, bytes(body.text))
-        document = self._document(head, body)
-        if isinstance(document, dict) and document.get("success") is False:
-            said = read_error_body(bytes(body.text), self._mask).message
-            raise self._error(f"was refused: {printable(said, 200)}" if said else "was refused")
+            other = f"cannot be read, the gateway answered {head.status}{self._said(body)}"
+            raise log_error(_REFUSALS.get(head.status, other))
+        document = _document(body)
+        if _get(document, "success") is False:
+            raise log_error(f"was refused{self._said(body)}")
         return document
 
-    async def _fetch(
-        self, reading: _Reading, pace: str, path: str, query: dict[str, str]
-    ) -> tuple[Head, _Body]:
-        body = _Body()
-        if pace in _PACES:
-            await self._wait(pace)
-        sent = self._clock()
+    def _said(self, body: _Body) -> str:
+        said = read_error_body(bytes(body.text), self._mask).message
+        return f": {printable(said, 200)}" if said else ""
+
+    async def _fetch(self, path: str, query: dict[str, str]) -> tuple[Head, _Body]:
+        body, sent = _Body(), self._clock()
         try:
             head = await self._get(self._origin.with_path(path).with_query(query), lambda _: body)
         except ExchangeError as error:
-            raise self._error(f"did not answer: {error.detail}") from None
-        reading.compare(head.headers.get("Date"), sent, self._clock())
+            raise log_error(f"did not answer: {error.detail}") from None
+        self._compare(head.headers.get("Date"), sent, self._clock())
         return head, body
 
-    async def _wait(self, name: str) -> None:
-        pace = self._paces.setdefault(name, _Pace(*_PACES[name]))
-        seconds = pace.wait(self._clock())
-        if seconds > PATIENCE:
-            raise self._error(
-                f"may be asked {_PACES[name][0]} times in {_PACES[name][1] / 60:g} minutes; "
-                f"try again in {math.ceil(seconds)} s"
-            )
-        if seconds > 0:
-            await self._sleep(seconds)
-        pace.called(self._clock())
-
-    def _refused(self, head: Head, body: bytes) -> CallLogError:
-        if head.status in (401, 403):
-            return self._error(f"is not open to this API key ({head.status})")
-        if head.status == 404:
-            return self._error("is not there (404): this gateway has none of that kind")
-        if head.status == 429:
-            return self._error("was asked too often (429); try again in 20 minutes")
-        if 300 <= head.status < 400:
-            return self._error(f"was moved ({head.status}), and the API key is not sent after it")
-        said = read_error_body(body, self._mask).message
-        words = f": {printable(said, 200)}" if said else ""
-        return self._error(f"cannot be read, the gateway answered {head.status}{words}")
-
-    def _document(self, head: Head, body: _Body) -> Any:
-        text = bytes(body.text)
-        if body.full:
-            raise self._error(f"answered with more than {DOCUMENT_LIMIT // 1024**2} MiB")
-        if text.lstrip().startswith(b"<"):
-            raise self._error("answered with a web page")
-        if text.count(b"{") + text.count(b"[") > VALUES_LIMIT:
-            raise self._error("answered with too many rows at once")
-        if (head.headers.get("Content-Encoding") or "identity") != "identity":
-            raise self._error("answered in an encoding that was not asked for")
+    def _compare(self, date: str | None, sent: float, received: float) -> None:
+        """Narrow down how far the gateway's clock is ahead, by the ``Date`` of an answer."""
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            raise self._error("answered with something that is not JSON") from None
-
-    def _list(self, rows: object) -> list[Any]:
-        if not isinstance(rows, list):
-            raise self._error("answered without rows")
-        return rows
-
-    def _error(self, what: str) -> CallLogError:
-        return CallLogError(f"The gateway's log {what}.")
+            told = parsedate_to_datetime(date or "").timestamp()
+        except ValueError:
+            return
+        low, high = max(self._skew[0], told - received), min(self._skew[1], told + 1 - sent)
+        # Of clocks that ran apart meanwhile the latest word counts.
+        self._skew = (low, high) if low <= high else (told - received, told + 1 - sent)
 
 
-def _read(reader: Callable[..., Any], row: object, *more: str) -> Any:
-    if not isinstance(row, dict):
-        raise CallLogError("The gateway's log has rows that are no objects.")
+def _document(body: _Body) -> Any:
+    text = bytes(body.text)
+    if body.full:
+        raise log_error(f"answered with more than {DOCUMENT_LIMIT // 1024**2} MiB")
+    if text.lstrip().startswith(b"<"):
+        raise log_error("answered with a web page")
+    if sum(map(text.count, (b"{", b"[", b","))) > VALUES_LIMIT:
+        raise log_error("answered with too many rows at once")
     try:
-        return reader(row, *more)
-    except RowError as error:
-        raise CallLogError(f"The gateway's log {error}.") from None
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise log_error("answered with something that is not JSON") from None
+
+
+def _rows(rows: object) -> list[dict[str, Any]]:
+    if not isinstance(rows, list):
+        raise log_error("answered without rows")
+    if not all(isinstance(row, dict) for row in rows):
+        raise log_error("has rows that are no objects")
+    return rows
 
 
 def _get(document: object, name: str) -> Any:
@@ -352,8 +296,6 @@ def _get(document: object, name: str) -> Any:
 
 
 def _iso(seconds: float) -> str:
-    from datetime import UTC, datetime
-
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -361,16 +303,7 @@ def _witnesses(doubts: Sequence[Doubt], calls: Collection[KnownCall]) -> list[Kn
     """Return a few charged calls near the items: what a log that works has under their keys."""
     charged = [call for call in calls if call.charge is Charge.YES and call.key is not None]
     charged.sort(key=lambda call: call.send.at)
-    return list(_nearest(sorted(_hours(doubts)), charged))
-
-
-def _hours(doubts: Sequence[Doubt]) -> set[float]:
-    return {send.at // HOUR * HOUR for doubt in doubts for send in doubt.sends}
-
-
-def _nearest(hours: Sequence[float], charged: Sequence[KnownCall]) -> Iterator[KnownCall]:
-    at = 0
-    for hour in hours:
-        while at < len(charged) and charged[at].send.at < hour:
-            at += 1
-        yield from charged[max(0, at - 1) : at + 1]
+    times = [call.send.at for call in charged]
+    hours = {send.at // HOUR * HOUR for doubt in doubts for send in doubt.sends}
+    places = {bisect_left(times, hour) + side for hour in hours for side in (-1, 0)}
+    return [charged[place] for place in places if 0 <= place < len(charged)]

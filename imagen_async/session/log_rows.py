@@ -10,11 +10,15 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from imagen_async.errors import CallLogError
 from imagen_async.policy.settlement import LogRow, RowKind
 
 EARLIEST = 1e9
 LATEST = 1e10
 """Unix seconds between which a log's times must lie: milliseconds do not."""
+
+LONGEST = 512
+"""Characters of an id or a name; what is longer is none, so that a log of many fits."""
 
 _SKIPPED = frozenset({1, 3, 4, 7})
 """new-api's types of rows that are no requests: top-ups, and what managers and logins did."""
@@ -22,8 +26,9 @@ _BIGGEST = 1e300
 _CONSUME, _ERROR, _REFUND = 2, 5, 6
 
 
-class RowError(ValueError):
-    """A row cannot be read; the text is the rest of a sentence about the log."""
+def log_error(what: str) -> CallLogError:
+    """Return the error for a log that cannot be used, by the rest of a sentence about it."""
+    return CallLogError(f"The gateway's log {what}.")
 
 
 def newapi_row(row: dict[str, Any]) -> LogRow | None:
@@ -39,7 +44,7 @@ def newapi_row(row: dict[str, Any]) -> LogRow | None:
         kind = RowKind.CHARGE
     elif type_ == _ERROR and quota == 0:
         kind = RowKind.FREE
-    end = _seconds(row.get("created_at"))
+    end = _moment(row.get("created_at"))
     took = _number(row.get("use_time"))
     return LogRow(
         kind=kind,
@@ -47,7 +52,6 @@ def newapi_row(row: dict[str, Any]) -> LogRow | None:
         start=None if end is None or took is None else end - took,
         end=end,
         model=_text(row.get("model_name")),
-        status="" if type_ is None else f"type {type_:g}",
         amount=quota,
         unit="quota",
     )
@@ -57,14 +61,12 @@ def aimlapi_row(row: dict[str, Any]) -> LogRow:
     """Read a row of AIMLAPI's usage log."""
     cost = row.get("cost")
     spent = _number(cost.get("usd")) if isinstance(cost, dict) else None
-    status = _text(row.get("status")) or ""
     return LogRow(
-        kind=_kind(spent, failed=status == "failed"),
+        kind=_kind(spent, failed=row.get("status") == "failed"),
         id=_text(row.get("inference_id")) or _text(row.get("request_id")),
         client_id=_text(row.get("client_request_id")),
         start=_moment(row.get("created")),
         model=_text(row.get("model")),
-        status=status,
         amount=spent,
         unit="usd",
     )
@@ -74,15 +76,15 @@ def litellm_row(row: dict[str, Any], key: str) -> LogRow:
     """Read a row that LiteLLM found under a key.
 
     Raises:
-        RowError: If the row does not carry the key: then the log was not asked for it.
+        CallLogError: If the row does not carry the key: then the log was not asked for it.
     """
     # Where it stands depends on the version: an id of the row, or somewhere in its metadata.
     if json.dumps(key) not in json.dumps(row):
-        raise RowError("gives rows that do not carry our id: it must be of September 2026 or newer")
+        raise log_error(
+            "gives rows that do not carry our id: it must be of September 2026 or newer"
+        )
     metadata = row.get("metadata")
-    status = _text(row.get("status")) or ""
-    if not status and isinstance(metadata, dict):
-        status = _text(metadata.get("status")) or ""
+    status = row.get("status") or (metadata.get("status") if isinstance(metadata, dict) else None)
     spent = _number(row.get("spend"))
     return LogRow(
         kind=_kind(spent, failed=status == "failure"),
@@ -91,7 +93,6 @@ def litellm_row(row: dict[str, Any], key: str) -> LogRow:
         start=_moment(row.get("startTime")),
         end=_moment(row.get("endTime")),
         model=_text(row.get("model")),
-        status=status,
         amount=spent,
         unit="usd",
     )
@@ -104,7 +105,7 @@ def _kind(spent: float | None, *, failed: bool) -> RowKind:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and 0 < len(value) <= LONGEST else None
 
 
 def _number(value: object) -> float | None:
@@ -113,19 +114,15 @@ def _number(value: object) -> float | None:
     return float(value) if -_BIGGEST < value < _BIGGEST else None
 
 
-def _seconds(value: object) -> float | None:
+def _moment(value: object) -> float | None:
+    """Return Unix seconds of themselves, or of an ISO-8601 text, in UTC if it names no zone."""
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise log_error("has times that cannot be read") from None
+        value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     seconds = _number(value)
     if seconds is not None and not EARLIEST <= seconds <= LATEST:
-        raise RowError("has times that are not Unix seconds")
+        raise log_error("has times that are not Unix seconds")
     return seconds
-
-
-def _moment(value: object) -> float | None:
-    """Return Unix seconds of an ISO-8601 text, in UTC if it names no zone."""
-    if not isinstance(value, str):
-        return _seconds(value)
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise RowError("has times that cannot be read") from None
-    return _seconds((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

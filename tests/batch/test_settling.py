@@ -12,6 +12,7 @@ from imagen_async import AsyncImagen, CallLogError, Charge, ConfigurationError, 
 from imagen_async.batch.journal import look
 from imagen_async.batch.prompts import read_source
 from imagen_async.batch.settling import settle
+from imagen_async.batch.shards import Shard
 from imagen_async.batch.states import State
 from imagen_async.emulator import Emulator, FaultRule
 from tests.batch.runs import b64, core_on, execute, run_all, view
@@ -210,3 +211,26 @@ async def test_an_order_of_another_folder_is_never_free(log: str, tmp_path: Path
 
     assert [item.charge for item in settled.items] == [Charge.MAYBE]
     assert (other.ledger["prompt 0"].charged, emulator.ledger["prompt 0"].charged) == (1, 0)
+
+
+@pytest.mark.parametrize("log", ["newapi", "aimlapi"])
+async def test_shards_are_settled_together(log: str, tmp_path: Path) -> None:
+    """From the folder over them: one alone takes the others' charges for a stranger's."""
+    async with (
+        Emulator(draw="tiny", call_log=log) as emulator,
+        AsyncImagen(base_url=emulator.base_url, api_key="k") as imagen,
+    ):
+        emulator.fail_next("504", prompt="prompt 3")
+        for index in (0, 1):
+            async with imagen.batch(prompts(8), out=tmp_path, shard=Shard(index, of=2)) as run:
+                await run.wait()
+        (charged,) = [each for each in tmp_path.glob("*/unknown.jsonl") if each.stat().st_size]
+        alone = await imagen.settle(charged.parent, horizon=0.001, dry_run=True)
+        settled = await imagen.settle(tmp_path, horizon=0.001)
+        again = await imagen.settle(tmp_path, horizon=0.001)
+
+    assert bool(alone.problem) is (log == "newapi")
+    assert ("settle the folder over them" in alone.problem) is (log == "newapi")
+    assert [(item.prompt, item.charge) for item in settled.items] == [("prompt 3", Charge.YES)]
+    assert again.items == ()
+    assert "ask its support" in json.loads(charged.read_text())["error"]["message"]

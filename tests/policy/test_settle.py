@@ -2,10 +2,11 @@
 
 import math
 import random
+from typing import Any
 
 import attrs
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from imagen_async.errors import Charge
@@ -13,7 +14,6 @@ from imagen_async.policy.settle import settle
 from imagen_async.policy.settlement import (
     CallLog,
     Doubt,
-    Group,
     KnownCall,
     LogRow,
     RowKind,
@@ -31,7 +31,7 @@ from tests.policy.settle_world import (
 
 RUNS = 100
 FOREIGN = 5
-EXAMPLES = 40
+EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def doubt(name: str = "a", *times: float, key: str | None = None) -> Doubt:
@@ -39,7 +39,7 @@ def doubt(name: str = "a", *times: float, key: str | None = None) -> Doubt:
     return Doubt(id=name, key=key, sends=sends, model="imagen4")
 
 
-def done(name: str = "done", at: float = 60.0, **fields: object) -> KnownCall:
+def done(name: str | None = "done", at: float = 60.0, **fields: object) -> KnownCall:
     fields = {"model": "imagen4", **fields}
     return KnownCall(send=Send(EPOCH + at, EPOCH + at, request_id=name), **fields)  # type: ignore[arg-type]
 
@@ -65,7 +65,7 @@ def test_a_hundred_runs_settle_most_and_nothing_wrong(concurrency: int, share: f
         dice = random.Random(seed * 100 + concurrency)
         skew = dice.uniform(-5, 5)
         foreign = seed % FOREIGN == 0
-        world = simulate(seed, concurrency=concurrency, skew=skew, foreign=foreign)
+        world = simulate(seed, concurrency=concurrency, prompts=300, skew=skew, foreign=foreign)
         found = settle(world.doubts, world.calls, world.log(skew=by_date(skew, dice)))
         assert wrong(world, found.decisions) == []
         assert bool(found.problem) is foreign
@@ -76,7 +76,7 @@ def test_a_hundred_runs_settle_most_and_nothing_wrong(concurrency: int, share: f
     assert settled / total >= share
 
 
-@settings(max_examples=150)
+@settings(EXAMPLES, max_examples=80)
 @given(
     seed=st.integers(0, 10**6),
     concurrency=st.integers(1, 32),
@@ -105,7 +105,7 @@ def test_no_log_of_a_sound_gateway_settles_an_item_wrongly(
     assert wrong(world, found.decisions) == []
 
 
-@settings(max_examples=EXAMPLES)
+@EXAMPLES
 @given(
     seed=st.integers(0, 10**6),
     concurrency=st.integers(1, 32),
@@ -132,7 +132,7 @@ def test_requests_that_waited_for_a_connection_are_not_settled_wrongly(
     assert wrong(world, found.decisions) == []
 
 
-@settings(max_examples=EXAMPLES)
+@EXAMPLES
 @given(seed=st.integers(0, 10**6), lost=st.integers(0, 5), switched_off=st.booleans())
 def test_a_log_that_loses_rows_frees_nothing_it_lost(
     seed: int, lost: int, switched_off: bool
@@ -154,7 +154,7 @@ def test_a_log_that_loses_rows_frees_nothing_it_lost(
     assert not [name for name in freed if world.charged[name]]
 
 
-@settings(max_examples=EXAMPLES)
+@EXAMPLES
 @given(seed=st.integers(0, 10**6), concurrency=st.integers(1, 32))
 def test_a_stray_row_of_another_user_never_frees_a_charged_item(
     seed: int, concurrency: int
@@ -187,6 +187,7 @@ def brute(world: World, left: list[LogRow], low: float, high: float) -> dict[str
     return ways
 
 
+@settings(EXAMPLES, max_examples=100)
 @given(
     times=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=2), min_size=1, max_size=4),
     charges=st.data(),
@@ -214,7 +215,7 @@ def test_charged_alone_names_the_gateways_id() -> None:
     """An item with one row to itself was charged, and support is given that row's id."""
     found = settle([doubt()], [done()], log(OURS, row("x", 0.5)))
     (decision,) = found.decisions
-    assert (decision.charge, decision.rule) == (Charge.YES, Rule.CHARGED)
+    assert (decision.charge, decision.rule) == (Charge.YES, Rule.NEEDED)
     assert decision.request_id == "x"
     assert (found.least, found.most, found.problem) == (1, 1, "")
 
@@ -225,9 +226,10 @@ def test_items_of_one_moment_are_a_group() -> None:
     found = settle(doubts, [done()], log(OURS, row("x", 1.0), row("y", 1.2)))
     assert {decision.charge for decision in found.decisions} == {Charge.MAYBE}
     assert {decision.rule for decision in found.decisions} == {Rule.SHARED}
-    assert [str(group) for group in found.groups] == ["2 of these 3 were charged"]
+    assert found.groups == ("2 of these 3 were charged",)
     assert [decision.request_id for decision in found.decisions] == [None] * 3
-    assert str(Group(ids=("a", "b"), least=0, most=1)) == "0 to 1 of these 2 was charged"
+    found = settle(doubts[:2], [done(), done(None, 0.2)], log(OURS, row("x", 1.0)))
+    assert found.groups == ("0 to 1 of these 2 was charged",)
 
 
 BLOCKED = {
@@ -357,8 +359,24 @@ def test_rows_that_come_twice_count_once() -> None:
     charge = row("x", 0.5)
     found = settle([doubt()], [done()], log(OURS, charge, charge, OURS))
     assert found.decisions[0].charge is Charge.YES
-    found = settle([doubt()], [done()], log(OURS, charge, attrs.evolve(charge, amount=1.0)))
-    assert found.decisions[0].charge is Charge.YES
+
+
+CALLS = [done(f"d{n}", 60.0 + n) for n in range(20)]
+SENT_AS = attrs.evolve(doubt(), sends=(Send(EPOCH, EPOCH, request_id="d3"),))
+REUSED = {
+    "by two charges": ([doubt("a"), doubt("b", 30.0)], row("x", 0.5), row("x", 30.5)),
+    "by a call and a charge": ([doubt("a", 60.0)], row("d3", 60.5)),
+    "by a call and a send in doubt": ([SENT_AS],),
+}
+
+
+@pytest.mark.parametrize("reused", REUSED.values(), ids=REUSED)
+def test_an_id_that_is_used_again_settles_nothing(reused: tuple[Any, ...]) -> None:
+    """A charge under the id of another call would be taken for that one's, and its item freed."""
+    doubts, *rows = reused
+    ours = [row(f"d{n}", 60.3 + n) for n in range(20)]
+    found = settle(doubts, CALLS, log(*ours, *rows))
+    assert "several calls have the id" in found.problem
 
 
 def test_rows_without_ids_that_look_alike_are_two_charges() -> None:
@@ -394,12 +412,6 @@ def test_a_body_that_left_late_is_looked_for_until_then() -> None:
     late = attrs.evolve(doubt(), sends=(Send(EPOCH, until=EPOCH + 10),))
     found = settle([late], [done()], log(OURS, row("x", 9.0)))
     assert found.decisions[0].charge is Charge.YES
-
-
-def test_a_send_ends_after_it_began() -> None:
-    """Two moments in the wrong order are a mistake of the journal's reader."""
-    with pytest.raises(ValueError, match="before it began"):
-        Send(EPOCH, EPOCH - 1)
 
 
 def test_answered_calls_place_the_window_only_as_well_as_they_are_known() -> None:
