@@ -6,6 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,15 +44,36 @@ async def test_the_page_is_there_from_the_first_image(tmp_path: Path) -> None:
             run.pause()
             while not (out / "index.html").exists():
                 await asyncio.sleep(0.02)
-            assert manifest_of(out)["running"]
+            assert manifest_of(out)["phase"] == "running"
             assert len(rows_of(out)) in (1, 2)  # what was in flight may be here by now
             run.resume()
             async for _ in run:
                 pass
         await core.aclose()
-    assert not manifest_of(out)["running"]
+    assert not manifest_of(out)["phase"]
     assert len(rows_of(out)) == 3
     assert len(list((out / "gallery").iterdir())) == 1
+
+
+async def test_the_page_of_a_cancelled_run_says_so(tmp_path: Path) -> None:
+    """A run that is cancelled leaves a page that no longer says that it goes on."""
+    out = tmp_path / "out"
+    async with Emulator(draw="tiny") as emulator:
+        core = core_on(emulator, concurrency=1)
+        run = Run(core, b64("a", "b", "c"), out)
+        with anyio.CancelScope() as scope:
+            async with asyncio.timeout(20), run:
+                await anext(run)
+                while not (out / "index.html").exists():
+                    await asyncio.sleep(0.02)
+                run.stop("interrupted")
+                scope.cancel()
+                await asyncio.sleep(60)
+        await core.aclose()
+    manifest = manifest_of(out)
+    assert manifest["phase"] == "interrupted"
+    assert manifest["report"]["stopped_by"] == "interrupted"
+    assert rows_of(out)
 
 
 async def test_more_images_are_shown_later(tmp_path: Path, monkeypatch: Any) -> None:
@@ -99,7 +121,7 @@ async def test_a_page_that_cannot_be_written_stops_nothing(
 async def until_rows(folder: Path, count: int) -> None:
     """Wait until the page of a running batch shows so many cards."""
     async with asyncio.timeout(10):
-        while not manifest_of(folder)["running"] or len(rows_of(folder)) != count:
+        while not manifest_of(folder)["phase"] or len(rows_of(folder)) != count:
             await asyncio.sleep(0.01)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from aiohttp import web
 
 from imagen_async.batch.gallery import views
-from imagen_async.batch.gallery.card import Card
+from imagen_async.batch.gallery.card import is_picture
 from imagen_async.batch.gallery.columns import CardTable, script_json
 from imagen_async.batch.gallery.document import document
 from imagen_async.batch.gallery.tail import Tail
@@ -148,10 +148,8 @@ class LiveGallery:
 
     async def _page(self, _: web.Request) -> web.Response:
         told = {"controls": self._run is not None, "page": str(self._folder / "index.html")}
-        about = await in_thread(partial(views.about, self._folder, views.Doubts(running=True)))
-        return web.Response(
-            text=document(about, [], CardTable(), live=told), content_type="text/html"
-        )
+        about = await in_thread(partial(views.about, self._folder, views.Doubts(phase="running")))
+        return web.Response(text=document(about, CardTable(), live=told), content_type="text/html")
 
     async def _act(self, request: web.Request) -> web.Response:
         if self._run is None:
@@ -225,7 +223,7 @@ def _read(tail: Tail, table: CardTable) -> list[object]:
 
 def _picture(folder: Path, name: str) -> Path | None:
     """Return the file of a card's image; None unless it is one, and lies among the images."""
-    if Card(status="done", file_name=name).source is None:
+    if not is_picture(name):
         return None
     home = folder / name.partition("images/")[0] / "images"
     try:

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Final
 import attrs
 
 from imagen_async.batch.gallery import views
+from imagen_async.batch.gallery.card import card_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,7 @@ class _List:
         self.offset += len(whole) + (b"\n" in found)
         for row in map(views.object_of, whole.splitlines()):
             if row is not None:
-                yield views.card_of(self.status, row)
+                yield card_of(self.status, row)
 
     @property
     def size(self) -> int:

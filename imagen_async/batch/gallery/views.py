@@ -6,12 +6,12 @@ import json
 import shlex
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from imagen_async.batch import lists, own_columns, recovery
-from imagen_async.batch.gallery.card import Card, scalars
+from imagen_async.batch import lists, recovery
+from imagen_async.batch.gallery.card import card_of, scalar
 from imagen_async.batch.journal import look
 from imagen_async.batch.lists import UNKNOWN
 from imagen_async.batch.schema import NAME, HeldJournalError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from imagen_async.batch.gallery.card import Status
+    from imagen_async.batch.gallery.card import Card, Status
 
 Row = dict[str, Any]
 
@@ -41,30 +41,23 @@ VIEWS: Final[dict[Status, str]] = {
 }
 """Status -> the batch's list of its rows, in the order in which the page shows them."""
 
-_ERROR = {
-    "error": "type",
-    "message": "message",
-    "http_status": "status",
-    "code": "code",
-    "charge": "charge",
-    "idempotency_key": "idempotency_key",
-}
-_CARD = frozenset(attrs.fields_dict(Card)) - {"status", "columns", *_ERROR}
 _REPORTED = ("pending", "seconds", "cost", "stopped_by")
 _FLAGS = {"model": "--model", "aspect_ratio": "--aspect-ratio", "n": "-n"}
 
 
 @attrs.frozen
 class Doubts:
-    """What a run that was killed left behind, as its journal tells.
+    """What a run that did not come to its end left behind.
 
     Args:
-        rows: Those whose requests were under way, as rows of the list of what is in doubt.
-        running: Whether a run holds the journal now.
+        rows: Those whose requests were under way as it was killed, as rows of the list of what is
+            in doubt.
+        phase: ``running`` while a run holds the journal, ``interrupted`` if it was cancelled and
+            its lists were not made anew.
     """
 
     rows: tuple[Row, ...] = ()
-    running: bool = False
+    phase: Literal["", "running", "interrupted"] = ""
 
 
 NO_DOUBTS: Final = Doubts()
@@ -78,7 +71,7 @@ class About:
         title: Its heading.
         report: Of the last run: ``pending``, ``seconds``, ``cost``, ``stopped_by``.
         in_doubt: How many requests were under way when the run was killed.
-        running: Whether a run was going on when the page was written.
+        phase: Of the run when the page was written; see Doubts.
         retry: By status: the command that tries its rows of ``retry.jsonl`` again.
         lists: By status: the path of its list, for a shell.
         left_out: By status: how many rows of its list have no card.
@@ -87,7 +80,7 @@ class About:
     title: str
     report: Mapping[str, Any] = attrs.field(factory=dict)
     in_doubt: int = 0
-    running: bool = False
+    phase: str = ""
     retry: Mapping[str, str] = attrs.field(factory=dict)
     lists: Mapping[str, str] = attrs.field(factory=dict)
     left_out: Mapping[str, int] = attrs.field(factory=dict)
@@ -106,24 +99,6 @@ def cards(folder: Path, doubts: Doubts = NO_DOUBTS) -> Iterator[Card]:
         if status == "unknown":
             yield from (card_of(status, row) for row in doubts.rows)
         yield from (card_of(status, row) for row in islice(read_rows(folder / name), SHOWN))
-
-
-def card_of(status: Status, row: Row, columns: Mapping[str, Any] | None = None) -> Card:
-    """Return the card of a row.
-
-    Args:
-        status: A key of ``VIEWS``.
-        row: A row of that list; any field may be missing or of another kind.
-        columns: The user's own columns of that row; None for those that it holds.
-    """
-    told = row.get("error")
-    error = told if isinstance(told, dict) else {}
-    fields: Row = {name: row.get(name) for name in _CARD}
-    if status != "done":
-        fields |= {ours: error.get(name) for ours, name in _ERROR.items()}
-        fields["request_id"] = row.get("request_id") or error.get("request_id")
-    own = own_columns.of_list(row) if columns is None else columns
-    return Card(status=status, columns=own, **fields)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -164,7 +139,7 @@ def in_doubt(folder: Path) -> Doubts:
                 for item in journal.items((State.SENDING,))
             ]
     except HeldJournalError:
-        return Doubts(running=True)
+        return Doubts(phase="running")
     except ConfigurationError:
         return NO_DOUBTS
     found = (object_of(text) for item in cut for name, text in lists.lines(item) if name == UNKNOWN)
@@ -174,7 +149,7 @@ def in_doubt(folder: Path) -> Doubts:
 def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
     """Return what the page says of a batch; a report or a note of it that is torn says nothing."""
     # The report is that of the last run that came to its end, which the killed one was not.
-    fresh = not (doubts.rows or doubts.running)
+    fresh = not doubts.rows and doubts.phase != "running"
     report = _read(folder / lists.REPORT) if fresh else {}
     name = folder.resolve().name or "."
     begun = _read(folder / recovery.RUN)
@@ -183,9 +158,9 @@ def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
     retry = {"failed": f"{again} --retry-failed", "unknown": f"{again} --on-unknown resend"}
     return About(
         title=printable(name, 200),
-        report=scalars({key: report.get(key) for key in _REPORTED}),
+        report={key: told for key in _REPORTED if (told := scalar(report.get(key))) is not None},
         in_doubt=len(doubts.rows),
-        running=doubts.running,
+        phase=doubts.phase,
         retry=retry if again.isprintable() and "shards" not in begun else {},
         lists={each: shlex.quote(f"{name}/{VIEWS[each]}") for each in ("failed", "unknown")},
         left_out={
