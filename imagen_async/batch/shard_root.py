@@ -12,7 +12,8 @@ import attrs
 from imagen_async.batch import recovery
 from imagen_async.batch.defaults import changes
 from imagen_async.batch.mounts import shared_lock_problem
-from imagen_async.errors import ConfigurationError, InvalidRequestError
+from imagen_async.batch.shards import Shard
+from imagen_async.errors import ConfigurationError, ImagenError
 from imagen_async.storage import disk
 from imagen_async.wire.request import GenerationRequest, request_fields
 from imagen_async.wire.text import printable
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_async.batch.recovery import Terms
-    from imagen_async.batch.shards import Shard
 
 
 @attrs.frozen(kw_only=True)
@@ -44,17 +44,18 @@ class ShardTerms:
 
     def differences(self, begun: ShardTerms) -> list[str]:
         """Return in words what is not as it was when the batch was begun."""
-        found: list[str] = []
-        if self.shards != begun.shards:
-            found.append(f"the number of shards was {begun.shards} and is {self.shards}")
+        told = [
+            ("the number of shards", begun.shards, self.shards),
+            ("prompt_column", begun.prompt_column, self.prompt_column),
+            ("the endpoint", begun.endpoint, self.endpoint),
+        ]
+        found = [
+            f"{name} was {printable(str(was), 300)} and is {printable(str(now), 300)}"
+            for name, was, now in told
+            if was != now
+        ]
         if self.sha256 != begun.sha256 and self.sha256 and begun.sha256:
             found.append("the input is not the file that it was")
-        if self.prompt_column != begun.prompt_column:
-            was, now = printable(begun.prompt_column, 80), printable(self.prompt_column, 80)
-            found.append(f"prompt_column was {was} and is {now}")
-        if self.endpoint != begun.endpoint:
-            was, now = printable(begun.endpoint, 300), printable(self.endpoint, 300)
-            found.append(f"the endpoint was {was} and is {now}")
         return found + changes(begun.defaults, self.defaults)
 
 
@@ -109,33 +110,30 @@ def read_root(root: Path) -> ShardTerms | None:
     Raises:
         ConfigurationError: If it is a plain batch's, or cannot be read.
     """
-    path = root / recovery.RUN
+    path, shown = root / recovery.RUN, printable(str(root), 300)
     try:
         kept = json.loads(path.read_text("utf-8"))
-        if isinstance(kept, dict) and "shards" not in kept:
-            raise ConfigurationError(
-                f"{printable(str(root), 300)} holds a batch without shards; go on without, or "
-                "choose another folder."
+        plain = isinstance(kept, dict) and "shards" not in kept
+        terms = (
+            None
+            if plain
+            else ShardTerms(
+                shards=Shard(0, of=kept["shards"]).of,
+                sha256=kept["input_sha256"],
+                prompt_column=str(kept["prompt_column"]),
+                endpoint=str(kept["base_url"]),
+                defaults=GenerationRequest("-", **kept["options"]),
             )
-        return ShardTerms(
-            shards=_whole_number(kept["shards"]),
-            sha256=kept["input_sha256"],
-            prompt_column=str(kept["prompt_column"]),
-            endpoint=str(kept["base_url"]),
-            defaults=GenerationRequest("-", **kept["options"]),
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, InvalidRequestError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ImagenError):
+        raise ConfigurationError(f"{shown}/{path.name} cannot be read; restore it.") from None
+    if terms is None:
         raise ConfigurationError(
-            f"{printable(str(path), 300)} cannot be read; restore it."
-        ) from None
-
-
-def _whole_number(kept: object) -> int:
-    if type(kept) is not int or kept < 1:
-        raise ValueError
-    return kept
+            f"{shown} holds a batch without shards; go on without, or choose another folder."
+        )
+    return terms
 
 
 def _check_free(root: Path, names: set[str]) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_async.batch.ports import JournalView
+    from imagen_async.batch.records import RefusedRow
     from imagen_async.batch.report import Report
 
 Phase: TypeAlias = Literal["running", "ended", "stopped", "cut off", "not begun"]
@@ -133,8 +134,7 @@ def batch_status(folder: Path) -> BatchStatus:
     if begun is None:
         shown = printable(str(folder), 300)
         raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
-    shards = all_shards(begun.shards)
-    found = tuple(folder_status(folder / shard.name) for shard in shards)
+    found = tuple(folder_status(folder / shard.name) for shard in all_shards(begun.shards))
     return BatchStatus(folders=found, shards=begun.shards)
 
 
@@ -151,49 +151,49 @@ def folder_status(
     Raises:
         ConfigurationError: If its journal cannot be trusted.
     """
-    name, report = folder.name, _report(folder)
     if not (folder / schema.NAME).exists():
-        return FolderStatus(name=name, phase="not begun")
+        return FolderStatus(name=folder.name, phase="not begun", report=_report(folder))
+    cut = False
     try:
         with look(folder) as journal:
-            kept = [*map(_left, journal.counts())]
-            invalid = sum(1 for _ in journal.refused())
-            read(None if _lists_are_whole(folder, kept, invalid) else journal)
+            kept, refused = journal.counts(), [*journal.refused()]
+            cut = any(count.state is State.SENDING for count in kept)
+            read(None if _lists_are_whole(folder, kept, refused) else journal)
+        counts, invalid, running = tuple(map(_left, kept)), len(refused), False
     except schema.HeldJournalError:
         read(None)
         counts, invalid = _listed(folder)
-        return FolderStatus(
-            name=name, phase="running", counts=counts, invalid=invalid, report=report
-        )
-    counts = tuple(count for count, _ in kept)
-    phase = _phase(counts, report, cut=any(cut for _, cut in kept))
-    return FolderStatus(name=name, phase=phase, counts=counts, invalid=invalid, report=report)
+        running = True
+    report = _report(folder)
+    phase = "running" if running else _phase(counts, report, cut=cut)
+    return FolderStatus(
+        name=folder.name, phase=phase, counts=counts, invalid=invalid, report=report
+    )
 
 
-def _lists_are_whole(folder: Path, kept: Iterable[tuple[Count, bool]], invalid: int) -> bool:
+def _lists_are_whole(folder: Path, counts: list[Count], refused: list[RefusedRow]) -> bool:
     """Return whether the lists have as many rows as the journal: reading them is far quicker.
 
     They are made anew at each run's end. A run that was killed has added a line for each item that
     moved, whose older line is still there.
     """
-    images, others = 0, invalid
-    for count, cut in kept:
-        images += count.images
-        others += 0 if count.state in (State.DONE, State.NEW) and not cut else count.items
-    names = (lists.FAILED, lists.UNKNOWN)
-    same = count_lines(folder / lists.METADATA) == images
-    return same and sum(count_lines(folder / name) for name in names) == others
+    expected = Counter(lists.refused_line(row)[0] for row in refused)
+    for count in counts:
+        expected[lists.METADATA] += count.images
+        if count.state not in (State.DONE, State.NEW):
+            expected[lists.FAILED if count.state is State.FAILED else lists.UNKNOWN] += count.items
+    names = (lists.METADATA, lists.FAILED, lists.UNKNOWN)
+    return all(count_lines(folder / name) == expected[name] for name in names)
 
 
-def _left(count: Count) -> tuple[Count, bool]:
-    """Return how items stand that nobody works on, and whether a dead run left them."""
+def _left(count: Count) -> Count:
+    """Return how items stand that nobody works on: what a dead run left under way is unknown."""
     if count.state is not State.SENDING:
-        return count, False
-    charge = max(count.charge, Charge.MAYBE)
-    return attrs.evolve(count, state=State.UNKNOWN, charge=charge), True
+        return count
+    return attrs.evolve(count, state=State.UNKNOWN, charge=max(count.charge, Charge.MAYBE))
 
 
-def _phase(counts: tuple[Count, ...], report: Mapping[str, Any], *, cut: bool) -> Phase:
+def _phase(counts: Iterable[Count], report: Mapping[str, Any], *, cut: bool) -> Phase:
     if cut or not report:
         return "cut off"
     waiting = any(count.state in (State.NEW, State.RECEIVED) for count in counts)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from imagen_async import AsyncImagen, Limits, Shard
+from imagen_async.batch import schema
 from imagen_async.batch.gallery.views import read_rows
 from imagen_async.batch.lists import lines
 from imagen_async.batch.merge import merge
@@ -196,6 +197,20 @@ async def test_lists_that_tell_less_than_the_journal_are_not_believed(
         path.write_bytes(text[: text.rfind(b"\n", 0, -1) + 1])
     merge(tmp_path, gallery=False)
     assert {name: sorted(map(str, view(tmp_path, name))) for name in names} == before
+
+
+async def test_a_retry_that_was_killed_is_in_doubt(tmp_path: Path, emulator: Emulator) -> None:
+    """What had failed and was under way again at a kill is unknown, though a list says failed."""
+    emulator.fail_next("400", prompt="prompt 7", times=9)
+    await run_shards(emulator, tmp_path)
+    for folder in tmp_path.glob("shard-*"):
+        connection = schema.connect(folder)
+        connection.execute("UPDATE item SET state = 'sending', charge = 1 WHERE state = 'failed'")
+        schema.close(connection)
+    status = merge(tmp_path, gallery=False)
+    assert (status.report.failed, status.report.unknown) == (0, 1)
+    assert view(tmp_path, "failed") == []
+    assert [row["error"]["charge"] for row in view(tmp_path, "unknown")] == ["maybe"]
 
 
 def test_names_of_files_are_as_seen_from_above(tmp_path: Path) -> None:
