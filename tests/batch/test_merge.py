@@ -23,6 +23,7 @@ from imagen_async.batch.shards import all_shards
 from imagen_async.batch.states import State
 from imagen_async.batch.status import batch_status, whole_rows
 from imagen_async.batch.workers import take
+from imagen_async.cli.gallery import gallery
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
@@ -239,6 +240,28 @@ def test_files_of_an_item_in_doubt_are_named_from_above() -> None:
     rows = {name: json.loads(line) for name, line in lines(item, "shard/")}
     assert rows["metadata.jsonl"]["file_name"] == "shard/images/a.png"
     assert rows["unknown.jsonl"]["files"] == ["shard/images/a.png"]
+
+
+async def test_a_read_only_batch_is_told(
+    tmp_path: Path, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the journal's lock cannot be taken, one line says what to do, and nothing is guessed."""
+    await run_shards(emulator, tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for look in (merge, batch_status):
+        with pytest.raises(ConfigurationError, match=r"read-only.*copy the folder"):
+            look(tmp_path)
+
+
+def test_a_page_that_the_disk_does_not_take(tmp_path: Path) -> None:
+    """The command that writes a gallery says in one line what the disk refused, or what lacks."""
+    (tmp_path / "metadata.jsonl").touch()
+    (tmp_path / "gallery").touch()
+    with pytest.raises(ConfigurationError, match=r"cannot write to .*exists"):
+        gallery(str(tmp_path), live=False, show=False)
+    (tmp_path / "metadata.jsonl").rename(tmp_path / "run.json")
+    with pytest.raises(ConfigurationError, match="no lists yet; imagen-async merge"):
+        gallery(str(tmp_path), live=False, show=False)
 
 
 async def test_a_disk_that_does_not_take_the_lists_is_told(

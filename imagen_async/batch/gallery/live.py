@@ -92,7 +92,6 @@ class LiveGallery:
         self._token = secrets.token_urlsafe(24)
         self._readers = 0
         self._ended = asyncio.Event()
-        self._drained = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._origin = ""
         self.url: str = ""
@@ -124,13 +123,8 @@ class LiveGallery:
         trace: TracebackType | None,
     ) -> None:
         assert self._runner is not None
-        self._ended.set()
-        try:
-            if self._readers and error is None:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._drained.wait(), 1)
-        finally:
-            await to_the_end(self._runner.cleanup())
+        self._ended.set()  # readers hear of it: the cleanup leaves them a moment
+        await to_the_end(self._runner.cleanup())
 
     @web.middleware
     async def _guard(
@@ -168,7 +162,6 @@ class LiveGallery:
         if self._readers >= READERS:
             raise web.HTTPServiceUnavailable
         self._readers += 1
-        self._drained.clear()
         tail = Tail(self._folder, request.headers.get("Last-Event-ID", ""))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         try:
@@ -181,8 +174,6 @@ class LiveGallery:
         finally:
             tail.close()
             self._readers -= 1
-            if not self._readers:
-                self._drained.set()
         return response
 
     async def _send_all(
@@ -190,26 +181,23 @@ class LiveGallery:
     ) -> None:
         """Send what comes until the reader leaves, the server ends, or the lists are other ones."""
         table, clock = CardTable(), asyncio.get_running_loop().time
-        before: Mapping[str, object] | None = None
-        last = clock()
+        before: object = None
+        alive = clock() + ALIVE
         while request.transport is not None:
             ended = self._ended.is_set()
             pages = await in_thread(partial(_read, tail, table)) if tail.waiting else []
-            more, replaced = tail.waiting, tail.replaced and self._run is None
             progress = {**self._progress(), "full": tail.full}
             event: dict[str, object] = {"pages": pages, "progress": progress}
-            event |= {"ended": True} if ended and not more else {}
-            event |= {"replaced": True} if replaced and not more else {}
-            if pages or progress != before or len(event) > 2 or clock() - last > ALIVE:
+            last = (ended or (self._run is None and tail.replaced)) and not tail.waiting
+            if last:
+                event["ended" if ended else "replaced"] = True
+            if pages or progress != before or last or clock() > alive:
                 text = f"id: {tail.place}\ndata: {script_json(event)}\n\n"
                 async with asyncio.timeout(SLOW):
                     await response.write(text.encode())
-                before, last = progress, clock()
-            if len(event) > 2:
+                before, alive = progress, clock() + ALIVE
+            if last:
                 return
-            if ended:
-                await asyncio.sleep(EVERY)
-                continue
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), EVERY)
 

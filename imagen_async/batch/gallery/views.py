@@ -90,6 +90,8 @@ def check(folder: Path) -> None:
     """Raise ConfigurationError unless a folder holds a list of a batch."""
     if not any((folder / name).is_file() for name in (*VIEWS.values(), NAME)):
         shown = printable(str(folder), 300)
+        if (folder / recovery.RUN).is_file():
+            raise ConfigurationError(f"{shown} has no lists yet; imagen-async merge writes them.")
         raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
 
 
