@@ -71,8 +71,8 @@ def take(path: Path, stack: contextlib.ExitStack) -> bool:
             connection.close()
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise ConfigurationError(
-                f"{printable(str(path), 300)} cannot be locked; its folder must be writable, and its "
-                "disk one that locks files."
+                f"{printable(str(path), 300)} cannot be locked; its folder must be writable, on a "
+                "disk that locks files."
             ) from None
         return False
     stack.callback(connection.close)

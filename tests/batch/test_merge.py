@@ -245,7 +245,7 @@ def test_files_of_an_item_in_doubt_are_named_from_above() -> None:
 async def test_a_read_only_batch_is_told(
     tmp_path: Path, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the journal's lock cannot be taken, one line says what to do, and nothing is guessed."""
+    """Where the journal's lock cannot be taken, one line says what to do."""
     await run_shards(emulator, tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)
     for look in (merge, batch_status):
