@@ -328,7 +328,7 @@ def _make_converter() -> cattrs.Converter:
     # Its own way through a tuple looks at each value's type again: a third of an item's price.
     image_of = made.get_structure_hook(KeptImage)
     made.register_structure_hook_func(
-        tuple[KeptImage, ...].__eq__,
+        lambda kind: kind == tuple[KeptImage, ...],
         lambda values, _: tuple([image_of(value, KeptImage) for value in values]),
     )
     as_file = make_dict_unstructure_fn(KeptImage, made)

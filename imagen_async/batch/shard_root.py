@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from imagen_async.batch import recovery
+from imagen_async.batch import lists, recovery
 from imagen_async.batch.defaults import changes
 from imagen_async.batch.mounts import shared_lock_problem
 from imagen_async.batch.shards import Shard
@@ -177,12 +177,9 @@ def _write(path: Path, ours: ShardTerms) -> ShardTerms:
         "base_url": ours.endpoint,
         "options": options,
     }
-    part = path.with_name(f".{path.name}-{secrets.token_hex(8)}{disk.PART}")
+    part = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        with disk.open_private(part, "xb") as file:
-            file.write(f"{json.dumps(kept)}\n".encode())
-            file.flush()
-            disk.sync(file.fileno())
+        lists.write_whole(part, f"{json.dumps(kept)}\n")
         disk.place(part, [path], replace=False)
         disk.sync_folder(path.parent)
     except FileExistsError:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
 from imagen_async.batch import lists, schema
 from imagen_async.batch.accounting import Tally
-from imagen_async.batch.gallery.views import count_lines, read_rows
+from imagen_async.batch.gallery.views import count_lines, object_of, read_rows
 from imagen_async.batch.journal import look
 from imagen_async.batch.records import Count
 from imagen_async.batch.shard_root import read_root
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from imagen_async.batch.report import Report
 
 Phase: TypeAlias = Literal["running", "ended", "stopped", "cut off", "not begun"]
-_CHARGES: Final = {str(charge): charge for charge in Charge}
 
 
 @attrs.frozen(kw_only=True)
@@ -97,8 +95,7 @@ class BatchStatus:
         tally.invalid = sum(folder.invalid for folder in self.folders)
         open_ones = [folder for folder in self.folders if folder.phase != "ended"]
         stopped = next((each.report for each in open_ones if each.phase == "stopped"), {})
-        shares = [folder.report.get("share") for folder in self.folders]
-        given = [share for share in shares if isinstance(share, int)]
+        shares = [share for each in self.folders if (share := each.report.get("share")) is not None]
         report = tally.report(
             Counter(),
             next((price for each in self.folders if (price := each.price)), None),
@@ -108,7 +105,7 @@ class BatchStatus:
             stopped_by=stopped.get("stopped_by"),
             problem=stopped.get("problem"),
         )
-        return attrs.evolve(report, share=sum(given) if given else None)
+        return attrs.evolve(report, share=sum(shares) if shares else None)
 
     def as_json(self) -> Mapping[str, Any]:
         """Return the report of all, and how each shard stands, as JSON values."""
@@ -203,35 +200,37 @@ def _phase(counts: Iterable[Count], report: Mapping[str, Any], *, cut: bool) -> 
 
 def _listed(folder: Path) -> tuple[tuple[Count, ...], int]:
     """Count what the lists of a running batch tell: they are added to as items settle."""
-    found: Counter[tuple[State, Charge]] = Counter()
-    images, invalid, last = 0, 0, None
+    images, done, last = 0, 0, None
     for row in read_rows(folder / lists.METADATA):
-        images += 1
         item = [row.get(key) for key in ("id", "prompt", "request_id")]
-        found[State.DONE, Charge.YES] += item != last
-        last = item
-    for state, name in ((State.FAILED, lists.FAILED), (State.UNKNOWN, lists.UNKNOWN)):
-        for row in read_rows(folder / name):
-            error = row.get("error")
-            charge = error.get("charge") if isinstance(error, dict) else None
-            wrong = "line" in row
-            invalid += wrong
-            found[state, _CHARGES.get(str(charge), Charge.MAYBE)] += not wrong
-    counts = [_count(*at, items) for at, items in found.items() if items]
-    here = attrs.evolve(_count(State.DONE, Charge.YES, 0), images=images, spent=images)
-    return (*counts, here), invalid
+        images, done, last = images + 1, done + (item != last), item
+    failed, wrong = _rows_of(folder / lists.FAILED)
+    unknown, doubtful = _rows_of(folder / lists.UNKNOWN)
+    counts = (
+        _count(State.DONE, Charge.YES, done, images),
+        _count(State.FAILED, Charge.NO, failed),
+        _count(State.UNKNOWN, Charge.MAYBE, unknown),
+    )
+    return counts, wrong + doubtful
 
 
-def _count(state: State, charge: Charge, items: int) -> Count:
-    return Count(state, charge, items, attempts=0, spent=0, presumed=0, resends=0, images=0)
+def _rows_of(path: Path) -> tuple[int, int]:
+    """Return how many lines of a list are items, and how many are rows that were not sent."""
+    wrong = Counter("line" in row for row in read_rows(path))
+    return wrong[False], wrong[True]
+
+
+def _count(state: State, charge: Charge, items: int, images: int = 0) -> Count:
+    return Count(
+        state, charge, items, attempts=0, spent=images, presumed=0, resends=0, images=images
+    )
 
 
 def _report(folder: Path) -> Mapping[str, Any]:
     try:
-        report = json.loads((folder / lists.REPORT).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return object_of((folder / lists.REPORT).read_bytes()) or {}
+    except OSError:
         return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _number(report: Mapping[str, Any], name: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.batch.gallery import rewriting, write_gallery
-from imagen_async.batch.gallery.rewriting import EVERY, SHARE, Rewriter, wait_for
+from imagen_async.batch.gallery.rewriting import SHARE, Rewriter, may_write
 from imagen_async.batch.run import Run
 from imagen_async.emulator import Emulator
 from tests.batch.runs import b64, core_on, view
@@ -27,10 +26,10 @@ SECONDS = st.floats(0, 1e5)
 @given(SECONDS, SECONDS, SECONDS)
 def test_writing_takes_a_bounded_share(elapsed: float, spent: float, expected: float) -> None:
     """A writing begins when all of them, it included, are within their share of the run."""
-    wait = wait_for(elapsed, spent, expected)
-    assert wait >= EVERY
-    then = elapsed + wait
-    assert spent + expected <= SHARE * then or math.isclose(spent + expected, SHARE * then)
+    assert not may_write(elapsed, SHARE * elapsed, expected + 1e-9)
+    if may_write(elapsed, spent, expected):
+        assert spent + expected <= SHARE * elapsed
+        assert may_write(elapsed + 1, spent, expected)
 
 
 async def test_the_page_is_there_from_the_first_image(tmp_path: Path) -> None:

@@ -33,15 +33,15 @@ _COST: Final = 1e-7
 """CPU seconds that a byte of the lists costs."""
 
 
-def wait_for(elapsed: float, spent: float, expected: float) -> float:
-    """Return the seconds after which the page may be written again.
+def may_write(elapsed: float, spent: float, expected: float) -> bool:
+    """Return whether the page may be written again.
 
     Args:
         elapsed: Seconds since the run began, of which a share may be spent.
         spent: CPU seconds of the writings so far.
         expected: CPU seconds of the next one.
     """
-    return max(EVERY, (spent + expected) / SHARE - elapsed)
+    return spent + expected <= SHARE * elapsed
 
 
 class _StoppedError(Exception):
@@ -87,17 +87,13 @@ class Rewriter:
         began, cpu, took, spent, written = time.monotonic(), time.process_time(), 0.0, 0.0, 0
         first = not (self.folder / INDEX).exists()
         while not await self._ends_within(LOOK_EVERY if first else EVERY):
-            size = self._size()
-            if size == written or (first and size == 0):
-                continue
+            added = self._size() - written
             elapsed = max(time.process_time() - cpu, WAITING * (time.monotonic() - began))
             # A guess for what was added: where it is wrong, ``spent`` makes the next one wait.
-            expected = took + max(0, size - written) * _COST
-            if not first and wait_for(elapsed, spent, expected) > EVERY:
-                continue
-            took = await in_thread(self._write)
-            first, written = False, size
-            spent += took
+            if added and (first or may_write(elapsed, spent, took + max(0, added) * _COST)):
+                took = await in_thread(self._write)
+                first, written = False, written + added
+                spent += took
 
     async def _ends_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

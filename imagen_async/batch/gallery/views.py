@@ -13,7 +13,6 @@ import attrs
 from imagen_async.batch import lists, recovery
 from imagen_async.batch.gallery.card import card_of, scalar
 from imagen_async.batch.journal import look
-from imagen_async.batch.lists import UNKNOWN
 from imagen_async.batch.schema import NAME, HeldJournalError
 from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError
@@ -136,16 +135,15 @@ def in_doubt(folder: Path) -> Doubts:
     """Ask the journal what was under way when its run was killed; one that fails tells nothing."""
     try:
         with look(folder) as journal:
-            cut = [
-                attrs.evolve(item, state=State.UNKNOWN, charge=max(item.charge, Charge.MAYBE))
-                for item in journal.items((State.SENDING,))
-            ]
+            cut = [*journal.items((State.SENDING,))]
     except HeldJournalError:
         return Doubts(phase="running")
     except ConfigurationError:
         return NO_DOUBTS
-    found = (object_of(text) for item in cut for name, text in lists.lines(item) if name == UNKNOWN)
-    return Doubts(tuple(row for row in found if row is not None))
+    for item in cut:
+        item.state, item.charge = State.UNKNOWN, max(item.charge, Charge.MAYBE)
+    found = (line for item in cut for name, line in lists.lines(item) if name == lists.UNKNOWN)
+    return Doubts(tuple(map(json.loads, found)))
 
 
 def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
