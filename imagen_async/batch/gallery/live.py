@@ -33,7 +33,6 @@ from imagen_async.storage.offload import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
-    from types import TracebackType
     from typing import Self
 
 HOST: Final = "127.0.0.1"
@@ -92,37 +91,29 @@ class LiveGallery:
         self._token = secrets.token_urlsafe(24)
         self._readers = 0
         self._ended = asyncio.Event()
-        self._runner: web.AppRunner | None = None
         self._origin = ""
         self.url: str = ""
-
-    async def __aenter__(self) -> Self:
         app = web.Application(middlewares=[self._guard], client_max_size=1024)
         app.on_response_prepare.append(_add_headers)
         app.router.add_get("/{token}/", self._page)
         app.router.add_get("/{token}/events", self._events)
         app.router.add_post("/{token}/{action:pause|resume|stop}", self._act)
         app.router.add_get(r"/{token}/{file:(?:shard-\d+-of-\d+/)?images/.+}", self._file)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await runner.setup()
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
         try:
-            await web.TCPSite(runner, HOST, 0).start()
+            await web.TCPSite(self._runner, HOST, 0).start()
         except OSError as error:
-            await runner.cleanup()
+            await self._runner.cleanup()
             why = disk.reason(error)
             raise ConfigurationError(f"The live gallery cannot listen on {HOST}: {why}.") from None
-        self._runner = runner
-        self._origin = f"http://{HOST}:{runner.addresses[0][1]}"
+        self._origin = f"http://{HOST}:{self._runner.addresses[0][1]}"
         self.url = f"{self._origin}/{self._token}/"
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._runner is not None
+    async def __aexit__(self, *_: object) -> None:
         self._ended.set()  # readers hear of it: the cleanup leaves them a moment
         await to_the_end(self._runner.cleanup())
 
