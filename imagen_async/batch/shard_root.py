@@ -84,7 +84,11 @@ def claim_root(root: Path, shard: Shard, terms: Terms, *, begin: bool = True) ->
         )
         if begin:
             _make_folder(root)
-            _check_locks(root)
+            if problem := shared_lock_problem(root):
+                raise ConfigurationError(
+                    f"{printable(str(root), 300)} cannot hold shards: {printable(problem)}, so two "
+                    "machines could buy the same rows; choose a disk that locks for all of them."
+                )
         # The names before the note: a shard's folder is made after it, so one seen without it
         # tells that the note was lost.
         names = {entry.name for entry in root.iterdir()} if root.is_dir() else set[str]()
@@ -147,14 +151,6 @@ def _check_free(root: Path, names: set[str]) -> None:
     if any(not name.startswith(".") and name != recovery.RUN for name in names):
         raise ConfigurationError(
             f"{shown} is not empty and holds no shards; choose another folder."
-        )
-
-
-def _check_locks(root: Path) -> None:
-    if problem := shared_lock_problem(root):
-        raise ConfigurationError(
-            f"{printable(str(root), 300)} cannot hold shards: {printable(problem)}, so two "
-            "machines could buy the same rows; choose a disk that locks for all of them."
         )
 
 

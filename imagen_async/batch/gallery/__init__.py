@@ -20,7 +20,7 @@ from time import time
 from typing import TYPE_CHECKING, Final
 
 from imagen_async.batch.gallery import views
-from imagen_async.batch.gallery.columns import CardPages
+from imagen_async.batch.gallery.columns import CardTable
 from imagen_async.batch.gallery.document import document
 from imagen_async.storage import disk
 
@@ -59,7 +59,7 @@ def write_gallery(folder: Path, *, ended: bool = True) -> Path:
     return folder / INDEX
 
 
-def write_page(folder: Path, cards: Iterable[Card], about: About) -> CardPages:
+def write_page(folder: Path, cards: Iterable[Card], about: About) -> CardTable:
     """Write ``index.html`` and what it loads, of any cards, in the order in which they come.
 
     Args:
@@ -76,7 +76,7 @@ def write_page(folder: Path, cards: Iterable[Card], about: About) -> CardPages:
     home = folder / "gallery"
     home.mkdir(exist_ok=True)
     with _scratch(home) as part:
-        pages = CardPages(folder=part)
+        pages = CardTable(folder=part)
         for card in cards:
             pages.add(card)
         pages.flush()
@@ -88,7 +88,7 @@ def write_page(folder: Path, cards: Iterable[Card], about: About) -> CardPages:
     return pages
 
 
-def write_index(folder: Path, about: About, pages: CardPages) -> None:
+def write_index(folder: Path, about: About, pages: CardTable) -> None:
     """Replace ``index.html`` alone, in one step; what it loads is there.
 
     Raises:

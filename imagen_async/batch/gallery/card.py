@@ -75,15 +75,11 @@ def scalar(value: object) -> Scalar | None:
     return _text(value) or _number(value)
 
 
-def _moment(value: object) -> Scalar | None:
-    return None if isinstance(value, bool) else scalar(value)
-
-
 _FIELDS: Final[Mapping[str, Callable[[object], Scalar | None]]] = {
     **dict.fromkeys(("file_name", "prompt"), _whole),
     **dict.fromkeys(("id", "model", "aspect_ratio", "media_type", "request_id"), _text),
     **dict.fromkeys(("width", "height", "bytes"), _number),
-    "created": _moment,
+    "created": scalar,
 }
 _ERROR: Final = {
     "type": "error",
@@ -111,7 +107,9 @@ def card_of(status: Status, row: Mapping[str, Any]) -> Card:
             kind = _number if name == "status" else _text
             if name in _ERROR and (shown := kind(value)) is not None:
                 card.setdefault(_ERROR[name], shown)
-    card["ratio"] = _ratio(card)
+    asked: str = card.get("aspect_ratio", "")
+    size = (card.get("width", 0), card.get("height", 0))
+    card["ratio"] = asked if _RATIO.fullmatch(asked) else ratio_of(*size)
     if is_picture(card.get("file_name", "")):
         card["source"] = True
     return card
@@ -124,14 +122,6 @@ def is_picture(file_name: str) -> bool:
         file_name: Relative to the folder, its parts divided by ``/``.
     """
     return file_name.rpartition(".")[2].lower() in _PICTURES and not _ASTRAY.search(file_name)
-
-
-def _ratio(card: Card) -> str:
-    """Return the ratio by which the page filters: the one asked for, else that of the pixels."""
-    asked: str = card.get("aspect_ratio", "")
-    if _RATIO.fullmatch(asked):
-        return asked
-    return ratio_of(card.get("width", 0), card.get("height", 0))
 
 
 @lru_cache(maxsize=1024)

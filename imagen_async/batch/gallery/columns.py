@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -61,69 +61,19 @@ def packed(values: Sequence[Any]) -> object:
 
 @attrs.define
 class CardTable:
-    """Cards by columns, until they are taken, and what all of them count."""
+    """Cards by columns, until they are taken, and what all of them count.
 
-    counts: Counter[tuple[str, str]] = attrs.field(factory=Counter)
+    Args:
+        folder: Where the cards are written as scripts that the page loads, whenever they fill one.
+    """
+
+    folder: Path | None = None
+    counts: defaultdict[str, Counter[str]] = attrs.field(factory=lambda: defaultdict(Counter))
     columns: dict[str, Counter[str]] = attrs.field(factory=dict)
+    names: list[str] = attrs.field(factory=list)
     _rows: list[Card] = attrs.field(factory=list)
     _size: int = 0
     _ratios: set[str] = attrs.field(factory=set)
-
-    @property
-    def addresses(self) -> list[str]:
-        """The scripts that hold the cards, relative to the page; none of those that are sent."""
-        return []
-
-    def add(self, card: Card) -> None:
-        """Count a card and keep it."""
-        ratio: str = card["ratio"]
-        if ratio and ratio not in self._ratios and len(self._ratios) >= RATIO_LIMIT:
-            ratio = card["ratio"] = OTHER
-        self._ratios.add(ratio)
-        self.counts[card["status"], ratio] += 1
-        for name in [name for name in card if name.startswith(OWN)]:
-            self._count(card, name)
-        self._rows.append(card)
-        self._size += sum([len(value) for value in card.values() if isinstance(value, str)])
-
-    def _count(self, card: Card, name: str) -> None:
-        """Count the value of a user's column, or leave the column out if there are too many."""
-        if name not in self.columns and len(self.columns) >= COLUMN_LIMIT:
-            del card[name]
-            return
-        counts = self.columns.setdefault(name, Counter())
-        if len(counts) <= VALUE_LIMIT:
-            counts[card[name]] += 1
-
-    def take(self) -> dict[str, object] | None:
-        """Return the cards that were added since the last time, as the page takes them."""
-        if not self._rows:
-            return None
-        names = dict.fromkeys(name for row in self._rows for name in row)
-        table = {name: packed([row.get(name) for row in self._rows]) for name in names}
-        taken: dict[str, object] = {"rows": len(self._rows), "columns": table}
-        self._rows.clear()
-        self._size = 0
-        return taken
-
-    def facets(self) -> dict[str, dict[str, int] | None]:
-        """Return the user's columns, each with its values if they are few enough to choose from."""
-        return {
-            name.removeprefix(OWN): dict(found) if 1 < len(found) <= VALUE_LIMIT else None
-            for name, found in self.columns.items()
-        }
-
-
-@attrs.define
-class CardPages(CardTable):
-    """The scripts that hold the cards, written as they fill up.
-
-    Args:
-        folder: Where the scripts go.
-    """
-
-    folder: Path = attrs.field(kw_only=True)
-    names: list[str] = attrs.field(factory=list)
     _digest: Any = attrs.field(factory=hashlib.sha256)
 
     @property
@@ -134,24 +84,59 @@ class CardPages(CardTable):
 
     @property
     def addresses(self) -> list[str]:
-        """The scripts that hold the cards, relative to the page."""
+        """The scripts, relative to the page."""
         return [f"gallery/{self.home}/{name}" for name in self.names]
 
     def add(self, card: Card) -> None:
-        """Count a card and write the page that it fills."""
-        CardTable.add(self, card)
+        """Count a card and keep it."""
+        ratio: str = card["ratio"]
+        if ratio and ratio not in self._ratios and len(self._ratios) >= RATIO_LIMIT:
+            ratio = card["ratio"] = OTHER
+        self._ratios.add(ratio)
+        self.counts[card["status"]][ratio] += 1
+        for name in [name for name in card if name.startswith(OWN)]:
+            self._count(card, name)
+        self._rows.append(card)
+        self._size += sum([len(value) for value in card.values() if isinstance(value, str)])
         if len(self._rows) >= ROWS_PER_PAGE or self._size >= PAGE_CHARACTERS:
             self.flush()
 
-    def flush(self) -> None:
-        """Write the page that is being filled, if it holds anything."""
-        page = self.take()
-        if page is None:
+    def _count(self, card: Card, name: str) -> None:
+        """Count the value of a user's column, or leave the column out if there are too many."""
+        if name not in self.columns and len(self.columns) >= COLUMN_LIMIT:
+            del card[name]
             return
-        # Parsed as JSON, not as a program: quicker, and no value becomes a constant of the script.
-        quoted = script_json(page).replace("\\", "\\\\").replace("'", "\\'")
-        script = f"gallery.page(JSON.parse('{quoted}'));\n".encode("ascii")
-        self.names.append(f"page-{len(self.names) + 1:04}.js")
-        with disk.open_private(self.folder / self.names[-1], "wb") as file:
-            file.write(script)
-        self._digest.update(script)
+        counts = self.columns.setdefault(name, Counter())
+        if len(counts) <= VALUE_LIMIT:
+            counts[card[name]] += 1
+
+    def take(self) -> list[object]:
+        """Return the cards that were added since the last time, as the page takes them."""
+        if not self._rows:
+            return []
+        names = dict.fromkeys(name for row in self._rows for name in row)
+        table = {name: packed([row.get(name) for row in self._rows]) for name in names}
+        taken: dict[str, object] = {"rows": len(self._rows), "columns": table}
+        self._rows.clear()
+        self._size = 0
+        return [taken]
+
+    def facets(self) -> dict[str, dict[str, int] | None]:
+        """Return the user's columns, each with its values if they are few enough to choose from."""
+        return {
+            name.removeprefix(OWN): dict(found) if 1 < len(found) <= VALUE_LIMIT else None
+            for name, found in self.columns.items()
+        }
+
+    def flush(self) -> None:
+        """Write the cards that wait, if they are to be written."""
+        if self.folder is None:
+            return
+        for page in self.take():
+            # Parsed as JSON, not as a program: quicker, and no value becomes a constant.
+            quoted = script_json(page).replace("\\", "\\\\").replace("'", "\\'")
+            script = f"gallery.page(JSON.parse('{quoted}'));\n".encode("ascii")
+            self.names.append(f"page-{len(self.names) + 1:04}.js")
+            with disk.open_private(self.folder / self.names[-1], "wb") as file:
+                file.write(script)
+            self._digest.update(script)

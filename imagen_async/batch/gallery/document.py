@@ -43,13 +43,10 @@ def document(about: About, cards: CardTable, live: Mapping[str, object] | None =
     """
     style = "\n".join(map(_asset, _STYLES))
     script = "\n".join(['(() => {\n"use strict";', *map(_asset, _SCRIPTS), "})();"])
-    counts: dict[str, dict[str, int]] = {}
-    for (status, ratio), number in cards.counts.items():
-        counts.setdefault(status, {})[ratio] = number
     manifest = {
         **attrs.asdict(about),
         "pages": cards.addresses,
-        "counts": counts,
+        "counts": cards.counts,
         "columns": cards.facets(),
         "live": live,
     }

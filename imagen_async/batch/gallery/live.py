@@ -196,8 +196,7 @@ class LiveGallery:
 def _read(tail: Tail, table: CardTable) -> list[object]:
     for card in tail.read():
         table.add(card)
-    page = table.take()
-    return [] if page is None else [page]
+    return table.take()
 
 
 def _picture(folder: Path, name: str) -> Path | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_async.batch.gallery.card import Card
-    from imagen_async.batch.gallery.columns import CardPages
+    from imagen_async.batch.gallery.columns import CardTable
 
 LOOK_EVERY: Final = 0.1
 """Seconds between looks for the first image, which the page does not keep waiting."""
@@ -44,10 +44,6 @@ def may_write(elapsed: float, spent: float, expected: float) -> bool:
     return spent + expected <= SHARE * elapsed
 
 
-class _StoppedError(Exception):
-    """The run is over: its end writes the page."""
-
-
 @attrs.define(eq=False)
 class Rewriter:
     """Writes the gallery of a folder while a run adds to its lists; see ``start``.
@@ -59,7 +55,7 @@ class Rewriter:
     folder: Path
     _ended: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
     _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
-    _pages: CardPages | None = attrs.field(init=False, default=None)
+    _pages: CardTable | None = attrs.field(init=False, default=None)
 
     def start(self) -> None:
         """Begin, on the running loop, until ``aclose``."""
@@ -110,7 +106,7 @@ class Rewriter:
     def _write(self) -> float:
         """Write the page and return the CPU seconds of it; one that fails is left to the end."""
         began, running = time.thread_time(), views.Doubts(phase="running")
-        with contextlib.suppress(_StoppedError, ConfigurationError, *disk.TROUBLE):
+        with contextlib.suppress(ConfigurationError, *disk.TROUBLE):
             about = views.about(self.folder, running)
             self._pages = write_page(self.folder, self._cards(running), about)
         return time.thread_time() - began
@@ -118,5 +114,5 @@ class Rewriter:
     def _cards(self, running: views.Doubts) -> Iterator[Card]:
         for card in views.cards(self.folder, running):
             if self._ended.is_set():
-                raise _StoppedError
+                raise InterruptedError  # the run is over: its end writes the page
             yield card
