@@ -667,6 +667,17 @@ async def test_the_users_columns_of_a_live_page(tab: Page, tmp_path: Path) -> No
         await tab.until(f"{COUNT} === '' && {menu}.value === ''")
 
 
+async def test_a_run_that_goes_on_shows_the_latest(tab: Page, tmp_path: Path) -> None:
+    """The page that a run writes again and again says which of its pictures it shows."""
+    folder = fill(tmp_path / "shots", [row(n) for n in range(10)])
+    running = views.Doubts(phase="running")
+    write_page(folder, views.cards(folder, running, last=1000), views.about(folder, running))
+    await tab.open(folder / "index.html")
+    notice = await tab.until("!document.querySelector('#notice').hidden && notice.textContent")
+    assert notice.endswith("Shown are the latest 3 of 10 pictures; the batch's lists name all.")
+    assert await tab.run("document.querySelector('#summary').textContent") == "10 pictures"
+
+
 async def test_an_interrupted_run_is_said(tab: Page, tmp_path: Path) -> None:
     """A page whose run was cancelled does not say that it goes on."""
     folder = fill(tmp_path / "shots", [row(1)])

@@ -76,7 +76,7 @@ async def test_the_page_of_a_cancelled_run_says_so(tmp_path: Path) -> None:
 
 
 async def test_more_images_are_shown_later(tmp_path: Path, monkeypatch: Any) -> None:
-    """The page is written again once lines were added, and not while none were."""
+    """The page is written again once lines were added, not while none were, of the latest rows."""
     monkeypatch.setattr(rewriting, "EVERY", 0.01)
     monkeypatch.setattr(rewriting, "SHARE", 1.0)
     folder = fill(tmp_path / "shots", [row(1)])
@@ -87,9 +87,12 @@ async def test_more_images_are_shown_later(tmp_path: Path, monkeypatch: Any) -> 
     before = (folder / "index.html").stat().st_ino
     await asyncio.sleep(0.1)
     assert (folder / "index.html").stat().st_ino == before
+    monkeypatch.setattr(rewriting, "LATEST", 2000)
     fill(folder, [row(n) for n in range(3000)])
-    await until_rows(folder, 3000)
+    await until_rows(folder, 6)
     await rewriter.aclose()
+    assert [card["id"] for card in rows_of(folder)] == [f"row-{n}" for n in range(2994, 3000)]
+    assert manifest_of(folder)["listed"] == {"done": 3000}
 
 
 @pytest.mark.parametrize("trouble", [KeyError("a bug"), OSError("a full disk"), None])

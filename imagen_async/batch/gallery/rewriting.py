@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from imagen_async.batch.gallery.card import Card
     from imagen_async.batch.gallery.columns import CardTable
 
+LATEST: Final = 1 << 19
+"""Bytes at the end of each list that the page shows: all of a large one would cost too much."""
 LOOK_EVERY: Final = 0.1
 """Seconds between looks for the first image, which the page does not keep waiting."""
 EVERY: Final = 2.0
@@ -29,8 +31,6 @@ SHARE: Final = 0.01
 """CPU seconds of all writings after the first, per CPU second of the run's process."""
 WAITING: Final = 0.25
 """What a second counts at least of a run that mostly waits for its gateway: it has CPU to spare."""
-_COST: Final = 1e-7
-"""CPU seconds that a byte of the lists costs."""
 
 
 def may_write(elapsed: float, spent: float, expected: float) -> bool:
@@ -39,7 +39,7 @@ def may_write(elapsed: float, spent: float, expected: float) -> bool:
     Args:
         elapsed: Seconds since the run began, of which a share may be spent.
         spent: CPU seconds of the writings so far.
-        expected: CPU seconds of the next one.
+        expected: CPU seconds of the next one; those of the last, for a page has a bounded size.
     """
     return spent + expected <= SHARE * elapsed
 
@@ -83,12 +83,11 @@ class Rewriter:
         began, cpu, took, spent, written = time.monotonic(), time.process_time(), 0.0, 0.0, 0
         first = not (self.folder / INDEX).exists()
         while not await self._ends_within(LOOK_EVERY if first else EVERY):
-            added = self._size() - written
+            size = self._size()
             elapsed = max(time.process_time() - cpu, WAITING * (time.monotonic() - began))
-            # A guess for what was added: where it is wrong, ``spent`` makes the next one wait.
-            if added and (first or may_write(elapsed, spent, took + max(0, added) * _COST)):
+            if size != written and (first or may_write(elapsed, spent, took)):
                 took = await in_thread(self._write)
-                first, written = False, written + added
+                first, written = False, size
                 spent += took
 
     async def _ends_within(self, seconds: float) -> bool:
@@ -112,7 +111,7 @@ class Rewriter:
         return time.thread_time() - began
 
     def _cards(self, running: views.Doubts) -> Iterator[Card]:
-        for card in views.cards(self.folder, running):
+        for card in views.cards(self.folder, running, last=LATEST):
             if self._ended.is_set():
                 raise InterruptedError  # the run is over: its end writes the page
             yield card

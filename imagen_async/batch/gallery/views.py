@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from functools import partial
 from itertools import islice
@@ -30,7 +31,7 @@ LINE_LIMIT: Final = 64 << 20
 """Bytes of one row; a longer line is junk."""
 
 SHOWN: Final = 100_000
-"""Cards of one status that a page holds: what a browser bears; ``About.left_out`` tells of more."""
+"""Cards of one status that a page holds: what a browser bears; ``About.listed`` tells of more."""
 _BLOCK: Final = 1 << 20
 
 VIEWS: Final[dict[Status, str]] = {
@@ -73,7 +74,7 @@ class About:
         phase: Of the run when the page was written; see Doubts.
         retry: By status: the command that tries its rows of ``retry.jsonl`` again.
         lists: By status: the path of its list, for a shell.
-        left_out: By status: how many rows of its list have no card.
+        listed: By status: how many rows its list has, where the page may not hold all of them.
     """
 
     title: str
@@ -82,7 +83,7 @@ class About:
     phase: str = ""
     retry: Mapping[str, str] = attrs.field(factory=dict)
     lists: Mapping[str, str] = attrs.field(factory=dict)
-    left_out: Mapping[str, int] = attrs.field(factory=dict)
+    listed: Mapping[str, int] = attrs.field(factory=dict)
 
 
 def check(folder: Path) -> None:
@@ -94,19 +95,26 @@ def check(folder: Path) -> None:
         raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
 
 
-def cards(folder: Path, doubts: Doubts = NO_DOUBTS) -> Iterator[Card]:
-    """Yield the cards of a batch's folder, status by status, ``SHOWN`` of each list at most."""
+def cards(folder: Path, doubts: Doubts = NO_DOUBTS, *, last: int | None = None) -> Iterator[Card]:
+    """Yield the cards of a batch's folder, status by status, ``SHOWN`` of each list at most.
+
+    Args:
+        folder: The batch's.
+        doubts: What a run left behind, whose rows are shown too.
+        last: Bytes at the end of each list that are read; None for all.
+    """
     for status, name in VIEWS.items():
         if status == "unknown":
             yield from (card_of(status, row) for row in doubts.rows)
-        yield from (card_of(status, row) for row in islice(read_rows(folder / name), SHOWN))
+        yield from (card_of(status, row) for row in islice(read_rows(folder / name, last), SHOWN))
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, last: int | None = None) -> Iterator[Row]:
     """Read a list's rows one by one, past whatever is not a row.
 
     Args:
         path: A JSON Lines file; one that is missing has no rows.
+        last: Bytes at its end that are read; None for all.
 
     Yields:
         Each line that is a JSON object.
@@ -116,6 +124,11 @@ def read_rows(path: Path) -> Iterator[Row]:
     except FileNotFoundError:
         return
     with file:
+        if last is not None and file.seek(0, os.SEEK_END) > last:
+            file.seek(-last, os.SEEK_END)
+            file.readline(LINE_LIMIT)  # the rest of a row
+        else:
+            file.seek(0)
         for line in iter(partial(file.readline, LINE_LIMIT), b""):
             row = object_of(line)
             if row is not None:
@@ -163,10 +176,10 @@ def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
         phase=doubts.phase,
         retry=retry if again.isprintable() and "shards" not in begun else {},
         lists={each: shlex.quote(f"{name}/{VIEWS[each]}") for each in ("failed", "unknown")},
-        left_out={
-            status: more
+        listed={
+            status: rows
             for status, name in VIEWS.items()
-            if (more := count_lines(folder / name) - SHOWN) > 0
+            if (rows := count_lines(folder / name)) > (0 if doubts.phase else SHOWN)
         },
     )
 

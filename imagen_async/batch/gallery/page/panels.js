@@ -75,10 +75,14 @@ function drawColumns(choice, choose) {
   if (OWN.length) byId("columns-help").textContent = `Search one of your columns with its name: ${visible(OWN[0])}:value`;
 }
 
+const added = (ratios) => Object.values(ratios ?? {}).reduce((a, b) => a + b, 0);
+
+/** How many rows of a status's list the page does not hold; the page of a run that goes on takes all. */
+const leftOut = (status) => (manifest.live ? 0 : Math.max(0, (manifest.listed[status] ?? 0) - added(manifest.counts[status])));
+
 function drawSummary(everything) {
   const { report } = manifest;
-  const shown = (status) => Object.values(everything[status] ?? {}).reduce((a, b) => a + b, 0);
-  const sum = (status) => shown(status) + (manifest.live ? 0 : manifest.left_out[status] ?? 0);
+  const sum = (status) => added(everything[status]) + leftOut(status);
   const parts = [plural(sum("done"), "picture")];
   if (sum("failed")) parts.push(`${number(sum("failed"))} failed`);
   if (sum("unknown")) parts.push(`${number(sum("unknown"))} unknown`);
@@ -103,10 +107,10 @@ function drawNotice() {
   if (manifest.phase === "interrupted")
     texts.push("The run was interrupted; what came last may not be shown. The same command goes on with it and ends with a whole page.");
   if (manifest.phase === "running" && !manifest.live) texts.push("A run was going on when this page was written; it writes the page anew every now and then: reload it to see more.");
-  for (const [status, left] of manifest.live ? [] : Object.entries(manifest.left_out)) {
-    const shown = Object.values(manifest.counts[status]).reduce((a, b) => a + b, 0);
-    const what = status === "done" ? "pictures" : `${status} items`;
-    texts.push(`Shown are the first ${number(shown)} of ${number(shown + left)} ${what}; the batch's lists name all.`);
+  for (const status of Object.keys(STATUSES).filter(leftOut)) {
+    const [shown, what] = [added(manifest.counts[status]), status === "done" ? "pictures" : `${status} items`];
+    const which = manifest.phase ? "latest" : "first";
+    texts.push(`Shown are the ${which} ${number(shown)} of ${number(shown + leftOut(status))} ${what}; the batch's lists name all.`);
   }
   byId("notice").hidden = !texts.length;
   byId("notice").textContent = texts.join(" ");
