@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -151,6 +152,11 @@ def look(folder: Path) -> Iterator[JournalView]:
     if not (folder / schema.NAME).is_file():
         shown = printable(str(folder), 300)
         raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
+    if not os.access(folder / schema.NAME, os.W_OK):
+        raise ConfigurationError(
+            f"The journal in {printable(str(folder), 300)} is read-only, and to read it takes its "
+            "lock; make it writable, or copy the folder and name the copy."
+        )
     try:
         connection = schema.connect(folder)
     except sqlite3.Error as error:

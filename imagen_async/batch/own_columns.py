@@ -27,7 +27,7 @@ GATEWAYS: Final = frozenset(
     {"size", "quality", "seed", "negative_prompt", "output_format", "background"}
 )
 """Fields of images APIs that we do not know: a row that names one asks for it."""
-_NAMES: Final = LISTED | {"id", *REQUEST_FIELDS}
+NAMES: Final = LISTED | {"id", *REQUEST_FIELDS}
 _ENCODER: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
@@ -35,7 +35,7 @@ def of_row(cells: Iterable[tuple[str, _T]]) -> dict[str, _T]:
     """Return a row's own columns; a name that our lists use, or that is there, gets a ``_``."""
     own: dict[str, _T] = {}
     for name, value in cells:
-        while name in _NAMES or name in own:
+        while name in NAMES or name in own:
             name += "_"  # noqa: PLW2901
         own[name] = value
     return own
@@ -43,7 +43,7 @@ def of_row(cells: Iterable[tuple[str, _T]]) -> dict[str, _T]:
 
 def of_list(row: Mapping[Any, Any]) -> Mapping[str, Any]:
     """Return the user's own columns of a row of one of our lists."""
-    return {name: value for name, value in row.items() if name not in _NAMES}
+    return {name: value for name, value in row.items() if name not in NAMES}
 
 
 def is_listed(row: Mapping[Any, Any]) -> bool:
@@ -79,7 +79,7 @@ def misspelt(name: object) -> str | None:
     """Return what is wrong with the name of a column; None if nothing is."""
     if not isinstance(name, str):
         return f"the name of its column {_shown(name)} is no text."
-    if name in _NAMES:
+    if name in NAMES:
         return f"the name of its column {_shown(name)} is ours; call it {name}_, or anything else."
     if name in GATEWAYS:
         return (

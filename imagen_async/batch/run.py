@@ -379,6 +379,8 @@ class Run:
         await self._try(in_thread(partial(lists.write_whole, path, text)))
         if written and self._options.gallery:
             await self._try(in_thread(partial(write_gallery, self._folder)))
+        elif not whole:
+            await self._try(in_thread(self._page.interrupted))
         await journal.aclose()
 
     async def _try(self, work: Awaitable[object]) -> bool:

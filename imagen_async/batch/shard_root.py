@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from imagen_async.batch import recovery
+from imagen_async.batch import lists, recovery
 from imagen_async.batch.defaults import changes
 from imagen_async.batch.mounts import shared_lock_problem
-from imagen_async.errors import ConfigurationError, InvalidRequestError
+from imagen_async.batch.shards import Shard
+from imagen_async.errors import ConfigurationError, ImagenError
 from imagen_async.storage import disk
 from imagen_async.wire.request import GenerationRequest, request_fields
 from imagen_async.wire.text import printable
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_async.batch.recovery import Terms
-    from imagen_async.batch.shards import Shard
 
 
 @attrs.frozen(kw_only=True)
@@ -44,17 +44,18 @@ class ShardTerms:
 
     def differences(self, begun: ShardTerms) -> list[str]:
         """Return in words what is not as it was when the batch was begun."""
-        found: list[str] = []
-        if self.shards != begun.shards:
-            found.append(f"the number of shards was {begun.shards} and is {self.shards}")
+        told = [
+            ("the number of shards", begun.shards, self.shards),
+            ("prompt_column", begun.prompt_column, self.prompt_column),
+            ("the endpoint", begun.endpoint, self.endpoint),
+        ]
+        found = [
+            f"{name} was {printable(str(was), 300)} and is {printable(str(now), 300)}"
+            for name, was, now in told
+            if was != now
+        ]
         if self.sha256 != begun.sha256 and self.sha256 and begun.sha256:
             found.append("the input is not the file that it was")
-        if self.prompt_column != begun.prompt_column:
-            was, now = printable(begun.prompt_column, 80), printable(self.prompt_column, 80)
-            found.append(f"prompt_column was {was} and is {now}")
-        if self.endpoint != begun.endpoint:
-            was, now = printable(begun.endpoint, 300), printable(self.endpoint, 300)
-            found.append(f"the endpoint was {was} and is {now}")
         return found + changes(begun.defaults, self.defaults)
 
 
@@ -83,7 +84,11 @@ def claim_root(root: Path, shard: Shard, terms: Terms, *, begin: bool = True) ->
         )
         if begin:
             _make_folder(root)
-            _check_locks(root)
+            if problem := shared_lock_problem(root):
+                raise ConfigurationError(
+                    f"{printable(str(root), 300)} cannot hold shards: {printable(problem)}, so two "
+                    "machines could buy the same rows; choose a disk that locks for all of them."
+                )
         # The names before the note: a shard's folder is made after it, so one seen without it
         # tells that the note was lost.
         names = {entry.name for entry in root.iterdir()} if root.is_dir() else set[str]()
@@ -109,33 +114,30 @@ def read_root(root: Path) -> ShardTerms | None:
     Raises:
         ConfigurationError: If it is a plain batch's, or cannot be read.
     """
-    path = root / recovery.RUN
+    path, shown = root / recovery.RUN, printable(str(root), 300)
     try:
         kept = json.loads(path.read_text("utf-8"))
-        if isinstance(kept, dict) and "shards" not in kept:
-            raise ConfigurationError(
-                f"{printable(str(root), 300)} holds a batch without shards; go on without, or "
-                "choose another folder."
+        plain = isinstance(kept, dict) and "shards" not in kept
+        terms = (
+            None
+            if plain
+            else ShardTerms(
+                shards=Shard(0, of=kept["shards"]).of,
+                sha256=kept["input_sha256"],
+                prompt_column=str(kept["prompt_column"]),
+                endpoint=str(kept["base_url"]),
+                defaults=GenerationRequest("-", **kept["options"]),
             )
-        return ShardTerms(
-            shards=_whole_number(kept["shards"]),
-            sha256=kept["input_sha256"],
-            prompt_column=str(kept["prompt_column"]),
-            endpoint=str(kept["base_url"]),
-            defaults=GenerationRequest("-", **kept["options"]),
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, InvalidRequestError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ImagenError):
+        raise ConfigurationError(f"{shown}/{path.name} cannot be read; restore it.") from None
+    if terms is None:
         raise ConfigurationError(
-            f"{printable(str(path), 300)} cannot be read; restore it."
-        ) from None
-
-
-def _whole_number(kept: object) -> int:
-    if type(kept) is not int or kept < 1:
-        raise ValueError
-    return kept
+            f"{shown} holds a batch without shards; go on without, or choose another folder."
+        )
+    return terms
 
 
 def _check_free(root: Path, names: set[str]) -> None:
@@ -149,14 +151,6 @@ def _check_free(root: Path, names: set[str]) -> None:
     if any(not name.startswith(".") and name != recovery.RUN for name in names):
         raise ConfigurationError(
             f"{shown} is not empty and holds no shards; choose another folder."
-        )
-
-
-def _check_locks(root: Path) -> None:
-    if problem := shared_lock_problem(root):
-        raise ConfigurationError(
-            f"{printable(str(root), 300)} cannot hold shards: {printable(problem)}, so two "
-            "machines could buy the same rows; choose a disk that locks for all of them."
         )
 
 
@@ -179,12 +173,9 @@ def _write(path: Path, ours: ShardTerms) -> ShardTerms:
         "base_url": ours.endpoint,
         "options": options,
     }
-    part = path.with_name(f".{path.name}-{secrets.token_hex(8)}{disk.PART}")
+    part = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        with disk.open_private(part, "xb") as file:
-            file.write(f"{json.dumps(kept)}\n".encode())
-            file.flush()
-            disk.sync(file.fileno())
+        lists.write_whole(part, f"{json.dumps(kept)}\n")
         disk.place(part, [path], replace=False)
         disk.sync_folder(path.parent)
     except FileExistsError:

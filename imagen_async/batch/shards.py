@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from imagen_async.batch.identity import short
 from imagen_async.batch.source import Source, SourceRows
 from imagen_async.errors import ConfigurationError
-from imagen_async.policy.config import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+MOST: Final = 65_536
+"""Shards of one batch: each is a folder, and status looks into all of them."""
+
+
+def _number(_: Shard, __: attrs.Attribute[Any], of: Any) -> None:
+    if not isinstance(of, int) or isinstance(of, bool) or not 1 <= of <= MOST:
+        raise ConfigurationError(f"A batch has from 1 to {MOST:,} shards, a whole number.")
 
 
 def _place(shard: Shard, _: attrs.Attribute[Any], index: Any) -> None:
@@ -32,14 +39,14 @@ class Shard:
 
     Args:
         index: Which one, from 0, as Slurm and Kubernetes count.
-        of: How many there are; a batch keeps the number that it was begun with.
+        of: How many there are, at most 65,536; a batch keeps the number that it was begun with.
         source: The file that the rows come from; ``batch`` takes it from ``read_source``.
 
     Raises:
         ConfigurationError: If there is no such shard.
     """
 
-    of: int = attrs.field(kw_only=True, validator=count)
+    of: int = attrs.field(kw_only=True, validator=_number)
     index: int = attrs.field(validator=_place)
     source: Source | None = attrs.field(default=None, kw_only=True, eq=False)
 

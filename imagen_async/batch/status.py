@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
 from imagen_async.batch import lists, schema
 from imagen_async.batch.accounting import Tally
-from imagen_async.batch.gallery.views import count_lines, read_rows
+from imagen_async.batch.gallery.views import count_lines, object_of, read_rows
 from imagen_async.batch.journal import look
 from imagen_async.batch.records import Count
 from imagen_async.batch.shard_root import read_root
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_async.batch.ports import JournalView
+    from imagen_async.batch.records import RefusedRow
     from imagen_async.batch.report import Report
 
 Phase: TypeAlias = Literal["running", "ended", "stopped", "cut off", "not begun"]
-_CHARGES: Final = {str(charge): charge for charge in Charge}
 
 
 @attrs.frozen(kw_only=True)
@@ -96,8 +95,7 @@ class BatchStatus:
         tally.invalid = sum(folder.invalid for folder in self.folders)
         open_ones = [folder for folder in self.folders if folder.phase != "ended"]
         stopped = next((each.report for each in open_ones if each.phase == "stopped"), {})
-        shares = [folder.report.get("share") for folder in self.folders]
-        given = [share for share in shares if isinstance(share, int)]
+        shares = [share for each in self.folders if (share := each.report.get("share")) is not None]
         report = tally.report(
             Counter(),
             next((price for each in self.folders if (price := each.price)), None),
@@ -107,7 +105,7 @@ class BatchStatus:
             stopped_by=stopped.get("stopped_by"),
             problem=stopped.get("problem"),
         )
-        return attrs.evolve(report, share=sum(given) if given else None)
+        return attrs.evolve(report, share=sum(shares) if shares else None)
 
     def as_json(self) -> Mapping[str, Any]:
         """Return the report of all, and how each shard stands, as JSON values."""
@@ -133,8 +131,7 @@ def batch_status(folder: Path) -> BatchStatus:
     if begun is None:
         shown = printable(str(folder), 300)
         raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
-    shards = all_shards(begun.shards)
-    found = tuple(folder_status(folder / shard.name) for shard in shards)
+    found = tuple(folder_status(folder / shard.name) for shard in all_shards(begun.shards))
     return BatchStatus(folders=found, shards=begun.shards)
 
 
@@ -151,49 +148,49 @@ def folder_status(
     Raises:
         ConfigurationError: If its journal cannot be trusted.
     """
-    name, report = folder.name, _report(folder)
     if not (folder / schema.NAME).exists():
-        return FolderStatus(name=name, phase="not begun")
+        return FolderStatus(name=folder.name, phase="not begun", report=_report(folder))
+    cut = False
     try:
         with look(folder) as journal:
-            kept = [*map(_left, journal.counts())]
-            invalid = sum(1 for _ in journal.refused())
-            read(None if _lists_are_whole(folder, kept, invalid) else journal)
+            kept, refused = journal.counts(), [*journal.refused()]
+            cut = any(count.state is State.SENDING for count in kept)
+            read(None if _lists_are_whole(folder, kept, refused) else journal)
+        counts, invalid, running = tuple(map(_left, kept)), len(refused), False
     except schema.HeldJournalError:
         read(None)
         counts, invalid = _listed(folder)
-        return FolderStatus(
-            name=name, phase="running", counts=counts, invalid=invalid, report=report
-        )
-    counts = tuple(count for count, _ in kept)
-    phase = _phase(counts, report, cut=any(cut for _, cut in kept))
-    return FolderStatus(name=name, phase=phase, counts=counts, invalid=invalid, report=report)
+        running = True
+    report = _report(folder)
+    phase = "running" if running else _phase(counts, report, cut=cut)
+    return FolderStatus(
+        name=folder.name, phase=phase, counts=counts, invalid=invalid, report=report
+    )
 
 
-def _lists_are_whole(folder: Path, kept: Iterable[tuple[Count, bool]], invalid: int) -> bool:
+def _lists_are_whole(folder: Path, counts: list[Count], refused: list[RefusedRow]) -> bool:
     """Return whether the lists have as many rows as the journal: reading them is far quicker.
 
     They are made anew at each run's end. A run that was killed has added a line for each item that
     moved, whose older line is still there.
     """
-    images, others = 0, invalid
-    for count, cut in kept:
-        images += count.images
-        others += 0 if count.state in (State.DONE, State.NEW) and not cut else count.items
-    names = (lists.FAILED, lists.UNKNOWN)
-    same = count_lines(folder / lists.METADATA) == images
-    return same and sum(count_lines(folder / name) for name in names) == others
+    expected = Counter(lists.refused_line(row)[0] for row in refused)
+    for count in counts:
+        expected[lists.METADATA] += count.images
+        if count.state not in (State.DONE, State.NEW):
+            expected[lists.FAILED if count.state is State.FAILED else lists.UNKNOWN] += count.items
+    names = (lists.METADATA, lists.FAILED, lists.UNKNOWN)
+    return all(count_lines(folder / name) == expected[name] for name in names)
 
 
-def _left(count: Count) -> tuple[Count, bool]:
-    """Return how items stand that nobody works on, and whether a dead run left them."""
+def _left(count: Count) -> Count:
+    """Return how items stand that nobody works on: what a dead run left under way is unknown."""
     if count.state is not State.SENDING:
-        return count, False
-    charge = max(count.charge, Charge.MAYBE)
-    return attrs.evolve(count, state=State.UNKNOWN, charge=charge), True
+        return count
+    return attrs.evolve(count, state=State.UNKNOWN, charge=max(count.charge, Charge.MAYBE))
 
 
-def _phase(counts: tuple[Count, ...], report: Mapping[str, Any], *, cut: bool) -> Phase:
+def _phase(counts: Iterable[Count], report: Mapping[str, Any], *, cut: bool) -> Phase:
     if cut or not report:
         return "cut off"
     waiting = any(count.state in (State.NEW, State.RECEIVED) for count in counts)
@@ -203,35 +200,37 @@ def _phase(counts: tuple[Count, ...], report: Mapping[str, Any], *, cut: bool) -
 
 def _listed(folder: Path) -> tuple[tuple[Count, ...], int]:
     """Count what the lists of a running batch tell: they are added to as items settle."""
-    found: Counter[tuple[State, Charge]] = Counter()
-    images, invalid, last = 0, 0, None
+    images, done, last = 0, 0, None
     for row in read_rows(folder / lists.METADATA):
-        images += 1
         item = [row.get(key) for key in ("id", "prompt", "request_id")]
-        found[State.DONE, Charge.YES] += item != last
-        last = item
-    for state, name in ((State.FAILED, lists.FAILED), (State.UNKNOWN, lists.UNKNOWN)):
-        for row in read_rows(folder / name):
-            error = row.get("error")
-            charge = error.get("charge") if isinstance(error, dict) else None
-            wrong = "line" in row
-            invalid += wrong
-            found[state, _CHARGES.get(str(charge), Charge.MAYBE)] += not wrong
-    counts = [_count(*at, items) for at, items in found.items() if items]
-    here = attrs.evolve(_count(State.DONE, Charge.YES, 0), images=images, spent=images)
-    return (*counts, here), invalid
+        images, done, last = images + 1, done + (item != last), item
+    failed, wrong = _rows_of(folder / lists.FAILED)
+    unknown, doubtful = _rows_of(folder / lists.UNKNOWN)
+    counts = (
+        _count(State.DONE, Charge.YES, done, images),
+        _count(State.FAILED, Charge.NO, failed),
+        _count(State.UNKNOWN, Charge.MAYBE, unknown),
+    )
+    return counts, wrong + doubtful
 
 
-def _count(state: State, charge: Charge, items: int) -> Count:
-    return Count(state, charge, items, attempts=0, spent=0, presumed=0, resends=0, images=0)
+def _rows_of(path: Path) -> tuple[int, int]:
+    """Return how many lines of a list are items, and how many are rows that were not sent."""
+    wrong = Counter("line" in row for row in read_rows(path))
+    return wrong[False], wrong[True]
+
+
+def _count(state: State, charge: Charge, items: int, images: int = 0) -> Count:
+    return Count(
+        state, charge, items, attempts=0, spent=images, presumed=0, resends=0, images=images
+    )
 
 
 def _report(folder: Path) -> Mapping[str, Any]:
     try:
-        report = json.loads((folder / lists.REPORT).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return object_of((folder / lists.REPORT).read_bytes()) or {}
+    except OSError:
         return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _number(report: Mapping[str, Any], name: str) -> float:

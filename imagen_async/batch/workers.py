@@ -70,7 +70,10 @@ def take(path: Path, stack: contextlib.ExitStack) -> bool:
         if connection is not None:
             connection.close()
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-            raise ConfigurationError(f"{printable(str(path), 300)} cannot be locked.") from None
+            raise ConfigurationError(
+                f"{printable(str(path), 300)} cannot be locked; its folder must be writable, on a "
+                "disk that locks files."
+            ) from None
         return False
     stack.callback(connection.close)
     return True

@@ -240,7 +240,7 @@ class _BatchSession:
         report = self._run.report
         folder = self._flags.folder
         page = folder / "index.html"
-        gallery = page if page.exists() else None  # a run that was cancelled writes none
+        gallery = page if page.exists() else None  # none if it ended before its first image
         lines = summary_lines(
             report,
             folder,

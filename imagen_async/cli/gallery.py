@@ -11,18 +11,24 @@ from imagen_async.batch.gallery import views, write_gallery
 from imagen_async.cli.client import on_signals, run_loop
 from imagen_async.cli.console import note, result
 from imagen_async.cli.exits import DONE
+from imagen_async.errors import ConfigurationError
+from imagen_async.storage import disk
 
 
 def gallery(folder: str, *, live: bool, show: bool) -> int:
     """Write a gallery and print its path, or serve it and print its address.
 
     Raises:
-        ConfigurationError: If the folder holds no batch, or nothing can listen on loopback.
+        ConfigurationError: If the folder holds no batch, if the disk does not take the page, or if
+            nothing can listen on loopback.
     """
     if live:
         views.check(Path(folder))
         return run_loop(_serve(Path(folder), show=show))
-    page = write_gallery(Path(folder), ended=False)
+    try:
+        page = write_gallery(Path(folder), ended=False)
+    except OSError as error:
+        raise ConfigurationError(f"{disk.cannot_write(Path(folder), error)}.") from None
     result(str(page))
     if show:
         open_page(page.absolute().as_uri())

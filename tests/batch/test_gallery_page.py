@@ -620,7 +620,8 @@ async def test_a_killed_run_is_said(tab: Page, tmp_path: Path) -> None:
     doubts = views.Doubts(rows=({"id": "a", "prompt": "a boat", "error": {"charge": "maybe"}},) * 2)
     folder = fill(tmp_path / "shots", [row(1)])
     about = views.about(folder, doubts)
-    await tab.open(write_page(folder, views.cards(folder, doubts), about))
+    write_page(folder, views.cards(folder, doubts), about)
+    await tab.open(folder / "index.html")
     notice = await tab.until("!document.querySelector('#notice').hidden && notice.textContent")
     assert notice.startswith("The run was killed while 2 requests were under way and may have been")
     assert await tab.run("document.querySelectorAll('#grid .unknown').length") == 2
@@ -629,8 +630,7 @@ async def test_a_killed_run_is_said(tab: Page, tmp_path: Path) -> None:
 async def test_the_users_columns(tab: Page, tmp_path: Path) -> None:
     """A user's columns are menus where they have few values, and are sought by name and value."""
     own = [{"style": "Ink" if n % 3 else "oil paint", "sku": f"s-{n}"} for n in range(30)]
-    cards = [views.card_of("done", row(n), own[n]) for n in range(30)]
-    await tab.open(write_page(tmp_path, cards, views.About(title="shots")))
+    await tab.open(write_gallery(fill(tmp_path / "shots", [row(n, **own[n]) for n in range(30)])))
     menu = "document.querySelector('#columns select')"
     assert await tab.run(f"[...{menu}.options].map((option) => option.text)") == [
         *("style: any", "Ink (20)", "oil paint (10)")
@@ -644,6 +644,47 @@ async def test_the_users_columns(tab: Page, tmp_path: Path) -> None:
         await tab.until(f"{COUNT} === '{count} of 30'")
     await tab.click("#grid button")
     assert "sku" in await tab.run("facts.innerText")
+
+
+async def test_the_users_columns_of_a_live_page(tab: Page, tmp_path: Path) -> None:
+    """While a run goes on its columns become menus as their values come."""
+    folder = fill(tmp_path / "shots", [row(0, style="ink", sku="s-0")])
+    menu = "document.querySelector('#columns select')"
+    options = f"[...{menu}.options].map((option) => option.text).join()"
+    async with LiveGallery(folder) as served:
+        await tab.call("Page.navigate", url=served.url)
+        await tab.until(f"{TILES} === 1 && !{menu}")
+        with (folder / "metadata.jsonl").open("a") as file:
+            for n in range(1, 30):
+                file.write(f"{json.dumps(row(n, style='oil' if n % 3 else 'ink', sku=f's-{n}'))}\n")
+        await tab.until(f"{TILES} > 1 && {options} === 'style: any,ink,oil'")
+        assert await tab.run("document.querySelectorAll('#columns select').length") == 1
+        await tab.run(f"{menu}.value = 'oil', {menu}.onchange()")
+        await tab.until(f"{COUNT} === '20 of 30'")
+        await search(tab, "style:ink")
+        await tab.until(f"{COUNT} === '0 of 30'")
+        await tab.click("#clear")
+        await tab.until(f"{COUNT} === '' && {menu}.value === ''")
+
+
+async def test_a_run_that_goes_on_shows_the_latest(tab: Page, tmp_path: Path) -> None:
+    """The page that a run writes again and again says which of its pictures it shows."""
+    folder = fill(tmp_path / "shots", [row(n) for n in range(10)])
+    running = views.Doubts(phase="running")
+    write_page(folder, views.cards(folder, running, last=1000), views.about(folder, running))
+    await tab.open(folder / "index.html")
+    notice = await tab.until("!document.querySelector('#notice').hidden && notice.textContent")
+    assert notice.endswith("Shown are the latest 3 of 10 pictures; the batch's lists name all.")
+    assert await tab.run("document.querySelector('#summary').textContent") == "10 pictures"
+
+
+async def test_an_interrupted_run_is_said(tab: Page, tmp_path: Path) -> None:
+    """A page whose run was cancelled does not say that it goes on."""
+    folder = fill(tmp_path / "shots", [row(1)])
+    write_page(folder, views.cards(folder), views.about(folder, views.Doubts(phase="interrupted")))
+    await tab.open(folder / "index.html")
+    notice = await tab.until("!document.querySelector('#notice').hidden && notice.textContent")
+    assert notice.startswith("The run was interrupted; what came last may not be shown.")
 
 
 async def test_cards_come_while_the_page_is_open(tab: Page, tmp_path: Path) -> None:

@@ -310,6 +310,6 @@ def test_a_torn_line_waits_for_its_end(tmp_path: Path) -> None:
         file.write(line[:20])
         assert (tail.read(), tail.waiting) == ([], True)
         file.write(line[20:] + b"junk\n")
-        assert [card.prompt for card in tail.read()] == [row(2)["prompt"]]
+        assert [card["prompt"] for card in tail.read()] == [row(2)["prompt"]]
         assert not tail.waiting
     tail.close()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from imagen_async import AsyncImagen, Limits, Shard
+from imagen_async.batch import schema
 from imagen_async.batch.gallery.views import read_rows
 from imagen_async.batch.lists import lines
 from imagen_async.batch.merge import merge
@@ -22,6 +23,7 @@ from imagen_async.batch.shards import all_shards
 from imagen_async.batch.states import State
 from imagen_async.batch.status import batch_status, whole_rows
 from imagen_async.batch.workers import take
+from imagen_async.cli.gallery import gallery
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
@@ -198,6 +200,20 @@ async def test_lists_that_tell_less_than_the_journal_are_not_believed(
     assert {name: sorted(map(str, view(tmp_path, name))) for name in names} == before
 
 
+async def test_a_retry_that_was_killed_is_in_doubt(tmp_path: Path, emulator: Emulator) -> None:
+    """What had failed and was under way again at a kill is unknown, though a list says failed."""
+    emulator.fail_next("400", prompt="prompt 7", times=9)
+    await run_shards(emulator, tmp_path)
+    for folder in tmp_path.glob("shard-*"):
+        connection = schema.connect(folder)
+        connection.execute("UPDATE item SET state = 'sending', charge = 1 WHERE state = 'failed'")
+        schema.close(connection)
+    status = merge(tmp_path, gallery=False)
+    assert (status.report.failed, status.report.unknown) == (0, 1)
+    assert view(tmp_path, "failed") == []
+    assert [row["error"]["charge"] for row in view(tmp_path, "unknown")] == ["maybe"]
+
+
 def test_names_of_files_are_as_seen_from_above(tmp_path: Path) -> None:
     """Whole lines of a shard's lists get its folder before each file; a torn line is left out."""
     (tmp_path / "metadata.jsonl").write_bytes(
@@ -224,6 +240,28 @@ def test_files_of_an_item_in_doubt_are_named_from_above() -> None:
     rows = {name: json.loads(line) for name, line in lines(item, "shard/")}
     assert rows["metadata.jsonl"]["file_name"] == "shard/images/a.png"
     assert rows["unknown.jsonl"]["files"] == ["shard/images/a.png"]
+
+
+async def test_a_read_only_batch_is_told(
+    tmp_path: Path, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the journal's lock cannot be taken, one line says what to do."""
+    await run_shards(emulator, tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for look in (merge, batch_status):
+        with pytest.raises(ConfigurationError, match=r"read-only.*copy the folder"):
+            look(tmp_path)
+
+
+def test_a_page_that_the_disk_does_not_take(tmp_path: Path) -> None:
+    """The command that writes a gallery says in one line what the disk refused, or what lacks."""
+    (tmp_path / "metadata.jsonl").touch()
+    (tmp_path / "gallery").touch()
+    with pytest.raises(ConfigurationError, match=r"cannot write to .*exists"):
+        gallery(str(tmp_path), live=False, show=False)
+    (tmp_path / "metadata.jsonl").rename(tmp_path / "run.json")
+    with pytest.raises(ConfigurationError, match="no lists yet; imagen-async merge"):
+        gallery(str(tmp_path), live=False, show=False)
 
 
 async def test_a_disk_that_does_not_take_the_lists_is_told(

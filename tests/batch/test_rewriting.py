@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_async.batch.gallery import rewriting, write_gallery
-from imagen_async.batch.gallery.rewriting import EVERY, SHARE, Rewriter, wait_for
+from imagen_async.batch.gallery.rewriting import SHARE, Rewriter, may_write
 from imagen_async.batch.run import Run
 from imagen_async.emulator import Emulator
 from tests.batch.runs import b64, core_on, view
@@ -26,10 +26,10 @@ SECONDS = st.floats(0, 1e5)
 @given(SECONDS, SECONDS, SECONDS)
 def test_writing_takes_a_bounded_share(elapsed: float, spent: float, expected: float) -> None:
     """A writing begins when all of them, it included, are within their share of the run."""
-    wait = wait_for(elapsed, spent, expected)
-    assert wait >= EVERY
-    then = elapsed + wait
-    assert spent + expected <= SHARE * then or math.isclose(spent + expected, SHARE * then)
+    assert not may_write(elapsed, SHARE * elapsed, expected + 1e-9)
+    if may_write(elapsed, spent, expected):
+        assert spent + expected <= SHARE * elapsed
+        assert may_write(elapsed + 1, spent, expected)
 
 
 async def test_the_page_is_there_from_the_first_image(tmp_path: Path) -> None:
@@ -43,19 +43,40 @@ async def test_the_page_is_there_from_the_first_image(tmp_path: Path) -> None:
             run.pause()
             while not (out / "index.html").exists():
                 await asyncio.sleep(0.02)
-            assert manifest_of(out)["running"]
+            assert manifest_of(out)["phase"] == "running"
             assert len(rows_of(out)) in (1, 2)  # what was in flight may be here by now
             run.resume()
             async for _ in run:
                 pass
         await core.aclose()
-    assert not manifest_of(out)["running"]
+    assert not manifest_of(out)["phase"]
     assert len(rows_of(out)) == 3
     assert len(list((out / "gallery").iterdir())) == 1
 
 
+async def test_the_page_of_a_cancelled_run_says_so(tmp_path: Path) -> None:
+    """A run that is cancelled leaves a page that no longer says that it goes on."""
+    out = tmp_path / "out"
+    async with Emulator(draw="tiny") as emulator:
+        core = core_on(emulator, concurrency=1)
+        run = Run(core, b64("a", "b", "c"), out)
+        with anyio.CancelScope() as scope:
+            async with asyncio.timeout(20), run:
+                await anext(run)
+                while not (out / "index.html").exists():
+                    await asyncio.sleep(0.02)
+                run.stop("interrupted")
+                scope.cancel()
+                await asyncio.sleep(60)
+        await core.aclose()
+    manifest = manifest_of(out)
+    assert manifest["phase"] == "interrupted"
+    assert manifest["report"]["stopped_by"] == "interrupted"
+    assert rows_of(out)
+
+
 async def test_more_images_are_shown_later(tmp_path: Path, monkeypatch: Any) -> None:
-    """The page is written again once lines were added, and not while none were."""
+    """The page is written again once lines were added, not while none were, of the latest rows."""
     monkeypatch.setattr(rewriting, "EVERY", 0.01)
     monkeypatch.setattr(rewriting, "SHARE", 1.0)
     folder = fill(tmp_path / "shots", [row(1)])
@@ -66,9 +87,12 @@ async def test_more_images_are_shown_later(tmp_path: Path, monkeypatch: Any) -> 
     before = (folder / "index.html").stat().st_ino
     await asyncio.sleep(0.1)
     assert (folder / "index.html").stat().st_ino == before
+    monkeypatch.setattr(rewriting, "LATEST", 2000)
     fill(folder, [row(n) for n in range(3000)])
-    await until_rows(folder, 3000)
+    await until_rows(folder, 6)
     await rewriter.aclose()
+    assert [card["id"] for card in rows_of(folder)] == [f"row-{n}" for n in range(2994, 3000)]
+    assert manifest_of(folder)["listed"] == {"done": 3000}
 
 
 @pytest.mark.parametrize("trouble", [KeyError("a bug"), OSError("a full disk"), None])
@@ -99,7 +123,7 @@ async def test_a_page_that_cannot_be_written_stops_nothing(
 async def until_rows(folder: Path, count: int) -> None:
     """Wait until the page of a running batch shows so many cards."""
     async with asyncio.timeout(10):
-        while not manifest_of(folder)["running"] or len(rows_of(folder)) != count:
+        while not manifest_of(folder)["phase"] or len(rows_of(folder)) != count:
             await asyncio.sleep(0.01)
 
 

@@ -8,6 +8,7 @@ import operator
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from imagen_async.batch.shard_root import claim_root, read_root
 from imagen_async.batch.shard_run import ShardRun
 from imagen_async.batch.shards import all_shards, share_of_rate
 from imagen_async.batch.source import Source
+from imagen_async.batch.status import batch_status
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
 from tests.batch.runs import core_on, images, run_all, view
 
-NO_NUMBERS = ("0", "-1", "true", "2.5", "1e400", "null")
+NO_NUMBERS = ("0", "-1", "true", "2.5", "1e400", "null", "65537")
 PROMPTS = st.lists(st.text("abc ", min_size=1, max_size=3).filter(str.strip), max_size=30)
 
 
@@ -218,8 +220,11 @@ async def test_folders_of_other_kinds_are_refused(tmp_path: Path, core: Any) -> 
         claim_root(other_file / "out", shard, terms)
     for kept in ("{", "[]", "[" * 100_000, *(f'{{"shards": {n}}}' for n in NO_NUMBERS)):
         (lost / "run.json").write_text(kept)
-        with pytest.raises(ConfigurationError, match="cannot be read"):
-            claim_root(lost, shard, terms)
+        for look_at in (partial(claim_root, lost, shard, terms), partial(batch_status, lost)):
+            with pytest.raises(ConfigurationError, match="cannot be read"):
+                look_at()
+    with pytest.raises(ConfigurationError, match="from 1 to 65,536 shards"):
+        Shard(0, of=65_537)
 
 
 async def test_a_shard_takes_no_new_options(tmp_path: Path) -> None:

@@ -14,21 +14,23 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Final
 
 from imagen_async.batch.gallery import views
-from imagen_async.batch.gallery.columns import CardPages
+from imagen_async.batch.gallery.columns import CardTable
 from imagen_async.batch.gallery.document import document
 from imagen_async.storage import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from imagen_async.batch.gallery.card import Card
     from imagen_async.batch.gallery.views import About
 
+INDEX: Final = "index.html"
 _PART: Final = ".part-"
 _ABANDONED: Final = 3600.0
 
@@ -53,10 +55,11 @@ def write_gallery(folder: Path, *, ended: bool = True) -> Path:
     """
     views.check(folder)
     doubts = views.NO_DOUBTS if ended else views.in_doubt(folder)
-    return write_page(folder, views.cards(folder, doubts), views.about(folder, doubts))
+    write_page(folder, views.cards(folder, doubts), views.about(folder, doubts))
+    return folder / INDEX
 
 
-def write_page(folder: Path, cards: Iterable[Card], about: About) -> Path:
+def write_page(folder: Path, cards: Iterable[Card], about: About) -> CardTable:
     """Write ``index.html`` and what it loads, of any cards, in the order in which they come.
 
     Args:
@@ -65,30 +68,42 @@ def write_page(folder: Path, cards: Iterable[Card], about: About) -> Path:
         about: What the page says of the whole.
 
     Returns:
-        The path of ``index.html``.
+        What it loads, for ``write_index``.
 
     Raises:
         OSError: The folder cannot be written.
     """
     home = folder / "gallery"
     home.mkdir(exist_ok=True)
-    index = folder / "index.html"
-    with tempfile.TemporaryDirectory(prefix=_PART, dir=home, ignore_cleanup_errors=True) as part:
-        written = CardPages(folder=Path(part))
+    with _scratch(home) as part:
+        pages = CardTable(folder=part)
         for card in cards:
-            written.add(card)
-        written.flush()
-        pages = home / written.digest.hexdigest()[:16]
-        pages.mkdir(exist_ok=True)
-        for name in written.names:
-            (written.folder / name).replace(pages / name)
-        fresh = written.folder / index.name
-        with disk.open_private(fresh, "wb") as file:
-            addresses = [f"gallery/{pages.name}/{name}" for name in written.names]
-            file.write(document(about, addresses, written).encode())
-        fresh.replace(index)
-    _sweep(home, keep=pages.name)
-    return index
+            pages.add(card)
+        pages.flush()
+        (home / pages.home).mkdir(exist_ok=True)
+        for name in pages.names:
+            (part / name).replace(home / pages.home / name)
+    write_index(folder, about, pages)
+    _sweep(home, keep=pages.home)
+    return pages
+
+
+def write_index(folder: Path, about: About, pages: CardTable) -> None:
+    """Replace ``index.html`` alone, in one step; what it loads is there.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    with _scratch(folder / "gallery") as part:
+        with disk.open_private(part / INDEX, "wb") as file:
+            file.write(document(about, pages).encode())
+        (part / INDEX).replace(folder / INDEX)
+
+
+@contextmanager
+def _scratch(home: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=_PART, dir=home, ignore_cleanup_errors=True) as part:
+        yield Path(part)
 
 
 def _sweep(home: Path, keep: str) -> None:

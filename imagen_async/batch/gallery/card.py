@@ -1,26 +1,33 @@
-"""What the page shows of one image or one item without any: known fields of known kinds."""
+"""A card: what the page shows of one image, or of one item without any."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
 from math import log
-from typing import Final, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-import attrs
-
+from imagen_async.batch.own_columns import NAMES
 from imagen_async.wire.image_header import RASTERS, suffix
 from imagen_async.wire.request import AspectRatio
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
 Status = Literal["done", "unknown", "failed"]
 Scalar = str | int | float | bool
+Card: TypeAlias = dict[str, Any]
+"""Known fields of known kinds, by name; with OWN before it, the name is one of the user's columns.
+
+Every card has a ``status`` and a ``ratio``, "" if none can be told; one whose ``source`` is True
+names in ``file_name`` a picture that the page may load.
+"""
+OWN: Final = "in."
 
 TEXT_LIMIT: Final = 10_000
 """Characters of one text that the page shows; the batch's lists keep the whole."""
-
 NAME_LIMIT: Final = 60
 """Characters of the name of a user's column."""
 
@@ -30,6 +37,9 @@ _LARGEST: Final = 2**53
 _NEAR: Final = log(1.1)
 _USER = re.compile(r"([a-z][a-z0-9+.-]{1,20}://)[^\s/?#\"'<>]*@", re.IGNORECASE)
 _QUERY = re.compile(r"([a-z][a-z0-9+.-]{1,20}://[^\s?#\"'<>]*)[?#][^\s\"'<>]*", re.IGNORECASE)
+_RATIO = re.compile(r"[1-9]\d{0,2}:[1-9]\d{0,2}", re.ASCII)
+# A backslash or a colon is a divider or a drive on Windows, a colon a scheme in a URL.
+_ASTRAY = re.compile(r"[\\:\0\ud800-\udfff]|(?:^|/)\.{0,2}(?:/|\Z)")
 
 
 def _whole(value: object) -> str | None:
@@ -44,6 +54,8 @@ def _whole(value: object) -> str | None:
 
 def _text(value: object) -> str | None:
     """Return a text whose links have lost what signs them: users, queries and fragments."""
+    if isinstance(value, str) and len(value) <= TEXT_LIMIT and "://" not in value:
+        return value or None  # nearly every one: a page asks for a million
     shown = _whole(value)
     if shown is None or "://" not in shown:
         return shown
@@ -56,99 +68,64 @@ def _number(value: object) -> int | float | None:
     return value if abs(value) < _LARGEST else None
 
 
-def _moment(value: object) -> str | int | float | None:
+def scalar(value: object) -> Scalar | None:
+    """Return a value that can be shown; None for any other."""
+    if isinstance(value, bool):
+        return value
     return _text(value) or _number(value)
 
 
-def scalars(columns: object) -> dict[str, Scalar]:
-    """Return those values of a mapping that can be shown, by name; of anything else nothing."""
-    found: dict[str, Scalar] = {}
-    for name, value in columns.items() if isinstance(columns, Mapping) else ():
-        shown = value if isinstance(value, bool) else _moment(value)
-        if isinstance(name, str) and name and shown is not None:
-            found[name[:NAME_LIMIT]] = shown
-    return found
+_FIELDS: Final[Mapping[str, Callable[[object], Scalar | None]]] = {
+    **dict.fromkeys(("file_name", "prompt"), _whole),
+    **dict.fromkeys(("id", "model", "aspect_ratio", "media_type", "request_id"), _text),
+    **dict.fromkeys(("width", "height", "bytes"), _number),
+    "created": scalar,
+}
+_ERROR: Final = {
+    "type": "error",
+    "status": "http_status",
+    **{name: name for name in ("message", "code", "charge", "idempotency_key", "request_id")},
+}
 
 
-@attrs.frozen(kw_only=True)
-class Card:
-    """One tile of the page. Any value may be given: one that cannot be shown becomes None.
+def card_of(status: Status, row: Mapping[str, Any]) -> Card:
+    """Return the card of a row.
 
     Args:
         status: Which of the three filters shows it.
-        file_name: The image's path in the folder, its parts divided by ``/``.
-        prompt: As the user wrote it; its links are left as they are.
-        id: The user's own name of the row.
-        model: As asked.
-        aspect_ratio: As asked.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
-        media_type: Of the image.
-        bytes: Of the image's file.
-        created: Unix seconds, or a time in ISO 8601.
-        request_id: The gateway's.
-        error: The type of what went wrong.
-        message: What went wrong, in words.
-        http_status: Of the answer.
-        code: The gateway's own.
-        charge: ``no``, ``maybe`` or ``yes``.
-        idempotency_key: What the last attempts carried.
-        columns: The user's own columns: texts, numbers and booleans by name.
+        row: Of a batch's list; any field may be missing or of another kind.
     """
-
-    status: Status
-    file_name: str | None = attrs.field(converter=_whole, default=None)
-    prompt: str | None = attrs.field(converter=_whole, default=None)
-    id: str | None = attrs.field(converter=_text, default=None)
-    model: str | None = attrs.field(converter=_text, default=None)
-    aspect_ratio: str | None = attrs.field(converter=_text, default=None)
-    width: int | float | None = attrs.field(converter=_number, default=None)
-    height: int | float | None = attrs.field(converter=_number, default=None)
-    media_type: str | None = attrs.field(converter=_text, default=None)
-    bytes: int | float | None = attrs.field(converter=_number, default=None)
-    created: str | int | float | None = attrs.field(converter=_moment, default=None)
-    request_id: str | None = attrs.field(converter=_text, default=None)
-    error: str | None = attrs.field(converter=_text, default=None)
-    message: str | None = attrs.field(converter=_text, default=None)
-    http_status: int | float | None = attrs.field(converter=_number, default=None)
-    code: str | None = attrs.field(converter=_text, default=None)
-    charge: str | None = attrs.field(converter=_text, default=None)
-    idempotency_key: str | None = attrs.field(converter=_text, default=None)
-    columns: Mapping[str, Scalar] = attrs.field(converter=scalars, factory=dict)
-
-    @property
-    def source(self) -> str | None:
-        """The image's URL; None if it is no raster image: a browser would run what it holds."""
-        name = self.file_name or ""
-        return source_of(name) if name.rpartition(".")[2].lower() in _PICTURES else None
-
-    @property
-    def ratio(self) -> str | None:
-        """The ratio by which the page filters: the one asked for, else that of the pixels."""
-        asked = self.aspect_ratio or ""
-        if re.fullmatch(r"[1-9]\d{0,2}:[1-9]\d{0,2}", asked, re.ASCII):
-            return asked
-        return ratio_of(self.width or 0, self.height or 0)
+    card: Card = {"status": status}
+    for name, value in row.items():
+        if (kind := _FIELDS.get(name)) is not None:
+            if (shown := kind(value)) is not None:
+                card[name] = shown
+        elif name and name not in NAMES and (shown := scalar(value)) is not None:
+            card[OWN + name[:NAME_LIMIT]] = shown if isinstance(shown, str) else json.dumps(shown)
+    if status != "done" and isinstance(error := row.get("error"), dict):
+        for name, value in error.items():
+            kind = _number if name == "status" else _text
+            if name in _ERROR and (shown := kind(value)) is not None:
+                card.setdefault(_ERROR[name], shown)
+    asked: str = card.get("aspect_ratio", "")
+    size = (card.get("width", 0), card.get("height", 0))
+    card["ratio"] = asked if _RATIO.fullmatch(asked) else ratio_of(*size)
+    if is_picture(card.get("file_name", "")):
+        card["source"] = True
+    return card
 
 
-def source_of(file_name: str) -> str | None:
-    """Return a file's relative URL, or None unless it names a place inside the folder.
+def is_picture(file_name: str) -> bool:
+    """Return whether a path names a raster image inside a folder; others a browser would run.
 
     Args:
-        file_name: Relative, its parts divided by ``/``.
+        file_name: Relative to the folder, its parts divided by ``/``.
     """
-    parts = file_name.split("/")
-    # A backslash or a colon is a divider or a drive on Windows, a colon a scheme in a URL.
-    if any(part in {"", ".", ".."} for part in parts) or re.search(r"[\\:\0]", file_name):
-        return None
-    try:
-        return "/".join(quote(part.encode("utf-8", "surrogateescape"), safe="") for part in parts)
-    except UnicodeEncodeError:
-        return None
+    return file_name.rpartition(".")[2].lower() in _PICTURES and not _ASTRAY.search(file_name)
 
 
 @lru_cache(maxsize=1024)
-def ratio_of(width: float, height: float) -> str | None:
+def ratio_of(width: float, height: float) -> str:
     """Return the ratio nearest to a size: one that can be asked for if it is near, else any.
 
     Args:
@@ -156,7 +133,7 @@ def ratio_of(width: float, height: float) -> str | None:
         height: In pixels; 0 if it is not known.
     """
     if not (width >= 1 and height >= 1):
-        return None
+        return ""
     known = {str(each): float(Fraction(each.replace(":", "/"))) for each in AspectRatio}
     distance, nearest = min((abs(log(width / height / part)), n) for n, part in known.items())
     if distance < _NEAR:

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import html
 import re
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ import attrs
 from imagen_async.batch.gallery.columns import script_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from imagen_async.batch.gallery.columns import CardTable
     from imagen_async.batch.gallery.views import About
@@ -32,32 +33,29 @@ _SCRIPTS: Final = (
 )
 
 
-def document(
-    about: About,
-    addresses: Sequence[str],
-    written: CardTable,
-    live: Mapping[str, object] | None = None,
-) -> str:
+def document(about: About, cards: CardTable, live: Mapping[str, object] | None = None) -> str:
     """Return the page; every part is escaped for the place where it stands.
 
     Args:
         about: What it says of the whole.
-        addresses: The scripts that hold the cards, relative to the page.
-        written: What they count.
+        cards: Where they are and what they count.
         live: What the page of a run that goes on is told of it; None for a page of plain files.
     """
     style = "\n".join(map(_asset, _STYLES))
     script = "\n".join(['(() => {\n"use strict";', *map(_asset, _SCRIPTS), "})();"])
-    counts: dict[str, dict[str, int]] = {}
-    for (status, ratio), number in written.counts.items():
-        counts.setdefault(status, {})[ratio] = number
-    manifest = {**attrs.asdict(about), "pages": addresses, "counts": counts, "live": live}
+    manifest = {
+        **attrs.asdict(about),
+        "pages": cards.addresses,
+        "counts": cards.counts,
+        "columns": cards.facets(),
+        "live": live,
+    }
     parts = {
         "policy": html.escape(_policy(style, script, live=live is not None)),
         "title": html.escape(about.title),
         "style": style,
         "script": script,
-        "manifest": script_json({**manifest, "columns": written.facets()}),
+        "manifest": script_json(manifest),
     }
     # One pass: what a part holds is never taken for a place to fill.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("index.html"))
@@ -84,5 +82,6 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
+@cache
 def _asset(name: str) -> str:
     return (files("imagen_async.batch.gallery") / "page" / name).read_text("utf-8")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from aiohttp import web
 
 from imagen_async.batch.gallery import views
-from imagen_async.batch.gallery.card import Card
+from imagen_async.batch.gallery.card import is_picture
 from imagen_async.batch.gallery.columns import CardTable, script_json
 from imagen_async.batch.gallery.document import document
 from imagen_async.batch.gallery.tail import Tail
@@ -33,7 +33,6 @@ from imagen_async.storage.offload import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
-    from types import TracebackType
     from typing import Self
 
 HOST: Final = "127.0.0.1"
@@ -92,45 +91,31 @@ class LiveGallery:
         self._token = secrets.token_urlsafe(24)
         self._readers = 0
         self._ended = asyncio.Event()
-        self._drained = asyncio.Event()
-        self._runner: web.AppRunner | None = None
         self._origin = ""
         self.url: str = ""
-
-    async def __aenter__(self) -> Self:
         app = web.Application(middlewares=[self._guard], client_max_size=1024)
         app.on_response_prepare.append(_add_headers)
         app.router.add_get("/{token}/", self._page)
         app.router.add_get("/{token}/events", self._events)
         app.router.add_post("/{token}/{action:pause|resume|stop}", self._act)
         app.router.add_get(r"/{token}/{file:(?:shard-\d+-of-\d+/)?images/.+}", self._file)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await runner.setup()
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
         try:
-            await web.TCPSite(runner, HOST, 0).start()
+            await web.TCPSite(self._runner, HOST, 0).start()
         except OSError as error:
-            await runner.cleanup()
+            await self._runner.cleanup()
             why = disk.reason(error)
             raise ConfigurationError(f"The live gallery cannot listen on {HOST}: {why}.") from None
-        self._runner = runner
-        self._origin = f"http://{HOST}:{runner.addresses[0][1]}"
+        self._origin = f"http://{HOST}:{self._runner.addresses[0][1]}"
         self.url = f"{self._origin}/{self._token}/"
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._runner is not None
-        self._ended.set()
-        try:
-            if self._readers and error is None:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._drained.wait(), 1)
-        finally:
-            await to_the_end(self._runner.cleanup())
+    async def __aexit__(self, *_: object) -> None:
+        self._ended.set()  # readers hear of it: the cleanup leaves them a moment
+        await to_the_end(self._runner.cleanup())
 
     @web.middleware
     async def _guard(
@@ -148,10 +133,8 @@ class LiveGallery:
 
     async def _page(self, _: web.Request) -> web.Response:
         told = {"controls": self._run is not None, "page": str(self._folder / "index.html")}
-        about = await in_thread(partial(views.about, self._folder, views.Doubts(running=True)))
-        return web.Response(
-            text=document(about, [], CardTable(), live=told), content_type="text/html"
-        )
+        about = await in_thread(partial(views.about, self._folder, views.Doubts(phase="running")))
+        return web.Response(text=document(about, CardTable(), live=told), content_type="text/html")
 
     async def _act(self, request: web.Request) -> web.Response:
         if self._run is None:
@@ -170,7 +153,6 @@ class LiveGallery:
         if self._readers >= READERS:
             raise web.HTTPServiceUnavailable
         self._readers += 1
-        self._drained.clear()
         tail = Tail(self._folder, request.headers.get("Last-Event-ID", ""))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         try:
@@ -183,8 +165,6 @@ class LiveGallery:
         finally:
             tail.close()
             self._readers -= 1
-            if not self._readers:
-                self._drained.set()
         return response
 
     async def _send_all(
@@ -192,26 +172,23 @@ class LiveGallery:
     ) -> None:
         """Send what comes until the reader leaves, the server ends, or the lists are other ones."""
         table, clock = CardTable(), asyncio.get_running_loop().time
-        before: Mapping[str, object] | None = None
-        last = clock()
+        before: object = None
+        alive = clock() + ALIVE
         while request.transport is not None:
             ended = self._ended.is_set()
             pages = await in_thread(partial(_read, tail, table)) if tail.waiting else []
-            more, replaced = tail.waiting, tail.replaced and self._run is None
             progress = {**self._progress(), "full": tail.full}
             event: dict[str, object] = {"pages": pages, "progress": progress}
-            event |= {"ended": True} if ended and not more else {}
-            event |= {"replaced": True} if replaced and not more else {}
-            if pages or progress != before or len(event) > 2 or clock() - last > ALIVE:
+            last = (ended or (self._run is None and tail.replaced)) and not tail.waiting
+            if last:
+                event["ended" if ended else "replaced"] = True
+            if pages or progress != before or last or clock() > alive:
                 text = f"id: {tail.place}\ndata: {script_json(event)}\n\n"
                 async with asyncio.timeout(SLOW):
                     await response.write(text.encode())
-                before, last = progress, clock()
-            if len(event) > 2:
+                before, alive = progress, clock() + ALIVE
+            if last:
                 return
-            if ended:
-                await asyncio.sleep(EVERY)
-                continue
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), EVERY)
 
@@ -219,13 +196,12 @@ class LiveGallery:
 def _read(tail: Tail, table: CardTable) -> list[object]:
     for card in tail.read():
         table.add(card)
-    page = table.take()
-    return [] if page is None else [page]
+    return table.take()
 
 
 def _picture(folder: Path, name: str) -> Path | None:
     """Return the file of a card's image; None unless it is one, and lies among the images."""
-    if Card(status="done", file_name=name).source is None:
+    if not is_picture(name):
         return None
     home = folder / name.partition("images/")[0] / "images"
     try:

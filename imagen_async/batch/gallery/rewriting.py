@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from imagen_async.batch.gallery import views, write_page
+from imagen_async.batch.gallery import INDEX, views, write_index, write_page
 from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
 from imagen_async.storage.offload import in_thread
@@ -19,30 +19,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_async.batch.gallery.card import Card
+    from imagen_async.batch.gallery.columns import CardTable
 
+LATEST: Final = 1 << 19
+"""Bytes at the end of each list that the page shows: all of a large one would cost too much."""
 LOOK_EVERY: Final = 0.1
 """Seconds between looks for the first image, which the page does not keep waiting."""
 EVERY: Final = 2.0
 """Seconds between two writings at least."""
 SHARE: Final = 0.01
-"""CPU seconds of all writings after the first, per second of the run."""
-_COST: Final = 2e-7
-"""CPU seconds that a byte of the lists costs."""
+"""CPU seconds of all writings after the first, per CPU second of the run's process."""
+WAITING: Final = 0.25
+"""What a second counts at least of a run that mostly waits for its gateway: it has CPU to spare."""
 
 
-def wait_for(elapsed: float, spent: float, expected: float) -> float:
-    """Return the seconds after which the page may be written again.
+def may_write(elapsed: float, spent: float, expected: float) -> bool:
+    """Return whether the page may be written again.
 
     Args:
-        elapsed: Seconds since the run began.
+        elapsed: Seconds since the run began, of which a share may be spent.
         spent: CPU seconds of the writings so far.
-        expected: CPU seconds of the next one.
+        expected: CPU seconds of the next one; those of the last, for a page has a bounded size.
     """
-    return max(EVERY, (spent + expected) / SHARE - elapsed)
-
-
-class _StoppedError(Exception):
-    """The run is over: its end writes the page."""
+    return spent + expected <= SHARE * elapsed
 
 
 @attrs.define(eq=False)
@@ -56,6 +55,7 @@ class Rewriter:
     folder: Path
     _ended: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
     _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
+    _pages: CardTable | None = attrs.field(init=False, default=None)
 
     def start(self) -> None:
         """Begin, on the running loop, until ``aclose``."""
@@ -69,21 +69,26 @@ class Rewriter:
             if not self._task.cancelled():
                 self._task.result()
 
+    def interrupted(self) -> None:
+        """Say on the page that was written last that its run was cancelled: it tells of no more.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        if self._pages is not None:
+            about = views.about(self.folder, views.Doubts(phase="interrupted"))
+            write_index(self.folder, about, self._pages)
+
     async def _run(self) -> None:
-        began, took, spent, written = time.monotonic(), 0.0, 0.0, 0
-        first = not (self.folder / "index.html").exists()
-        pause = LOOK_EVERY if first else EVERY
-        while not await self._ends_within(pause):
+        began, cpu, took, spent, written = time.monotonic(), time.process_time(), 0.0, 0.0, 0
+        first = not (self.folder / INDEX).exists()
+        while not await self._ends_within(LOOK_EVERY if first else EVERY):
             size = self._size()
-            if size == written or (first and size == 0):
-                continue
-            # A guess for what was added: where it is wrong, ``spent`` makes the next one wait.
-            expected = took + max(0, size - written) * _COST
-            if not first and wait_for(time.monotonic() - began, spent, expected) > EVERY:
-                continue
-            took = await in_thread(self._write)
-            first, pause, written = False, EVERY, size
-            spent += took
+            elapsed = max(time.process_time() - cpu, WAITING * (time.monotonic() - began))
+            if size != written and (first or may_write(elapsed, spent, took)):
+                took = await in_thread(self._write)
+                first, written = False, size
+                spent += took
 
     async def _ends_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
@@ -99,13 +104,14 @@ class Rewriter:
 
     def _write(self) -> float:
         """Write the page and return the CPU seconds of it; one that fails is left to the end."""
-        began, running = time.thread_time(), views.Doubts(running=True)
-        with contextlib.suppress(_StoppedError, ConfigurationError, *disk.TROUBLE):
-            write_page(self.folder, self._cards(running), views.about(self.folder, running))
+        began, running = time.thread_time(), views.Doubts(phase="running")
+        with contextlib.suppress(ConfigurationError, *disk.TROUBLE):
+            about = views.about(self.folder, running)
+            self._pages = write_page(self.folder, self._cards(running), about)
         return time.thread_time() - began
 
     def _cards(self, running: views.Doubts) -> Iterator[Card]:
-        for card in views.cards(self.folder, running):
+        for card in views.cards(self.folder, running, last=LATEST):
             if self._ended.is_set():
-                raise _StoppedError
+                raise InterruptedError  # the run is over: its end writes the page
             yield card

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from typing import IO, TYPE_CHECKING, Final
@@ -10,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Final
 import attrs
 
 from imagen_async.batch.gallery import views
+from imagen_async.batch.gallery.card import card_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,32 +41,34 @@ class _List:
     offset: int = 0
     file: IO[bytes] | None = attrs.field(init=False, default=None)
 
-    def read(self) -> Iterator[Card]:
-        """Yield the cards of whole lines that were added; none once the file is another one."""
+    @property
+    def left(self) -> int:
+        """The bytes that are there to be read; none of a file that is not the one that was read."""
         if self.file is None:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 self.file = self.path.open("rb")
-        if self.file is None or self.offset >= MOST:
+            except OSError:
+                return 0
+            found = os.fstat(self.file.fileno())
+            if self.inode in (0, found.st_ino):
+                self.inode = found.st_ino
+            else:
+                self.offset = found.st_size
+        return min(os.fstat(self.file.fileno()).st_size, MOST) - self.offset
+
+    def read(self) -> Iterator[Card]:
+        """Yield the cards of whole lines that were added."""
+        if self.left <= 0 or self.file is None:
             return
-        inode = os.fstat(self.file.fileno()).st_ino
-        if self.inode not in (0, inode):
-            self.offset = self.size
-            return
-        self.inode = inode
         self.file.seek(self.offset)
         found = self.file.read(CHUNK)
         if len(found) == CHUNK:
             found += self.file.readline(views.LINE_LIMIT)
-        whole, _, _ = found.rpartition(b"\n")
-        self.offset += len(whole) + (b"\n" in found)
+        whole, end, _ = found.rpartition(b"\n")
+        self.offset += len(whole) + len(end)
         for row in map(views.object_of, whole.splitlines()):
             if row is not None:
-                yield views.card_of(self.status, row)
-
-    @property
-    def size(self) -> int:
-        """The bytes of the file that is read; 0 for none yet."""
-        return 0 if self.file is None else os.fstat(self.file.fileno()).st_size
+                yield card_of(self.status, row)
 
     @property
     def replaced(self) -> bool:
@@ -104,10 +106,7 @@ class Tail:
     @property
     def waiting(self) -> bool:
         """Whether there is something to read."""
-        return any(
-            each.path.exists() if each.file is None else each.offset < min(each.size, MOST)
-            for each in self._lists
-        )
+        return any(each.left > 0 for each in self._lists)
 
     @property
     def full(self) -> bool:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from imagen_async.batch import lists, own_columns, recovery
-from imagen_async.batch.gallery.card import Card, scalars
+from imagen_async.batch import lists, recovery
+from imagen_async.batch.gallery.card import card_of, scalar
 from imagen_async.batch.journal import look
-from imagen_async.batch.lists import UNKNOWN
 from imagen_async.batch.schema import NAME, HeldJournalError
 from imagen_async.batch.states import State
 from imagen_async.errors import Charge, ConfigurationError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from imagen_async.batch.gallery.card import Status
+    from imagen_async.batch.gallery.card import Card, Status
 
 Row = dict[str, Any]
 
@@ -31,7 +31,7 @@ LINE_LIMIT: Final = 64 << 20
 """Bytes of one row; a longer line is junk."""
 
 SHOWN: Final = 100_000
-"""Cards of one status that a page holds: what a browser bears; ``About.left_out`` tells of more."""
+"""Cards of one status that a page holds: what a browser bears; ``About.listed`` tells of more."""
 _BLOCK: Final = 1 << 20
 
 VIEWS: Final[dict[Status, str]] = {
@@ -41,30 +41,23 @@ VIEWS: Final[dict[Status, str]] = {
 }
 """Status -> the batch's list of its rows, in the order in which the page shows them."""
 
-_ERROR = {
-    "error": "type",
-    "message": "message",
-    "http_status": "status",
-    "code": "code",
-    "charge": "charge",
-    "idempotency_key": "idempotency_key",
-}
-_CARD = frozenset(attrs.fields_dict(Card)) - {"status", "columns", *_ERROR}
 _REPORTED = ("pending", "seconds", "cost", "stopped_by")
 _FLAGS = {"model": "--model", "aspect_ratio": "--aspect-ratio", "n": "-n"}
 
 
 @attrs.frozen
 class Doubts:
-    """What a run that was killed left behind, as its journal tells.
+    """What a run that did not come to its end left behind.
 
     Args:
-        rows: Those whose requests were under way, as rows of the list of what is in doubt.
-        running: Whether a run holds the journal now.
+        rows: Those whose requests were under way as it was killed, as rows of the list of what is
+            in doubt.
+        phase: ``running`` while a run holds the journal, ``interrupted`` if it was cancelled and
+            its lists were not made anew.
     """
 
     rows: tuple[Row, ...] = ()
-    running: bool = False
+    phase: Literal["", "running", "interrupted"] = ""
 
 
 NO_DOUBTS: Final = Doubts()
@@ -78,59 +71,50 @@ class About:
         title: Its heading.
         report: Of the last run: ``pending``, ``seconds``, ``cost``, ``stopped_by``.
         in_doubt: How many requests were under way when the run was killed.
-        running: Whether a run was going on when the page was written.
+        phase: Of the run when the page was written; see Doubts.
         retry: By status: the command that tries its rows of ``retry.jsonl`` again.
         lists: By status: the path of its list, for a shell.
-        left_out: By status: how many rows of its list have no card.
+        listed: By status: how many rows its list has, where the page may not hold all of them.
     """
 
     title: str
     report: Mapping[str, Any] = attrs.field(factory=dict)
     in_doubt: int = 0
-    running: bool = False
+    phase: str = ""
     retry: Mapping[str, str] = attrs.field(factory=dict)
     lists: Mapping[str, str] = attrs.field(factory=dict)
-    left_out: Mapping[str, int] = attrs.field(factory=dict)
+    listed: Mapping[str, int] = attrs.field(factory=dict)
 
 
 def check(folder: Path) -> None:
     """Raise ConfigurationError unless a folder holds a list of a batch."""
     if not any((folder / name).is_file() for name in (*VIEWS.values(), NAME)):
         shown = printable(str(folder), 300)
+        if (folder / recovery.RUN).is_file():
+            raise ConfigurationError(f"{shown} has no lists yet; imagen-async merge writes them.")
         raise ConfigurationError(f"{shown} holds no batch; name the folder that a batch wrote.")
 
 
-def cards(folder: Path, doubts: Doubts = NO_DOUBTS) -> Iterator[Card]:
-    """Yield the cards of a batch's folder, status by status, ``SHOWN`` of each list at most."""
+def cards(folder: Path, doubts: Doubts = NO_DOUBTS, *, last: int | None = None) -> Iterator[Card]:
+    """Yield the cards of a batch's folder, status by status, ``SHOWN`` of each list at most.
+
+    Args:
+        folder: The batch's.
+        doubts: What a run left behind, whose rows are shown too.
+        last: Bytes at the end of each list that are read; None for all.
+    """
     for status, name in VIEWS.items():
         if status == "unknown":
             yield from (card_of(status, row) for row in doubts.rows)
-        yield from (card_of(status, row) for row in islice(read_rows(folder / name), SHOWN))
+        yield from (card_of(status, row) for row in islice(read_rows(folder / name, last), SHOWN))
 
 
-def card_of(status: Status, row: Row, columns: Mapping[str, Any] | None = None) -> Card:
-    """Return the card of a row.
-
-    Args:
-        status: A key of ``VIEWS``.
-        row: A row of that list; any field may be missing or of another kind.
-        columns: The user's own columns of that row; None for those that it holds.
-    """
-    told = row.get("error")
-    error = told if isinstance(told, dict) else {}
-    fields: Row = {name: row.get(name) for name in _CARD}
-    if status != "done":
-        fields |= {ours: error.get(name) for ours, name in _ERROR.items()}
-        fields["request_id"] = row.get("request_id") or error.get("request_id")
-    own = own_columns.of_list(row) if columns is None else columns
-    return Card(status=status, columns=own, **fields)
-
-
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, last: int | None = None) -> Iterator[Row]:
     """Read a list's rows one by one, past whatever is not a row.
 
     Args:
         path: A JSON Lines file; one that is missing has no rows.
+        last: Bytes at its end that are read; None for all.
 
     Yields:
         Each line that is a JSON object.
@@ -140,6 +124,11 @@ def read_rows(path: Path) -> Iterator[Row]:
     except FileNotFoundError:
         return
     with file:
+        if last is not None and file.seek(0, os.SEEK_END) > last:
+            file.seek(-last, os.SEEK_END)
+            file.readline(LINE_LIMIT)  # the rest of a row
+        else:
+            file.seek(0)
         for line in iter(partial(file.readline, LINE_LIMIT), b""):
             row = object_of(line)
             if row is not None:
@@ -159,22 +148,21 @@ def in_doubt(folder: Path) -> Doubts:
     """Ask the journal what was under way when its run was killed; one that fails tells nothing."""
     try:
         with look(folder) as journal:
-            cut = [
-                attrs.evolve(item, state=State.UNKNOWN, charge=max(item.charge, Charge.MAYBE))
-                for item in journal.items((State.SENDING,))
-            ]
+            cut = [*journal.items((State.SENDING,))]
     except HeldJournalError:
-        return Doubts(running=True)
+        return Doubts(phase="running")
     except ConfigurationError:
         return NO_DOUBTS
-    found = (object_of(text) for item in cut for name, text in lists.lines(item) if name == UNKNOWN)
-    return Doubts(tuple(row for row in found if row is not None))
+    for item in cut:
+        item.state, item.charge = State.UNKNOWN, max(item.charge, Charge.MAYBE)
+    found = (line for item in cut for name, line in lists.lines(item) if name == lists.UNKNOWN)
+    return Doubts(tuple(map(json.loads, found)))
 
 
 def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
     """Return what the page says of a batch; a report or a note of it that is torn says nothing."""
     # The report is that of the last run that came to its end, which the killed one was not.
-    fresh = not (doubts.rows or doubts.running)
+    fresh = not doubts.rows and doubts.phase != "running"
     report = _read(folder / lists.REPORT) if fresh else {}
     name = folder.resolve().name or "."
     begun = _read(folder / recovery.RUN)
@@ -183,15 +171,15 @@ def about(folder: Path, doubts: Doubts = NO_DOUBTS) -> About:
     retry = {"failed": f"{again} --retry-failed", "unknown": f"{again} --on-unknown resend"}
     return About(
         title=printable(name, 200),
-        report=scalars({key: report.get(key) for key in _REPORTED}),
+        report={key: told for key in _REPORTED if (told := scalar(report.get(key))) is not None},
         in_doubt=len(doubts.rows),
-        running=doubts.running,
+        phase=doubts.phase,
         retry=retry if again.isprintable() and "shards" not in begun else {},
         lists={each: shlex.quote(f"{name}/{VIEWS[each]}") for each in ("failed", "unknown")},
-        left_out={
-            status: more
+        listed={
+            status: rows
             for status, name in VIEWS.items()
-            if (more := count_lines(folder / name) - SHOWN) > 0
+            if (rows := count_lines(folder / name)) > (0 if doubts.phase else SHOWN)
         },
     )
 

@@ -1,7 +1,10 @@
 // The cards: brought page by page, kept by columns, and looked through for what a reader seeks.
 
 const manifest = JSON.parse(byId("manifest").textContent);
-const OWN = Object.keys(manifest.columns); // the user's columns; in a page their names begin with "in."
+// The user's columns, whose names in a page begin with "in.", and how many cards have which of their values; null where
+// the values are many.
+const VALUES = Object.assign(Object.create(null), manifest.columns);
+const OWN = Object.keys(VALUES);
 const ADDRESS = /^gallery\/[0-9a-f]{16}\/page-\d+\.js$/;
 const SOUGHT = ["prompt", "id", "model", "message", "error", "code"]; // and files' names, by words like theirs
 
@@ -67,6 +70,22 @@ function tester(column, value) {
   return column.at ? (index) => column.at[index] === code : () => true;
 }
 
+/** Count the user's columns of a page that came while a run goes on; it is bounded as that of plain files is. */
+function countOwn(columns, rows) {
+  for (const field of Object.keys(columns).filter((name) => name.startsWith("in."))) {
+    const own = field.slice(3);
+    if (!(own in VALUES)) {
+      if (OWN.push(own) > 16) return OWN.pop();
+      VALUES[own] = Object.create(null);
+    }
+    for (let index = 0; index < rows && VALUES[own]; index += 1) {
+      const value = valueAt(columns[field], index);
+      if (value !== null) VALUES[own][value] = (VALUES[own][value] ?? 0) + 1;
+      if (Object.keys(VALUES[own]).length > 24) VALUES[own] = null;
+    }
+  }
+}
+
 /** The cards that came so far; `onPage` hears of each page. */
 function openCards(onPage) {
   const pages = [];
@@ -107,6 +126,7 @@ function openCards(onPage) {
     page({ rows, columns: packed }) {
       const columns = Object.create(null);
       for (const field of Object.keys(packed)) columns[field] = unpack(packed[field]);
+      if (manifest.live) countOwn(columns, rows);
       if (columns.status.of?.length !== 1 || columns.status.of[0] !== "done") columns.reason = reasons(columns, rows);
       const kinds = []; // the pairs of status and ratio in this page
       const kindAt = new Uint16Array(rows);
@@ -172,7 +192,7 @@ function openCards(onPage) {
         else card[field] = value;
       }
       card.key = keyAt(page.columns, index - page.start, page.start);
-      card.src = card.source === true ? card.file_name.split("/").map(encodeURIComponent).join("/") : card.source;
+      if (card.source) card.src = card.file_name.split("/").map(encodeURIComponent).join("/");
       return card;
     },
 

@@ -5,7 +5,7 @@ let { choice, open: awaited } = readAddress();
 let shown = [];
 let drawn = 0; // when cards that came were last shown
 
-const narrowed = (fields) => fields.some((field) => choice[field].trim() !== NO_CHOICE[field]);
+const narrowed = (fields) => fields.some((field) => chosen(field, choice[field]));
 const cards = openCards(arrived);
 const stars = openStars(() => {
   grid.decorate();
@@ -44,7 +44,7 @@ function openAwaited() {
 function refresh(changed) {
   const { found, counts } = cards.select(choice, choice.starred ? stars.has : null);
   const everything = cards.complete() ? cards.counts : manifest.counts;
-  const beside = Object.keys(NO_CHOICE).filter((field) => !["status", "ratio", "order"].includes(field));
+  const beside = Object.keys(choice).filter((field) => !["status", "ratio", "order"].includes(field));
   // An order is known only once all cards came; until then nothing jumps about.
   const same = !changed && found.length >= shown.length && (choice.order === "batch" || !cards.complete());
   shown = found;
@@ -52,6 +52,7 @@ function refresh(changed) {
   drawCount();
   drawSummary(everything);
   drawFilters(narrowed(beside) ? counts : everything, everything, choice, choose);
+  drawColumns(choice, choose);
   drawReasons(cards, choice, choose);
   drawStars(stars, choice);
   lightbox.refresh();
@@ -69,7 +70,7 @@ function choose(change) {
 function draw() {
   if (byId("search").value !== choice.q) byId("search").value = choice.q;
   byId("order").value = choice.order;
-  for (const menu of byId("columns").children) menu.value = choice[menu.name];
+  for (const menu of byId("columns").children) menu.value = choice[menu.name] ?? "";
   arrange();
   refresh(true);
 }
@@ -85,7 +86,7 @@ function total() {
 function drawCount() {
   const all = total();
   const whole = cards.complete();
-  byId("count").textContent = !narrowed(Object.keys(NO_CHOICE))
+  byId("count").textContent = !narrowed(Object.keys(choice))
     ? ""
     : whole
       ? `${number(shown.length)} of ${number(all)}`
@@ -135,7 +136,8 @@ byId("search").onkeydown = ({ key }) => {
 };
 byId("order").onchange = ({ target }) => choose({ order: target.value });
 byId("clear").onclick = () => {
-  choose(NO_CHOICE);
+  choice = { ...NO_CHOICE };
+  choose({});
   byId("search").focus();
 };
 byId("starred").onclick = () => choose({ starred: choice.starred ? "" : "1" });
@@ -172,8 +174,6 @@ addEventListener("popstate", () => {
   openAwaited();
 });
 
-drawColumns(choose);
-if (OWN.length) byId("columns-help").textContent = `Search one of your columns with its name: ${visible(OWN[0])}:value`;
 drawNotice();
 draw();
 cards.bring();

@@ -53,25 +53,36 @@ function drawFilters(counts, everything, choice, choose) {
   group("ratios", "ratio", ratios, (ratio) => [...glyph(ratio), ratio]);
 }
 
-/** Draw one menu for each of the user's columns that has few values. */
-function drawColumns(choose) {
-  for (const [own, values] of Object.entries(manifest.columns)) {
-    if (values === null) continue;
-    const menu = make("select", "");
+/** Draw one menu for each of the user's columns that has few values; one to which none came stays as it is. */
+function drawColumns(choice, choose) {
+  const few = (own) => VALUES[own] && (Object.keys(VALUES[own]).length > 1 || choice[`in.${own}`]);
+  const known = new Map([...byId("columns").children].map((menu) => [menu.name, menu]));
+  const menus = OWN.filter(few).map((own) => {
+    const menu = known.get(`in.${own}`) ?? make("select", "");
+    const sorted = Object.keys(VALUES[own]).sort(compare);
+    if (menu.length === sorted.length + 1) return menu;
     menu.name = `in.${own}`;
     menu.ariaLabel = visible(own);
-    menu.append(new Option(`${visible(own)}: any`, ""));
-    const sorted = Object.keys(values).sort(compare);
-    for (const value of sorted) menu.append(new Option(`${brief(value).slice(0, 60)} (${number(values[value])})`, value));
+    const counted = (value) => (manifest.live ? "" : ` (${number(VALUES[own][value])})`);
+    const options = sorted.map((value) => new Option(brief(value).slice(0, 60) + counted(value), value));
+    menu.replaceChildren(new Option(`${visible(own)}: any`, ""), ...options);
+    menu.value = choice[menu.name] ?? "";
     menu.onchange = () => choose({ [menu.name]: menu.value });
-    byId("columns").append(menu);
-  }
+    return menu;
+  });
+  if (menus.some((menu, at) => byId("columns").children[at] !== menu) || menus.length !== known.size)
+    byId("columns").replaceChildren(...menus);
+  if (OWN.length) byId("columns-help").textContent = `Search one of your columns with its name: ${visible(OWN[0])}:value`;
 }
+
+const added = (ratios) => Object.values(ratios ?? {}).reduce((a, b) => a + b, 0);
+
+/** How many rows of a status's list the page does not hold; the page of a run that goes on takes all. */
+const leftOut = (status) => (manifest.live ? 0 : Math.max(0, (manifest.listed[status] ?? 0) - added(manifest.counts[status])));
 
 function drawSummary(everything) {
   const { report } = manifest;
-  const shown = (status) => Object.values(everything[status] ?? {}).reduce((a, b) => a + b, 0);
-  const sum = (status) => shown(status) + (manifest.live ? 0 : manifest.left_out[status] ?? 0);
+  const sum = (status) => added(everything[status]) + leftOut(status);
   const parts = [plural(sum("done"), "picture")];
   if (sum("failed")) parts.push(`${number(sum("failed"))} failed`);
   if (sum("unknown")) parts.push(`${number(sum("unknown"))} unknown`);
@@ -93,11 +104,13 @@ function drawNotice() {
         `charged; ${doubts === 1 ? "it" : "they"} ${are} shown as Unknown. The same command, run again, takes up what ` +
         "arrived and sends what was never sent; it buys none of these again by itself.",
     );
-  if (manifest.running && !manifest.live) texts.push("A run was going on when this page was written; it writes the page anew every now and then: reload it to see more.");
-  for (const [status, left] of manifest.live ? [] : Object.entries(manifest.left_out)) {
-    const shown = Object.values(manifest.counts[status]).reduce((a, b) => a + b, 0);
-    const what = status === "done" ? "pictures" : `${status} items`;
-    texts.push(`Shown are the first ${number(shown)} of ${number(shown + left)} ${what}; the batch's lists name all.`);
+  if (manifest.phase === "interrupted")
+    texts.push("The run was interrupted; what came last may not be shown. The same command goes on with it and ends with a whole page.");
+  if (manifest.phase === "running" && !manifest.live) texts.push("A run was going on when this page was written; it writes the page anew every now and then: reload it to see more.");
+  for (const status of Object.keys(STATUSES).filter(leftOut)) {
+    const [shown, what] = [added(manifest.counts[status]), status === "done" ? "pictures" : `${status} items`];
+    const which = manifest.phase ? "latest" : "first";
+    texts.push(`Shown are the ${which} ${number(shown)} of ${number(shown + leftOut(status))} ${what}; the batch's lists name all.`);
   }
   byId("notice").hidden = !texts.length;
   byId("notice").textContent = texts.join(" ");
