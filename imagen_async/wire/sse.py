@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.wire.base64_stream import Embedded, Sink
-from imagen_async.wire.image_paths import LISTS, NAMES, holders, is_link
-from imagen_async.wire.json_stream import AnswerError, AnswerLimits, DocumentDecoder
+from imagen_async.wire.image_paths import LISTS, NAMES
+from imagen_async.wire.json_stream import (
+    AnswerError,
+    AnswerLimits,
+    DocumentDecoder,
+    images_in,
+    worth,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
 STARTS = (b"data:", b"event:", b":", b"id:", b"retry:")
 """What a stream of events begins with, and no JSON does."""
@@ -24,22 +30,6 @@ _LINE_COST = 128  # what a line takes of the text's limit beside its text: lines
 _INDICES = ("index", "image_index", "output_index")
 _OF_AN_ITEM = (*NAMES, "revised_prompt")
 _OF_AN_EVENT = frozenset({"type", "created_at", *_OF_AN_ITEM, *LISTS, *_INDICES})
-
-
-class _HeldSink:
-    """A sink that is closed only when its event turns out to be a result."""
-
-    __slots__ = ("sink", "write")
-
-    def __init__(self, sink: Sink) -> None:
-        self.sink = sink
-        self.write = sink.write
-
-    def close(self) -> None:
-        pass
-
-    def discard(self) -> None:
-        self.sink.discard()
 
 
 class EventDecoder:
@@ -119,11 +109,12 @@ class EventDecoder:
         if self._event is not None:
             self._rescue(self._event)
             self._event = None
-        found = [each for item in self._items.values() for each in _worth(item)]
-        found += [each for each in self.strays if isinstance(each, str) or each.sink is not None]
+        found = [*worth({"data": list(self._items.values())}), *self.strays]
         most = self._limits.max_images
         return [
-            each for place, each in enumerate(found) if place < most or isinstance(each, Embedded)
+            each
+            for place, each in enumerate(found)
+            if (place < most if isinstance(each, str) else each.sink is not None)
         ]
 
     def _take(self, piece: bytes) -> None:
@@ -165,7 +156,7 @@ class EventDecoder:
             max_text_bytes=self._text_left,
             max_images=self._limits.max_images - self._count,
         )
-        return DocumentDecoder(lambda: _HeldSink(self._open_sink()), limits, bare=True)
+        return DocumentDecoder(self._open_sink, limits)
 
     def _end_event(self) -> None:
         event = self._event
@@ -174,10 +165,10 @@ class EventDecoder:
             try:
                 self._judge(event.finish(), event.strays)
             except AnswerError as error:
-                if error.text.strip() == _DONE:
-                    self._ended = True
-                else:
-                    self._error = self._error or error
+                text = error.text.strip()
+                self._ended = text == _DONE
+                self._error = self._error if self._ended else self._error or error
+                if text and not self._ended:
                     self._rescue(event)
         self._event = None
         self._name = ""
@@ -188,56 +179,60 @@ class EventDecoder:
         event.drain()  # the text tells the place of what waits
         told = self._name.encode() + event.excerpt
         keep = b"partial" not in told and _RESULT.search(told) is not None
-        self.strays += self._settle(event.salvage(), keep=keep)
+        found = event.salvage()
+        self._settle(found, keep=keep)
+        self.strays += found if keep else ()
 
-    def _settle(self, found: list[Embedded | str], *, keep: bool) -> list[Embedded | str]:
-        """Close the sinks that were held, or drop what is in them; links are kept or not, too."""
-        settled: list[Embedded | str] = []
+    def _settle(self, found: Iterable[Embedded | str], *, keep: bool) -> None:
+        """Count the images of an event, or drop them."""
         for each in found:
-            held = each.sink if isinstance(each, Embedded) else None
-            if not isinstance(held, _HeldSink):
-                if keep or isinstance(each, Embedded):
-                    settled.append(each)
-            elif keep:
-                held.sink.close()
-                settled.append(Embedded(held.sink))
-            else:
-                held.sink.discard()
-        self._count += len(settled)
-        return settled
+            if not keep and isinstance(each, Embedded) and each.sink is not None:
+                each.sink.discard()
+            self._count += keep
 
     def _judge(self, event: object, strays: list[Embedded | str]) -> None:
         """Take what one event tells, or drop it."""
         if not isinstance(event, dict):
-            return
+            event = {"data": event}
         kind = event.get("type")
         kind = f"{self._name} {kind}" if isinstance(kind, str) else self._name
         keep = "partial" not in kind and "partial_image_index" not in event
-        self.strays += self._settle(strays, keep=keep)
-        for holder in holders(event, bare=True):
-            for name in NAMES:
-                if isinstance(image := holder.get(name), Embedded):
-                    holder[name] = next(iter(self._settle([image], keep=keep)), None)
-        if keep and not self._store(event) and ("error" in kind or "error" in event):
+        self._settle([*strays, *images_in(event)], keep=keep)
+        if not keep:
+            return
+        self.strays += strays
+        if self._store(event):
+            return
+        self.strays += images_in(event)
+        if "error" in kind or "error" in event:
             self._rest["error"] = event.get("error", event)
 
     def _store(self, event: dict[str, Any]) -> bool:
         """Take a result; False if the event is none."""
+        stored: object
         answers = [event[name] for name in LISTS if isinstance(event.get(name), dict | list)]
         if answers:
             replaced = list(self._items.values())
-            items = answers[0] if isinstance(answers[0], list) else answers[:1]
+            stored = items = answers[0] if isinstance(answers[0], list) else answers[:1]
             self._items = dict(enumerate(items))
         elif any(event.get(name) for name in NAMES):
             key = _identity(event) or f"result {len(self._items)}"
             replaced = [self._items.get(key)]
-            self._items[key] = {name: event[name] for name in _OF_AN_ITEM if name in event}
+            stored = {name: event[name] for name in _OF_AN_ITEM if name in event}
+            self._items[key] = stored
         else:
             return False
-        self.strays += [image for item in replaced for image in _images(item)]
+        kept = {id(image) for image in images_in(stored)}
+        self.strays += [
+            image for image in (*images_in(replaced), *images_in(event)) if id(image) not in kept
+        ]
         if "created_at" in event:
             self._rest["created"] = event["created_at"]
-        self._rest |= {name: event[name] for name in event.keys() - _OF_AN_EVENT}
+        self._rest |= {
+            name: event[name]
+            for name in event.keys() - _OF_AN_EVENT
+            if not any(images_in(event[name]))
+        }
         return True
 
 
@@ -248,17 +243,3 @@ def _identity(event: dict[str, Any]) -> str | None:
             return f"index {event[name]}"
     url = event.get("url")
     return url if isinstance(url, str) and url else None
-
-
-def _images(item: object) -> Iterator[Embedded]:
-    if isinstance(item, dict):
-        for name in NAMES:
-            if isinstance(image := item.get(name), Embedded):
-                yield image
-
-
-def _worth(item: object) -> list[Embedded | str]:
-    """Return an item's whole images, else its link."""
-    images: list[Embedded | str] = [image for image in _images(item) if image.sink is not None]
-    url = item.get("url") if isinstance(item, dict) else None
-    return images or ([url] if isinstance(url, str) and is_link(url) else [])

@@ -33,7 +33,7 @@ class MemorySink:
         self.state = "closed"
 
     def discard(self) -> None:
-        assert self.state == "open"
+        assert self.state != "discarded"
         self.state = "discarded"
 
 
