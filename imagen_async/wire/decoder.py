@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from typing import TYPE_CHECKING
 
 from imagen_async.wire.base64_stream import Embedded, Sink
-from imagen_async.wire.image_paths import loads, may_hold_image
+from imagen_async.wire.image_paths import may_hold_image
 from imagen_async.wire.json_stream import AnswerError, AnswerLimits, DocumentDecoder
 from imagen_async.wire.sse import STARTS, EventDecoder
 
@@ -60,8 +62,8 @@ class AnswerDecoder:
         """Take the next bytes of the body.
 
         Raises:
-            AnswerError: The text is larger than the limit, or a string in it is broken; the
-                decoder is dead but for ``salvage``.
+            AnswerError: The text is larger than the limit; the decoder is dead but for
+                ``salvage``.
         """
         if self._body is None:
             self._begin(chunk)
@@ -76,13 +78,11 @@ class AnswerDecoder:
         Raises:
             AnswerError: The body is cut, too large or not JSON; ``salvage`` has what came of it.
         """
-        if self._body is None and not may_hold_image(self._head):
-            try:
-                document: object = loads(self._head)
-            except (ValueError, RecursionError):
-                pass  # the document's own decoder says what is wrong with it
-            else:
-                return document
+        if self._body is None:
+            with contextlib.suppress(ValueError, RecursionError):
+                text = self._head.decode()
+                if not may_hold_image(text):
+                    return json.loads(text)
         return self._known_body().finish()
 
     def salvage(self) -> list[Embedded | str]:

@@ -6,7 +6,6 @@ with the base64 of the first bytes of a known format.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ BEGINNING = f"{_PREFIX}|{_FIRST_LETTERS}"
 """A pattern of how an image's string begins, in JSON's own spelling too."""
 _IMAGE = re.compile(rf"{_PREFIX}|(?={_FIRST_LETTERS})[A-Za-z0-9+/=_\s-]{{64,}}\Z")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{64,}")
-_MAY_BE_IMAGE = re.compile(rb'"(?:[dD][aA][tT][aA]:|[A-Za-z0-9+/=_-]{%d})' % SHORTEST)
+_MAY_BE_IMAGE = re.compile(rf'"(?:[dD][aA][tT][aA]:|[A-Za-z0-9+/=_-]{{{SHORTEST}}})')
 _LINK = re.compile(r"https?://[^/\s]", re.IGNORECASE)
 
 
@@ -46,9 +45,9 @@ def is_image(name: object, text: str) -> bool:
     return form(text) is not None
 
 
-def may_hold_image(text: bytes) -> bool:
+def may_hold_image(text: str) -> bool:
     """Return whether a document's text has to be searched; most links and errors need not be."""
-    return b"b64_json" in text or b"\\" in text or _MAY_BE_IMAGE.search(text) is not None
+    return "b64_json" in text or "\\" in text or _MAY_BE_IMAGE.search(text) is not None
 
 
 def leaves(root: list[Any] | dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
@@ -65,29 +64,21 @@ def leaves(root: list[Any] | dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
 
 def items_of(document: object) -> Iterator[Any]:
     """Yield what stands where a document has its items: in a list, or alone."""
-    for name in LISTS if isinstance(document, dict) else ():
-        value = document.get(name)
+    for name in LISTS:
+        value = document.get(name) if isinstance(document, dict) else None
         yield from value if isinstance(value, list) else (value,) if value else ()
 
 
 def links_of(item: Any) -> list[str]:
     """Return the links of an item: a text, or what it calls one, maybe in a list or an object."""
-    if isinstance(item, dict):
-        item = next(filter(None, map(item.get, _LINK_NAMES)), None)
-        item = item.get("url") if isinstance(item, dict) else item
-        return [
-            link
-            for link in (item if isinstance(item, list) else [item])
-            if link and isinstance(link, str)
-        ]
-    return [item] if isinstance(item, str) and is_link(item) else []
+    if not isinstance(item, dict):
+        return [item] if isinstance(item, str) and is_link(item) else []
+    found: Any = next(filter(None, (item.get(name) for name in _LINK_NAMES)), None)
+    found = found.get("url") if isinstance(found, dict) else found
+    links = found if isinstance(found, list) else [found]
+    return [link for link in links if isinstance(link, str) and link]
 
 
 def is_link(text: str) -> bool:
     """Return whether a text is what a salvaged link has to be: absolute, http or https."""
     return _LINK.match(text) is not None
-
-
-def loads(text: bytes) -> Any:
-    """Return what ``json.loads`` makes of UTF-8, lone surrogates included."""
-    return json.loads(text.decode("utf-8", "surrogatepass"))

@@ -44,7 +44,6 @@ from imagen_async.wire.image_paths import (
     is_link,
     items_of,
     leaves,
-    loads,
     may_hold_image,
 )
 
@@ -158,7 +157,7 @@ class DocumentDecoder:
         """Take the next bytes of the document.
 
         Raises:
-            AnswerError: The text is too large, or a string is not JSON; the decoder is dead.
+            AnswerError: The text is too large; the decoder is dead.
         """
         if self._dead:
             raise AnswerError("the answer has ended")
@@ -184,46 +183,51 @@ class DocumentDecoder:
         if self.kept > self._limits.max_text_bytes:
             raise self._too_large()
         marks: dict[str, Embedded] = {}
-        text = self._marked(marks)
         try:
-            document = _first_value(text)
+            return self._read(self._marked(marks).decode("utf-8", "surrogatepass"), marks)
         except UnicodeDecodeError:
             raise self._error("the answer is not UTF-8") from None
         except json.JSONDecodeError as error:
             raise self._error(f"the answer is not JSON: {error.msg} at {error.pos}") from None
         except (ValueError, RecursionError):
             raise self._error("the answer is no JSON that Python reads") from None
-        if marks or may_hold_image(text):
-            document = self._put_images(document, marks)
-            self.strays = [*marks.values()]
-        return document
 
     def salvage(self) -> list[Embedded | str]:
         """End the decoder; return the images and links that arrived whole in a body that did not.
 
         A link has to be the ``url`` of an item without an image, in text that is JSON up to there.
         """
-        self.drain()
+        if not self._dead:
+            with contextlib.suppress(AnswerError):
+                self._flush()
         self._dead = True
         if self._string is not None:
             self._string.abandon()
             self._string = None
         marks: dict[str, Embedded] = {}
-        text = self._marked(marks).decode("utf-8", "replace").lstrip(" \t\r\n")
-        document = self._put_images(_closed(text), marks)
+        text = self._marked(marks).decode("utf-8", "replace")
         self._texts, self._images = [], []
         self._text.clear()
-        found = [*worth(document), *marks.values()]
+        found = self._saved(text, marks)
         most = self._limits.max_images
         return [
-            each for place, each in enumerate(found) if place < most or isinstance(each, Embedded)
+            each
+            for place, each in enumerate(found)
+            if (place < most if isinstance(each, str) else each.sink is not None)
         ]
 
-    def drain(self) -> None:
-        """Take what waits for more; what is wrong with it does not matter any more."""
-        if not self._dead:
-            with contextlib.suppress(AnswerError):
-                self._flush()
+    def _read(self, text: str, marks: dict[str, Embedded]) -> object:
+        """Return what ``finish`` does, of the whole text; an error is one of JSON."""
+        document = _first_value(text)
+        if marks or may_hold_image(text):
+            document = self._put_images(document, marks)
+            self.strays = [*marks.values()]
+        return document
+
+    def _saved(self, text: str, marks: dict[str, Embedded]) -> list[Embedded | str]:
+        """Return what ``salvage`` does, of text that ends somewhere."""
+        document = self._put_images(closed(text.lstrip(" \t\r\n")), marks)
+        return [*worth(document), *marks.values()]
 
     def _gathered(self) -> bytes:
         chunk = b"".join(self._pending)
@@ -250,7 +254,11 @@ class DocumentDecoder:
             try:
                 rest = self._string.feed(rest)
             except (json.JSONDecodeError, UnicodeDecodeError):
-                raise self._error("the answer is not JSON: a string is broken") from None
+                # It costs itself alone: the text is no JSON any more, but more images may come.
+                self._string.abandon()
+                self._images.append(Embedded(None, "a broken string"))
+                self._string = None
+                continue
             if rest is not None:
                 self._images.append(self._string.finish())
                 self._string = None
@@ -324,28 +332,27 @@ def _slices(chunk: bytes) -> Iterator[memoryview]:
         yield view[start : start + size]
 
 
-def _first_value(text: bytes) -> object:
+def _first_value(text: str) -> object:
     """Return the document; of several in one body, which gateways do send, the one with images."""
     try:
-        return loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         wrong = error
-    body = wrong.doc
-    first, start = None, body.find("{")
-    whole = not body[: max(start, 0)].strip()
+    first, start = None, text.find("{")
+    whole = not text[: max(start, 0)].strip()
     with contextlib.suppress(ValueError):
         while start >= 0:
-            value, end = _DECODER.raw_decode(body, start)
+            value, end = _DECODER.raw_decode(text, start)
             if any(map(value.get, LISTS)):
                 return value
             first = first or value
-            start = body.find("{", end)
+            start = text.find("{", end)
     if not first or not whole:
         raise wrong
     return first
 
 
-def _closed(text: str) -> object:
+def closed(text: str) -> object:
     """Return the document of the longest start of a text that is JSON once it is closed."""
     try:
         return json.loads(text)

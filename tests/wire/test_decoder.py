@@ -422,7 +422,7 @@ def test_an_error_carries_an_excerpt_without_images() -> None:
         (b'{"a":' + b"9" * 5000 + b"}", "no JSON that Python reads"),
         ('{"a":"é"}'.encode("latin-1"), "not UTF-8"),
         (b'{"data":[{"b64_json":"' + encoded(9000).encode(), "cut inside an image"),
-        (b'{"data":[{"b64_json":"' + encoded(9000).encode() + b'\\x"}]}', "a string is broken"),
+        (b'{"data":[{"b64_json":"' + encoded(9000).encode() + b'\\x"}]}', "not JSON"),
         (b"[1] [2]", "not JSON"),
     ],
 )
