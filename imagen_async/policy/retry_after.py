@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
-_CLOCK = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
-_DATES = (
-    re.compile(f"[A-Z][a-z]{{2}}, (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_CLOCK} GMT"),
-    re.compile(
-        f"[A-Z][a-z]{{5,8}}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_CLOCK} GMT"
-    ),
-    re.compile(f"[A-Z][a-z]{{2}} {_MONTH} (?P<day>[ 0-9][0-9]) {_CLOCK} (?P<year>[0-9]{{4}})"),
-)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
@@ -59,27 +50,9 @@ def _number(text: str | None) -> float | None:
 
 
 def _date(text: str | None) -> float | None:
-    stripped = (text or "").strip(" \t")
-    for form in _DATES:
-        if found := form.fullmatch(stripped):
-            return _timestamp(found)
-    return None
-
-
-def _timestamp(found: re.Match[str]) -> float | None:
-    year = int(found["year"])
-    if len(found["year"]) == 2:
-        year += 2000 if year < 70 else 1900
     try:
-        return datetime(
-            year,
-            _MONTHS.index(found["month"]) + 1,
-            int(found["day"]),
-            int(found["hour"]),
-            int(found["minute"]),
-            # An HTTP-date may name a leap second; datetime knows none.
-            59 if found["second"] == "60" else int(found["second"]),
-            tzinfo=UTC,
-        ).timestamp()
-    except ValueError:
+        # An HTTP-date may name a leap second; datetime knows none.
+        when = parsedate_to_datetime((text or "").replace(":60 ", ":59 "))
+        return when.replace(tzinfo=when.tzinfo or UTC).timestamp()
+    except (ValueError, TypeError, IndexError, AttributeError, OverflowError):
         return None

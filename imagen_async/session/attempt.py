@@ -17,7 +17,7 @@ from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 from imagen_async.wire.error_body import is_error, is_task, request_id
 from imagen_async.wire.mask import Mask, MaskedHeaders
-from imagen_async.wire.response import Answer, Item, structure_answer, structurer
+from imagen_async.wire.response import NAMELESS, Answer, Item, structure_answer
 from imagen_async.wire.task import Task, find_task, finished_answer
 from imagen_async.wire.verdict import (
     FailureKind,
@@ -30,14 +30,14 @@ from imagen_async.wire.verdict import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from multidict import CIMultiDict
     from yarl import URL
 
     from imagen_async.policy.config import Timeouts
     from imagen_async.session.connection import SentFlagPayload
-    from imagen_async.session.transport import Head, Timer, Transport
+    from imagen_async.session.transport import Timer, Transport
     from imagen_async.wire.decoder import Sink
 
 ERROR_LIMIT = 64 * 1024
@@ -51,7 +51,6 @@ def prepare() -> None:
         ConfigurationError: If that cannot be; nothing was sent.
     """
     try:
-        structurer()
         with contextlib.suppress(RuntimeError):  # the interpreter ends: no thread looks up a host
             import_module("concurrent.futures.thread")
         for codec in ("idna", "utf-8-sig"):
@@ -95,41 +94,29 @@ class FailedAttempt:
     retry_after: float | None = None
 
 
-class _ErrorText(Receiver):
-    """Keeps the beginning of an error's body."""
-
-    __slots__ = ("full", "text")
-
-    def __init__(self) -> None:
-        self.text = bytearray()
-        self.full = False
-
-    def feed(self, chunk: bytes, /) -> None:
-        self.text += chunk[: ERROR_LIMIT - len(self.text)]
-        self.full = len(self.text) >= ERROR_LIMIT
-
-
 class AnswerText(Receiver):
-    """Decodes a success's body; an error of the decoder ends the reading, not the exchange.
+    """Decodes a body; an error of the decoder ends the reading, not the exchange.
 
     Args:
         open_sink: Makes the sink of one image.
         limits: How much is taken.
     """
 
-    __slots__ = ("began", "decoder", "error", "full", "open_sink")
+    __slots__ = ("began", "decoder", "error", "full", "head")
 
     def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
-        self.open_sink: Callable[[], Sink] = open_sink
         self.decoder: AnswerDecoder = AnswerDecoder(open_sink, limits)
         self.error: AnswerError | None = None
         self.full: bool = False
         self.began: bool = False
+        self.head: bytes = b""
 
     def feed(self, chunk: bytes, /) -> None:
         """Decode the next bytes."""
         # Gateways send spaces while they still draw: only what follows is an answer.
         self.began = self.began or bool(chunk.strip())
+        if len(self.head) < ERROR_LIMIT:
+            self.head += chunk[: ERROR_LIMIT - len(self.head)]
         try:
             self.decoder.feed(chunk)
         except AnswerError as error:
@@ -145,6 +132,14 @@ class AnswerText(Receiver):
         for found in self.decoder.salvage():
             if isinstance(found, Embedded) and found.sink is not None:
                 found.sink.discard()
+
+    def answer_in_error(self) -> Answer:
+        """Return what an error's body holds of images: an error may quote any others."""
+        try:
+            return structure_answer(self.document())
+        except (AnswerError, *TROUBLE):
+            found = [each for each in self.decoder.salvage() if isinstance(each, Embedded)]
+            return _with(Answer(), found, "the answer was not whole") if found else Answer()
 
     def document(self) -> Any:
         """Return the whole document.
@@ -206,36 +201,27 @@ class Attempt:
             key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
             request: The body once more: an answer may quote it.
         """
-        receiver: _ErrorText | AnswerText | None = None
-
-        def on_head(head: Head) -> Receiver:
-            nonlocal receiver
-            good = 200 <= head.status < 300
-            receiver = AnswerText(open_sink, self.limits) if good else _ErrorText()
-            return receiver
-
+        receiver = AnswerText(open_sink, self.limits)
         limit = min(self.times.answer, left)
         timer = self._timer
         if limit < self.times.answer:
             timer = timeouts(limit, connect=min(self.times.connect, limit))
         try:
-            head = await transport.post(self.url, outgoing, headers, timer, on_head)
+            head = await transport.post(self.url, outgoing, headers, timer, lambda _: receiver)
         except ExchangeError as error:
             return self._broken(error, receiver, limit, key_used_before, request)
         except BaseException:
-            if isinstance(receiver, AnswerText):
-                receiver.discard()
+            receiver.discard()
             raise
         masked = MaskedHeaders(head.headers, self.mask)
-        if isinstance(receiver, AnswerText):
+        if 200 <= head.status < 300:
             return self._read(head.status, masked, receiver, request)
-        assert receiver is not None
         return self._refused(head.status, masked, receiver, key_used_before, request)
 
     def _broken(
         self,
         broken: ExchangeError,
-        receiver: _ErrorText | AnswerText | None,
+        receiver: AnswerText,
         limit: float,
         key_used_before: bool,
         request: bytes,
@@ -243,10 +229,10 @@ class Attempt:
         """Judge by what came before the break: a refusal, part of an answer, or nothing."""
         phase = self._phase(broken, limit)
         judgement = judge_failure(broken.kind, sent=broken.sent, detail=phase)
-        if broken.head is None or receiver is None:
+        if broken.head is None:
             return FailedAttempt(judgement)
         status, headers = broken.head.status, MaskedHeaders(broken.head.headers, self.mask)
-        if isinstance(receiver, _ErrorText):
+        if not 200 <= status < 300:
             return self._refused(status, headers, receiver, key_used_before, request)
         if not receiver.silent(broken):
             result = _salvaged(status, headers, receiver, f"{phase}, in its body")
@@ -261,14 +247,19 @@ class Attempt:
         self,
         status: int,
         headers: MaskedHeaders,
-        receiver: _ErrorText,
+        receiver: AnswerText,
         key_used_before: bool,
         request: bytes,
-    ) -> FailedAttempt:
+    ) -> Reply | FailedAttempt:
+        if (answer := receiver.answer_in_error()).items:  # whatever the status says, it is paid for
+            note = f"the gateway answered {status}"
+            answer = attrs.evolve(answer, problems=(*answer.problems, note))
+            return Reply(masked(answer, self.mask), status, headers, request_id(headers, None))
+        receiver.discard()
         judgement = judge_status(
             status,
             headers,
-            bytes(receiver.text),
+            receiver.head,
             key_used_before=key_used_before,
             key_honoured=self.key_honoured,
             server_errors_charged=self.server_errors_charged,
@@ -294,7 +285,7 @@ class Attempt:
                 document = document[0]
             answer = structure_answer(document)
             if not (answer.items or receiver.decoder.strays or is_error(document)):
-                answer = self._elsewhere(document, headers, status, receiver) or answer
+                answer = _elsewhere(document, headers, status) or answer
         except AnswerError as error:
             if not receiver.began and receiver.error is None:
                 return FailedAttempt(judge_empty(headers, status))
@@ -303,11 +294,11 @@ class Attempt:
             reason = f"this machine failed ({type(error).__name__})"
             return _salvaged(status, headers, receiver, reason)
         if receiver.decoder.strays:
-            note = "images came that no item names"
-            answer = _with(answer, receiver.decoder.strays, note)
+            answer = _with(answer, receiver.decoder.strays, NAMELESS)
         if not answer.items:
             if (task := find_task(document, headers, status)) is not None:
                 return Reply(answer, status, headers, request_id(headers, None), task)
+            receiver.discard()
             judgement = judge_error_document(
                 document,
                 headers,
@@ -322,14 +313,13 @@ class Attempt:
             return FailedAttempt(judge_spoiled(reason, b"", headers, status))
         return Reply(masked(answer, self.mask), status, headers, request_id(headers, None))
 
-    def _elsewhere(
-        self, document: Any, headers: MaskedHeaders, status: int, receiver: AnswerText
-    ) -> Answer | None:
-        """Return what a whole answer holds where no image is expected; of a task it is nothing."""
-        if find_task(document, headers, status) is not None or is_task(document):
-            return None
-        found = finished_answer(document, receiver.open_sink, self.limits.max_image_bytes)
-        return None if found is None else structure_answer(found)
+
+def _elsewhere(document: Any, headers: MaskedHeaders, status: int) -> Answer | None:
+    """Return what a whole answer holds where no image is expected; of a task it is nothing."""
+    if find_task(document, headers, status) is not None or is_task(document):
+        return None
+    found = finished_answer(document)
+    return None if found is None else structure_answer(found)
 
 
 def masked(answer: Answer, mask: Mask) -> Answer:
@@ -364,6 +354,6 @@ def _salvaged(
     return Reply(answer, status, headers, request_id(headers, None))
 
 
-def _with(answer: Answer, found: list[Embedded | str], problem: str) -> Answer:
+def _with(answer: Answer, found: Sequence[Embedded | str], problem: str) -> Answer:
     items = [Item(url=each) if isinstance(each, str) else Item(embedded=each) for each in found]
     return attrs.evolve(answer, items=(*answer.items, *items), problems=(*answer.problems, problem))

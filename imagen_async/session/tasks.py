@@ -48,8 +48,6 @@ PAUSES: Final = (2.0, 3.0, 5.0, 8.0)
 """Seconds between two polls of a gateway that does not say; the last one for the rest."""
 LONGEST_PAUSE: Final = 60.0
 """Seconds; whatever a gateway says, it is asked again after this."""
-TEXT_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of a poll's answer beside the images at its top: others are decoded at its end."""
 MISSES: Final = 3
 """How often in a row no place may know a task: it may be written a moment after its receipt."""
 _ABSENT = frozenset({400, 404, 405, 410, 501})
@@ -165,8 +163,7 @@ class TaskCollector:
         left: float,
         request: bytes,
     ) -> _Poll:
-        limits = AnswerLimits(max_image_bytes=self.max_image_bytes, max_text_bytes=TEXT_LIMIT)
-        receiver = AnswerText(open_sink, limits)
+        receiver = AnswerText(open_sink, AnswerLimits(max_image_bytes=self.max_image_bytes))
         limit = min(self.times.answer, left)
         timer = timeouts(limit, connect=min(self.times.connect, limit))
 
@@ -190,14 +187,13 @@ class TaskCollector:
                 return _Poll(problem=f"the gateway answered {head.status}: is the key still valid?")
             asked = retry_after(headers, time.time())
             return _Poll(absent=absent, asked=asked, problem=f"the gateway answered {head.status}")
-        return self._read(head.status, headers, receiver, open_sink, request)
+        return self._read(head.status, headers, receiver, request)
 
     def _read(
         self,
         status: int,
         headers: MaskedHeaders,
         receiver: AnswerText,
-        open_sink: Callable[[], Sink],
         request: bytes,
     ) -> _Poll:
         try:
@@ -205,11 +201,12 @@ class TaskCollector:
         except AnswerError as error:
             receiver.discard()
             return _Poll(problem=error.reason)
-        found = finished_answer(document, open_sink, self.max_image_bytes)
+        found = finished_answer(document)
         if found is not None:
             answer = masked(structure_answer(found), self.mask)
             if answer.items:
                 return _Poll(Reply(answer, status, headers, request_id(headers, None)))
+        receiver.discard()
         failure = failure_in(document)
         if failure is not None:
             judgement = judge_failed_task(

@@ -27,7 +27,7 @@ _LONGEST_HALF = 5
 
 
 class Sink(Protocol):
-    """Where the bytes of one image go; never called again after close or discard."""
+    """Where the bytes of one image go; nothing is written after close or discard."""
 
     def write(self, data: bytes | memoryview, /) -> object:
         """Take the next bytes."""
@@ -36,7 +36,7 @@ class Sink(Protocol):
         """Keep what was written: the image is complete."""
 
     def discard(self) -> None:
-        """Drop what was written: it is not a whole image."""
+        """Drop what was written: it is no whole image, or one that nobody wants, closed or not."""
 
 
 @attrs.frozen
@@ -191,7 +191,7 @@ class ImageString:
             piece: Raw bytes, not empty; the first has ``PREFIX_LIMIT`` characters or the end.
 
         Returns:
-            What follows the closing quote, or None while the string is open.
+            The closing quote and what follows it, or None while the string is open.
 
         Raises:
             ValueError: The string is not JSON.
@@ -207,7 +207,7 @@ class ImageString:
         self._held = b""
         if not self._offer(piece[:end]):
             self.take(_unescape(piece[:end]))
-        return memoryview(piece)[end + 1 :]
+        return memoryview(piece)[end:]
 
     def take(self, text: str) -> None:
         """Take text that has been unescaped already."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from typing import TYPE_CHECKING
 
 from imagen_async.wire.base64_stream import Embedded, Sink
-from imagen_async.wire.image_paths import loads
+from imagen_async.wire.image_paths import may_hold_image
 from imagen_async.wire.json_stream import AnswerError, AnswerLimits, DocumentDecoder
 from imagen_async.wire.sse import STARTS, EventDecoder
 
@@ -29,8 +31,8 @@ class AnswerDecoder:
 
     A body that starts like a stream of server-sent events, or like an image, is read as one,
     whatever its label; blanks and a byte order mark before the document are tolerated. The base64
-    of ``data[i].b64_json`` and of a ``data:`` URL in ``data[i].url`` goes to sinks; so memory grows
-    neither with the size of an image nor with their number.
+    of every image goes to sinks, wherever in the document it stands; so memory grows neither with
+    the size of an image nor with their number.
 
     Args:
         open_sink: Makes the sink of one image, at its first decoded byte.
@@ -60,8 +62,8 @@ class AnswerDecoder:
         """Take the next bytes of the body.
 
         Raises:
-            AnswerError: The text is larger than the limit, or a string in it is broken; the
-                decoder is dead but for ``salvage``.
+            AnswerError: The text is larger than the limit; the decoder is dead but for
+                ``salvage``.
         """
         if self._body is None:
             self._begin(chunk)
@@ -76,13 +78,11 @@ class AnswerDecoder:
         Raises:
             AnswerError: The body is cut, too large or not JSON; ``salvage`` has what came of it.
         """
-        if self._body is None and _is_plain(self._head):
-            try:
-                document: object = loads(self._head)
-            except (ValueError, RecursionError):
-                pass  # the document's own decoder says what is wrong with it
-            else:
-                return document
+        if self._body is None:
+            with contextlib.suppress(ValueError, RecursionError):
+                text = self._head.decode()
+                if not may_hold_image(text):
+                    return json.loads(text)
         return self._known_body().finish()
 
     def salvage(self) -> list[Embedded | str]:
@@ -91,8 +91,7 @@ class AnswerDecoder:
         For a body that was cut, and after an ``AnswerError``; the half image is discarded. A link
         is an item's ``url`` of http or https that came with its closing quote; one that stands in
         an item beside a whole image is left out. Nothing else of the text, such as a prompt that
-        holds JSON, passes for one, unless the gateway put it there without escaping its quotes:
-        then it is as good as the gateway's own word, and a download checks where it leads.
+        holds JSON, passes for one.
         """
         return self._known_body().salvage()
 
@@ -153,11 +152,3 @@ class _BareImage:
             return []
         sink.close()
         return [Embedded(sink)]
-
-
-def _is_plain(text: bytes) -> bool:
-    """Return whether a text holds no image, not even one whose name is spelled with escapes.
-
-    So do most answers: a link or an error, in one small piece.
-    """
-    return b"b64_json" not in text and b"\\" not in text and b"data:" not in text.lower()

@@ -187,17 +187,12 @@ def clean(text: str, limit: int = 2048) -> str | None:
 
 
 # The order is that of precedence: the first path that says something wins.
-_PATHS: tuple[tuple[str, ...], ...] = (
-    ("error",),
-    ("errors",),
-    ("detail",),
-    ("message",),
-    ("msg",),
-    ("err",),
-    ("error_msg",),
-    ("header", "message"),
-    ("response", "error", "message"),
-    ("description",),
+_PATHS = tuple(
+    tuple(path.split("."))
+    for path in (
+        *("error", "errors", "detail", "message", "msg", "err", "error_msg"),
+        *("header.message", "response.error.message", "description"),
+    )
 )
 _CODE_KEYS = ("code", "error_code", "errcode", "name")  # Stability's name is its code
 _TYPE_KEYS = ("type", "status")

@@ -1,108 +1,84 @@
-"""Where the strings that hold an image, or lead to one, stand in a document."""
+"""What an image looks like in a document, and a walk that finds it wherever it stands.
+
+A string is an image if its name says so, or if it begins as one: with ``data:...;base64,``, or
+with the base64 of the first bytes of a known format.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
-
-import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+SHORTEST = 64
+"""Characters of an image that is not named as one: a shorter text may be anything."""
 LISTS = ("data", "images")
 NAMES = ("b64_json", "url")
+_LINK_NAMES = ("url", "image_url", "imageUrl", "image")
+BYTES_NAMES = ("b64_json", "image_base64", "bytesBase64Encoded", "base64", "b64")
 
-_STUB_NAME = "of the stub"
-_PAIRS = json.JSONDecoder(object_pairs_hook=tuple)
+# PNG, JPEG, GIF, WebP, AVIF and its kin; JSON may write a slash with a backslash.
+_FIRST_LETTERS = r"iVBORw0KGgo|\\?/9j\\?/|R0lGOD[dl]h|UklGR[^\"]{7,9}RUJQ|AAAA[^\"]{2,3}Z0eXB"
+_PREFIX = r"[dD][aA][tT][aA]:[^\",]{0,200};[bB][aA][sS][eE]64,"
+BEGINNING = f"{_PREFIX}|{_FIRST_LETTERS}"
+"""A pattern of how an image's string begins, in JSON's own spelling too."""
+_IMAGE = re.compile(rf"{_PREFIX}|(?={_FIRST_LETTERS})[A-Za-z0-9+/=_\s-]{{64,}}\Z")
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{64,}")
+_MAY_BE_IMAGE = re.compile(rf'"(?:[dD][aA][tT][aA]:|[A-Za-z0-9+/=_-]{{{SHORTEST}}})')
 _LINK = re.compile(r"https?://[^/\s]", re.IGNORECASE)
 
 
-@attrs.frozen
-class Proof:
-    """What a string of a document is.
+def is_image(name: object, text: str) -> bool:
+    """Return whether a text of a document is an image's base64.
 
     Args:
-        name: The key that it is the value of.
-        joined: It belongs to the item of the string that was proven before it.
-        stub: Stands for all text up to and including it, when the next one is proven.
+        name: Its key, or its place in a list.
+        text: Of any length.
     """
-
-    name: str
-    joined: bool
-    stub: bytes
-
-
-@attrs.frozen
-class Place:
-    """A place in a document.
-
-    Args:
-        stub: Stands for all text up to and including a proven string.
-        closer: A dummy string and what ends the document after it.
-        in_list: The object that holds the string is an element of a list.
-        in_object: That object or list is a value of the document.
-    """
-
-    stub: bytes
-    closer: bytes
-    in_list: bool = False
-    in_object: bool = True
-
-    def prove(self, text: bytes) -> Proof | None:
-        """Return what a string that follows the text is, None if it is no entry of this place."""
-        try:
-            pairs = _PAIRS.decode(_text(text + self.closer))
-        except (ValueError, RecursionError):
-            return None
-        # the closer forces what is an object and what a list; only the names are open
-        if self.in_object:
-            name, pairs = pairs[-1]
-            if name not in LISTS:
-                return None
-        item = pairs[-1] if self.in_list else pairs
-        name = item[-1][0]
-        return Proof(name, item[0][0] == _STUB_NAME, self.stub) if name in NAMES else None
+    if name == "b64_json" or (name == "url" and text[:5].lower() == "data:"):
+        return bool(text)
+    if len(text) < SHORTEST:
+        return False
+    form = _BASE64.fullmatch if name in BYTES_NAMES else _IMAGE.match
+    return form(text) is not None
 
 
-PLACES = (
-    Place(b'{"data":[{"%s":""' % _STUB_NAME.encode(), b'""}]}', in_list=True),
-    Place(b'{"data":{"%s":""' % _STUB_NAME.encode(), b'""}}'),
-)
-"""An item in a list, and one that stands alone."""
-
-BARE_PLACES = (*PLACES, Place(b'{"%s":""' % _STUB_NAME.encode(), b'""}', in_object=False))
-"""The same, and at the top of an event."""
+def may_hold_image(text: str) -> bool:
+    """Return whether a document's text has to be searched; most links and errors need not be."""
+    return "b64_json" in text or "\\" in text or _MAY_BE_IMAGE.search(text) is not None
 
 
-def holders(document: object, *, bare: bool) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a document that may hold an image.
+def leaves(root: list[Any] | dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield the holder, the name and the value of all that is no object and no list."""
+    holders: list[Any] = [root]
+    for holder in holders:
+        for name, value in holder.items() if isinstance(holder, dict) else enumerate(holder):
+            if type(value) is dict or type(value) is list:
+                if value:
+                    holders.append(value)
+            else:
+                yield holder, name, value
 
-    Args:
-        document: What ``json.loads`` gave.
-        bare: The document is an event: its image may stand at the top.
-    """
-    if not isinstance(document, dict):
-        return
-    if bare:
-        yield document
+
+def items_of(document: object) -> Iterator[Any]:
+    """Yield what stands where a document has its items: in a list, or alone."""
     for name in LISTS:
-        value = document.get(name)
-        for item in value if isinstance(value, list) else (value,):
-            if isinstance(item, dict):
-                yield item
+        value = document.get(name) if isinstance(document, dict) else None
+        yield from value if isinstance(value, list) else (value,) if value else ()
+
+
+def links_of(item: Any) -> list[str]:
+    """Return the links of an item: a text, or what it calls one, maybe in a list or an object."""
+    if not isinstance(item, dict):
+        return [item] if isinstance(item, str) and is_link(item) else []
+    found: Any = next(filter(None, (item.get(name) for name in _LINK_NAMES)), None)
+    found = found.get("url") if isinstance(found, dict) else found
+    links = found if isinstance(found, list) else [found]
+    return [link for link in links if isinstance(link, str) and link]
 
 
 def is_link(text: str) -> bool:
     """Return whether a text is what a salvaged link has to be: absolute, http or https."""
     return _LINK.match(text) is not None
-
-
-def loads(text: bytes) -> Any:
-    """Return what ``json.loads`` makes of UTF-8, lone surrogates included."""
-    return json.loads(_text(text))
-
-
-def _text(text: bytes) -> str:
-    return text.decode("utf-8", "surrogatepass")

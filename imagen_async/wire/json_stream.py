@@ -1,8 +1,9 @@
 """One JSON document whose images are decoded while it arrives.
 
-No JSON grammar of our own: an expression finds what may be the start of a long image string, and
-``json.loads`` of the text so far, closed with a dummy string, proves the place. Diverting a string
-only saves memory; what the expression misses stays in the text and is decoded at the end.
+No JSON grammar of our own: an expression finds the start of a long image string, by its name or by
+its own first letters, and ``json.loads`` reads what is left. In JSON nothing but a string begins
+with a quote, a letter after it and no backslash before it, so no prompt can pass for one. What the
+expression misses (short strings, names spelled with escapes) is decoded at the end.
 
 The decoder is in one of three states:
 
@@ -10,20 +11,17 @@ The decoder is in one of three states:
     STRING  ``_string`` is open: bytes are decoded into its sink, and none is kept
     DEAD    after ``finish``, ``salvage`` or any error; only ``salvage`` goes on from an error
 
-            a long string whose place is proven
+            the start of a long image string
     TEXT -----------------------------------------> STRING
          <-----------------------------------------
                      its closing quote
 
 What was read is kept as it stood, with a hole for each diverted string:
 
-    _segments[0]  _images[0]  _segments[1]  _images[1] ... _text
+    _texts[0]  _images[0]  _texts[1]  _images[1] ... _text
 
 ``finish`` puts a mark into each hole, parses the whole, and puts the images where the marks came
-out. ``salvage`` cannot parse: it proves each string anew from what stands before it. To keep that
-linear, ``_proven_prefix`` (a constant stub) stands for all text before the latest proven string,
-and bytes judged without a result are counted in ``_wasted_bytes``: past the text limit nothing is
-judged any more, so hostile text costs memory within the limit and no time.
+out. ``salvage`` does the same with the longest start of the text that can be closed.
 """
 
 from __future__ import annotations
@@ -32,12 +30,22 @@ import contextlib
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from imagen_async.wire.base64_stream import Embedded, ImageString, Sink
-from imagen_async.wire.image_paths import BARE_PLACES, NAMES, PLACES, Proof, holders, is_link, loads
+from imagen_async.wire.image_paths import (
+    BEGINNING,
+    BYTES_NAMES,
+    LISTS,
+    is_image,
+    is_link,
+    items_of,
+    leaves,
+    may_hold_image,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,13 +60,16 @@ GATHER = 65_536
 """Bytes that are taken at once: smaller pieces wait, since a piece costs more than its bytes."""
 
 _SLICE = 65_536
-_LONGEST_START = 32
-_START = rb'"b64_json"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}"'
-_LONG_STRING = re.compile(rb'(?:%s|"(?i:(?=data:)))[^"]{%d}' % (_START, LONG))
-_WHOLE_STRING = re.compile(
-    rb'"(?:b64_json|url)"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}("[^"\\]*+(?:\\.[^"\\]*+)*+")', re.DOTALL
+_LONGEST_START = 48
+_LONG_STRING = re.compile(
+    rb'"(?=[bidD/RUA\\])(?<!\\")(?:(?:%s)"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}"|(?=%s))[^"]{%d}'
+    % ("|".join(BYTES_NAMES).encode(), BEGINNING.encode(), LONG)
 )
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{}]|[^][{}"]+', re.DOTALL)
+_MOST_TOKENS = 20_000
 _DECODER = json.JSONDecoder()
+_Open: TypeAlias = "tuple[str, _Open | None]"
+"""What closes the innermost object or list, and the ones around it."""
 
 
 @attrs.frozen
@@ -99,11 +110,9 @@ class DocumentDecoder:
     Args:
         open_sink: Makes the sink of one image, at its first byte.
         limits: How much is taken.
-        bare: The document is an event of a stream: its image may stand at the top.
     """
 
     __slots__ = (
-        "_bare",
         "_count",
         "_dead",
         "_diverted_before",
@@ -111,31 +120,24 @@ class DocumentDecoder:
         "_limits",
         "_open_sink",
         "_pending",
-        "_proven_prefix",
         "_scanned",
-        "_segments",
         "_string",
         "_text",
+        "_texts",
         "_waiting",
-        "_wasted_bytes",
         "strays",
     )
 
-    def __init__(
-        self, open_sink: Callable[[], Sink], limits: AnswerLimits, *, bare: bool = False
-    ) -> None:
+    def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
         self.strays: list[Embedded | str] = []
         self._open_sink = open_sink
         self._limits = limits
-        self._bare = bare
         self._pending: list[bytes] = []
         self._waiting = 0
-        self._segments: list[tuple[bytes, bytes]] = []  # the proven prefix, the text after it
+        self._texts: list[bytes] = []
         self._diverted_before = 0
-        self._proven_prefix = b""
         self._text = bytearray()
         self._scanned = 0
-        self._wasted_bytes = 0
         self._string: ImageString | None = None
         self._images: list[Embedded] = []
         self._count = 0
@@ -149,15 +151,13 @@ class DocumentDecoder:
     @property
     def excerpt(self) -> bytes:
         """The first ``EXCERPT`` bytes of the text, each image in it an empty string."""
-        texts = [text for _, text in self._segments]
-        texts.append(bytes(self._text[:EXCERPT]))
-        return b'""'.join(texts)[:EXCERPT]
+        return b"".join((*self._texts, self._text[:EXCERPT]))[:EXCERPT]
 
     def feed(self, chunk: bytes, /) -> None:
         """Take the next bytes of the document.
 
         Raises:
-            AnswerError: The text is too large, or a string is not JSON; the decoder is dead.
+            AnswerError: The text is too large; the decoder is dead.
         """
         if self._dead:
             raise AnswerError("the answer has ended")
@@ -174,7 +174,7 @@ class DocumentDecoder:
         """
         if self._dead:
             raise AnswerError("the answer has ended")
-        if self._segments or self._text or self._waiting >= LONG:
+        if self._texts or self._text or self._waiting >= LONG:
             self._flush()
         self._text += self._gathered()
         self._dead = True
@@ -183,45 +183,51 @@ class DocumentDecoder:
         if self.kept > self._limits.max_text_bytes:
             raise self._too_large()
         marks: dict[str, Embedded] = {}
-        text = self._marked(marks) if self._segments else bytes(self._text)
         try:
-            document = _first_value(text)
+            return self._read(self._marked(marks).decode("utf-8", "surrogatepass"), marks)
         except UnicodeDecodeError:
             raise self._error("the answer is not UTF-8") from None
         except json.JSONDecodeError as error:
             raise self._error(f"the answer is not JSON: {error.msg} at {error.pos}") from None
         except (ValueError, RecursionError):
             raise self._error("the answer is no JSON that Python reads") from None
-        self._put_images(document, marks)
-        self.strays = [*marks.values()]
-        return document
 
     def salvage(self) -> list[Embedded | str]:
         """End the decoder; return the images and links that arrived whole in a body that did not.
 
-        All text before a link has to prove that it is the ``url`` of an item.
+        A link has to be the ``url`` of an item without an image, in text that is JSON up to there.
         """
-        self.drain()
+        if not self._dead:
+            with contextlib.suppress(AnswerError):
+                self._flush()
         self._dead = True
         if self._string is not None:
             self._string.abandon()
             self._string = None
-        found: list[Embedded | str | None] = []
-        texts = [*self._segments, (self._proven_prefix, bytes(self._text))]
-        for index, (prefix, text) in enumerate(texts):
-            rest = self._gather(prefix, text, found)
-            for image in self._images[index : index + 1]:
-                proof = self._judge(*rest)
-                _add(found, image, joined=proof is not None and proof.joined)
-        self._segments, self._images = [], []
+        marks: dict[str, Embedded] = {}
+        text = self._marked(marks).decode("utf-8", "replace")
+        self._texts, self._images = [], []
         self._text.clear()
-        return [each for each in found if each is not None]
+        found = self._saved(text, marks)
+        most = self._limits.max_images
+        return [
+            each
+            for place, each in enumerate(found)
+            if (place < most if isinstance(each, str) else each.sink is not None)
+        ]
 
-    def drain(self) -> None:
-        """Take what waits for more; what is wrong with it does not matter any more."""
-        if not self._dead:
-            with contextlib.suppress(AnswerError):
-                self._flush()
+    def _read(self, text: str, marks: dict[str, Embedded]) -> object:
+        """Return what ``finish`` does, of the whole text; an error is one of JSON."""
+        document = _first_value(text)
+        if marks or may_hold_image(text):
+            document = self._put_images(document, marks)
+            self.strays = [*marks.values()]
+        return document
+
+    def _saved(self, text: str, marks: dict[str, Embedded]) -> list[Embedded | str]:
+        """Return what ``salvage`` does, of text that ends somewhere."""
+        document = self._put_images(closed(text.lstrip(" \t\r\n")), marks)
+        return [*worth(document), *marks.values()]
 
     def _gathered(self) -> bytes:
         chunk = b"".join(self._pending)
@@ -248,47 +254,33 @@ class DocumentDecoder:
             try:
                 rest = self._string.feed(rest)
             except (json.JSONDecodeError, UnicodeDecodeError):
-                raise self._error("the answer is not JSON: a string is broken") from None
+                # It costs itself alone: the text is no JSON any more, but more images may come.
+                self._string.abandon()
+                self._images.append(Embedded(None, "a broken string"))
+                self._string = None
+                continue
             if rest is not None:
                 self._images.append(self._string.finish())
                 self._string = None
 
     def _scan(self) -> bytes:
         """Look for a long image string; return its bytes so far, taken out of the text."""
-        while self._wasted_bytes <= self._limits.max_text_bytes:
-            found = _LONG_STRING.search(self._text, self._scanned)
-            if found is None:
-                self._scanned = max(self._scanned, len(self._text) - LONG - _LONGEST_START)
-                break
-            start = self._scanned = found.end() - LONG
-            proof = self._judge(self._proven_prefix, bytes(self._text[: start - 1]))
-            if proof is not None:
-                return self._divert(start, proof.stub)
+        found = _LONG_STRING.search(self._text, self._scanned)
+        if found is not None:
+            start = found.end() - LONG
+            rest = bytes(memoryview(self._text)[start:])
+            self._texts.append(bytes(self._text[:start]))
+            self._diverted_before += start
+            self._text.clear()
+            self._scanned = 0
+            self._string = self._open_string()
+            return rest
+        self._scanned = max(self._scanned, len(self._text) - LONG - _LONGEST_START)
         # A string that is not decided yet may still leave the text: without this slack it would
         # depend on the cuts whether an answer at the limit is taken.
         if self.kept > self._limits.max_text_bytes + LONG + _LONGEST_START:
             raise self._too_large()
         return b""
-
-    def _judge(self, prefix: bytes, text: bytes) -> Proof | None:
-        """Return what a string after this text is, None if it is no image's."""
-        text = prefix + text
-        for place in BARE_PLACES if self._bare else PLACES:
-            proof = place.prove(text)
-            if proof is not None:
-                return proof
-            self._wasted_bytes += len(text)
-        return None
-
-    def _divert(self, start: int, stub: bytes) -> bytes:
-        rest = bytes(memoryview(self._text)[start:])
-        self._segments.append((self._proven_prefix, bytes(self._text[: start - 1])))
-        self._diverted_before += start - 1
-        self._proven_prefix = stub
-        self._text.clear()
-        self._scanned = 0
-        self._string = self._open_string()
-        return rest
 
     def _open_string(self) -> ImageString:
         self._count += 1
@@ -305,53 +297,25 @@ class DocumentDecoder:
 
         The mark is the text's own hash: no text can hold it, however it is spelled.
         """
-        texts = [text for _, text in self._segments]
-        texts.append(bytes(self._text))
-        mark = hashlib.sha256(b'"'.join(texts)).hexdigest()
-        pieces = [texts[0]]
-        for index, (image, text) in enumerate(zip(self._images, texts[1:], strict=True)):
+        texts = [*self._texts, bytes(self._text)]
+        mark = hashlib.sha256(b'"'.join(texts)).hexdigest() if self._images else ""
+        for index, image in enumerate(self._images):
             marks[f"{mark}{index}"] = image
-            pieces += b'"%s%d"' % (mark.encode(), index), text
-        return b"".join(pieces)
+            texts[index] += f"{mark}{index}".encode()
+        return b"".join(texts)
 
-    def _put_images(self, document: object, marks: dict[str, Embedded]) -> None:
-        for item in holders(document, bare=self._bare):
-            for name in NAMES:
-                text = item.get(name)
-                if type(text) is not str or not text:
-                    continue
+    def _put_images(self, document: object, marks: dict[str, Embedded]) -> object:
+        """Return a document with its images in it; marks that it does not hold are left."""
+        root = [document]
+        for holder, name, text in leaves(root):
+            if type(text) is str and text:
                 if text in marks:
-                    item[name] = marks.pop(text)
-                elif name == "b64_json" or text[:5].lower() == "data:":
-                    item[name] = self._decode(text)
-
-    def _gather(
-        self, prefix: bytes, text: bytes, found: list[Embedded | str | None]
-    ) -> tuple[bytes, bytes]:
-        """Add what a text of a broken document holds unharmed; return what follows it."""
-        start = 0
-        for string in _WHOLE_STRING.finditer(text):
-            if (
-                self._wasted_bytes > self._limits.max_text_bytes
-                or self._count >= self._limits.max_images
-            ):
-                break
-            proof = self._judge(prefix, text[start : string.start(1)])
-            if proof is not None:
-                prefix, start = proof.stub, string.end()
-                _add(found, self._whole(proof.name, string[1]), joined=proof.joined)
-        return prefix, text[start:]
-
-    def _whole(self, name: str, string: bytes) -> Embedded | str | None:
-        """Return the image or the link that a JSON string is."""
-        try:
-            text: str = loads(string)
-        except ValueError:
-            return None
-        if name == "b64_json" or text[:5].lower() == "data:":
-            return self._decode(text) if text else None
-        self._count += 1
-        return text if is_link(text) else None
+                    holder[name] = marks.pop(text)
+                elif is_image(name, text):
+                    string = self._open_string()
+                    string.take(text)
+                    holder[name] = string.finish()
+        return root[0]
 
     def _too_large(self) -> AnswerError:
         return self._error(f"the answer's text is larger than {self._limits.max_text_bytes} bytes")
@@ -368,25 +332,72 @@ def _slices(chunk: bytes) -> Iterator[memoryview]:
         yield view[start : start + size]
 
 
-def _first_value(text: bytes) -> object:
-    """Return the document; of two in one body, which gateways do send, the first object."""
+def _first_value(text: str) -> object:
+    """Return the document; of several in one body, which gateways do send, the one with images."""
     try:
-        return loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise
-        first = _DECODER.raw_decode(error.doc.lstrip(" \t\r\n"))[0]
-        if not isinstance(first, dict):
-            raise
-        return first
+        wrong = error
+    first, start = None, text.find("{")
+    whole = not text[: max(start, 0)].strip()
+    with contextlib.suppress(ValueError):
+        while start >= 0:
+            value, end = _DECODER.raw_decode(text, start)
+            if any(map(value.get, LISTS)):
+                return value
+            first = first or value
+            start = text.find("{", end)
+    if not first or not whole:
+        raise wrong
+    return first
 
 
-def _add(found: list[Embedded | str | None], value: Embedded | str | None, *, joined: bool) -> None:
-    """Add a string's worth to what was found, one for each item: an image goes before a link."""
-    if isinstance(value, Embedded) and value.sink is None:
-        value = None
-    latest = found[-1] if joined and found else None
-    if not joined or not found or (isinstance(value, Embedded) and isinstance(latest, Embedded)):
-        found.append(value)
-    elif value is not None and not isinstance(latest, Embedded):
-        found[-1] = value
+def closed(text: str) -> object:
+    """Return the document of the longest start of a text that is JSON once it is closed."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        text = text[: error.pos]
+    except (ValueError, RecursionError):
+        return None
+    # the last ones may be a name, its colon, half a number
+    ends: deque[tuple[int, _Open | None]] = deque([(0, None)], maxlen=8)
+    open_: _Open | None = None
+    for _ in range(_MOST_TOKENS):
+        token = _TOKEN.match(text, ends[-1][0])
+        if token is None:
+            break
+        if token[0] in "{[":
+            open_ = "}" if token[0] == "{" else "]", open_
+        elif token[0] in "}]" and open_ is not None:
+            open_ = open_[1]
+        ends.append((token.end(), open_))
+    for end, each in reversed(ends):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads("".join([text[:end], *_closers(each)]))
+    return None
+
+
+def _closers(open_: _Open | None) -> Iterator[str]:
+    while open_ is not None:
+        closer, open_ = open_
+        yield closer
+
+
+def worth(document: object) -> list[Embedded | str]:
+    """Return the whole images of a document; of an item without one its link."""
+    found: list[Embedded | str] = []
+    for item in [*items_of(document)] or [document]:
+        url = item.get("url") if isinstance(item, dict) else None
+        link = [url] if isinstance(url, str) and is_link(url) else []
+        found += [image for image in images_in(item) if image.sink is not None] or link
+    known = {id(image) for image in found}
+    rest = (image for image in images_in(document) if id(image) not in known)
+    return found + [image for image in rest if image.sink is not None]
+
+
+def images_in(document: object) -> Iterator[Embedded]:
+    """Yield the images of a document, or of a part of one, the spoiled ones too."""
+    for _, _, value in leaves([document]):
+        if isinstance(value, Embedded):
+            yield value

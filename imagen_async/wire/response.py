@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import Any
 
 import attrs
 
 from imagen_async.wire.decoder import AnswerError, AnswerLimits, Embedded
+from imagen_async.wire.image_paths import LISTS, items_of, links_of
+from imagen_async.wire.json_stream import images_in
 from imagen_async.wire.short_repr import link_repr
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-_LISTS = ("data", "images")
-_OWN = frozenset({"created", *_LISTS})
+_OWN = frozenset({"created", *LISTS})
 _LATEST = 253_402_300_799  # the last second of the year 9999
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?", re.ASCII)
 _MOST_PROBLEMS = 20
 _MOST = AnswerLimits().max_images
+NAMELESS = "images came that no item names"
+"""A note on images outside of any item."""
 
 
 @attrs.frozen
@@ -67,14 +67,19 @@ def structure_answer(document: object) -> Answer:
     Raises:
         AnswerError: The document is not an object.
     """
+    if isinstance(document, list | Embedded):
+        document = {"data": document}
     if not isinstance(document, dict):
         raise AnswerError("the answer is JSON but not an object")
     items: list[Item] = []
     problems: list[str] = []
-    for name in _LISTS:
-        value = document.get(name)
-        if value:
-            _read_items(value if isinstance(value, list) else [value], items, problems)
+    for number, value in enumerate(items_of(document), start=1):
+        _read_item(value, number, items, problems)
+    extras = {name: document[name] for name in document if name not in _OWN}
+    if items and (others := [image for image in images_in(extras) if not image.problem]):
+        items += [Item(embedded=image) for image in others]
+        extras = {name: extras[name] for name in extras if not any(images_in(extras[name]))}
+        problems.append(NAMELESS)
     # each link is a download; the number of images is bounded already
     kept = [item for place, item in enumerate(items) if place < _MOST or item.embedded]
     if len(kept) < len(items):
@@ -84,44 +89,27 @@ def structure_answer(document: object) -> Answer:
     return Answer(
         _seconds(document.get("created")),
         tuple(kept),
-        {name: document[name] for name in document if name not in _OWN},
+        extras,
         tuple(problems),
     )
 
 
-def _read_items(values: list[Any], items: list[Item], problems: list[str]) -> None:
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value, dict):
-            problems.append(f"item {number} is not an object")
-            continue
-        item = structurer()(value, Item)
-        if item.embedded.problem if item.embedded else not item.url:
-            item = _second_look(item, value, number, problems)
-        if item.url or item.embedded:
-            items.append(item)
-        elif not problems or not problems[-1].startswith(f"item {number} "):
-            problems.append(f"item {number} holds no image")
-
-
-def _second_look(item: Item, value: dict[str, Any], number: int, problems: list[str]) -> Item:
-    """Return the item without a spoiled image, and with one that stood in the stead of a link."""
-    for embedded in (item.embedded, value.get("url")):
-        if not isinstance(embedded, Embedded):
-            continue
-        if not embedded.problem:
-            return attrs.evolve(item, embedded=embedded)
-        problems.append(f"item {number} is spoiled: {embedded.problem}")
-    if not isinstance(value.get("url"), str | Embedded | None):
-        problems.append(f"item {number} has a url that is not text")
-    return item if item.embedded is None else attrs.evolve(item, embedded=None)
-
-
-def _text(value: Any, _: Any) -> str | None:
-    return value if type(value) is str and value else None
-
-
-def _embedded(value: Any, _: Any) -> Embedded | None:
-    return value if type(value) is Embedded else None
+def _read_item(value: object, number: int, items: list[Item], problems: list[str]) -> None:
+    """Add an item for each image, whatever it is called, and for each link beside them."""
+    fields: dict[str, Any] = value if isinstance(value, dict) else {}
+    url, prompt = fields.get("url"), fields.get("revised_prompt")
+    images = list(images_in(value))
+    if isinstance(url, Embedded) and getattr(fields.get("b64_json"), "sink", None) is not None:
+        images.remove(url)  # the same image once more
+    spoiled = [f"item {number} is spoiled: {image.problem}" for image in images if image.problem]
+    problems += spoiled
+    whole = [image for image in images if not image.problem]
+    links = links_of(value)
+    prompt = prompt if isinstance(prompt, str) and prompt else None
+    items += (Item(link, image, prompt) for link, image in zip_longest(links, whole))
+    if not (whole or links or spoiled):
+        problem = "has a url that is not text" if url else "holds no image"
+        problems.append(f"item {number} {problem if fields or value == {} else 'is not an object'}")
 
 
 def _seconds(value: object) -> int | None:
@@ -131,19 +119,3 @@ def _seconds(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST:
         return None
     return math.floor(value)
-
-
-@cache
-def structurer() -> Callable[[dict[str, Any], type[Item]], Item]:
-    """Return what makes an Item of a dict; the first call imports cattrs."""
-    # Not with this module: cattrs takes a tenth of the time that aiohttp does.
-    from cattrs import Converter
-    from cattrs.gen import make_dict_structure_fn, override
-
-    return make_dict_structure_fn(
-        Item,
-        Converter(detailed_validation=False),
-        url=override(struct_hook=_text),
-        embedded=override(rename="b64_json", struct_hook=_embedded),
-        revised_prompt=override(struct_hook=_text),
-    )

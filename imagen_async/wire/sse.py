@@ -2,243 +2,132 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from imagen_async.wire.base64_stream import Embedded, Sink
-from imagen_async.wire.image_paths import LISTS, NAMES, holders, is_link
-from imagen_async.wire.json_stream import AnswerError, AnswerLimits, DocumentDecoder
+from imagen_async.wire.image_paths import LISTS, NAMES
+from imagen_async.wire.json_stream import DocumentDecoder, closed, images_in, worth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
+
+    from imagen_async.wire.base64_stream import Embedded
 
 STARTS = (b"data:", b"event:", b":", b"id:", b"retry:")
 """What a stream of events begins with, and no JSON does."""
 
-_DONE = b"[DONE]"
-_RESULT = re.compile(rb'completed|"(?:data|images)"\s*:')
-_LINE_LIMIT = 256
-_LINE_COST = 128  # what a line takes of the text's limit beside its text: lines take time
+_DONE = "[DONE]"
+_MOST_EVENTS = 10_000
+_FIELD = re.compile(r"^(event|data):(.*)", re.MULTILINE)
+_RESULT = re.compile(r'completed|"(?:data|images)"\s*:')
 _INDICES = ("index", "image_index", "output_index")
 _OF_AN_ITEM = (*NAMES, "revised_prompt")
 _OF_AN_EVENT = frozenset({"type", "created_at", *_OF_AN_ITEM, *LISTS, *_INDICES})
 
 
-class _HeldSink:
-    """A sink that is closed only when its event turns out to be a result."""
-
-    __slots__ = ("sink", "write")
-
-    def __init__(self, sink: Sink) -> None:
-        self.sink = sink
-        self.write = sink.write
-
-    def close(self) -> None:
-        pass
-
-    def discard(self) -> None:
-        self.sink.discard()
-
-
-class EventDecoder:
+class EventDecoder(DocumentDecoder):
     """Takes a stream of events in pieces cut anywhere, and gives the answer it amounts to.
 
     A result is an event that is a whole answer, which replaces what came before it, or one with an
     image at its top. Events that tell the same index are the same image, and the last one counts.
     Partial images are dropped, ``[DONE]`` ends the stream, and a broken event costs only itself.
-
-    Args:
-        open_sink: Makes the sink of one image, at its first byte.
-        limits: How much is taken, of all events together.
     """
 
-    __slots__ = (
-        "_count",
-        "_ended",
-        "_error",
-        "_event",
-        "_in_data",
-        "_items",
-        "_limits",
-        "_line",
-        "_name",
-        "_open_sink",
-        "_rest",
-        "_text_left",
-        "strays",
-    )
+    __slots__ = ()
 
-    def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
-        self.strays: list[Embedded | str] = []
-        self._open_sink = open_sink
-        self._limits = limits
-        self._text_left = limits.max_text_bytes
-        self._count = 0
-        self._line = b""
-        self._in_data = False
-        self._name = ""
-        self._event: DocumentDecoder | None = None
-        self._error: AnswerError | None = None
-        self._ended = False
-        self._items: dict[object, Any] = {}
-        self._rest: dict[str, Any] = {}
+    def _read(self, text: str, marks: dict[str, Embedded]) -> object:
+        stream = _Stream()
+        self._play(text, marks, stream)
+        self.strays = stream.strays
+        if stream.broken and not stream.items and "error" not in stream.rest:
+            raise self._error(f"the answer is not JSON: {stream.broken}")
+        return stream.answer()
 
-    def feed(self, chunk: bytes, /) -> None:
-        """Take the next bytes of the stream.
+    def _saved(self, text: str, marks: dict[str, Embedded]) -> list[Embedded | str]:
+        stream = _Stream()
+        self._play(text, marks, stream)
+        return [*worth(stream.answer()), *stream.strays]
 
-        Raises:
-            AnswerError: The text of all events is larger than the limit.
-        """
-        start = 0
-        while start < len(chunk) and not self._ended:
-            end = chunk.find(b"\n", start)
-            stop = len(chunk) if end < 0 else end
-            self._take(chunk[start:stop])
-            if end >= 0:
-                self._end_line()
-            start = stop + 1
-
-    def finish(self) -> object:
-        """Return the answer: the items as ``data``, and what else the results told.
-
-        Raises:
-            AnswerError: There is no result, and an event was broken.
-        """
-        self._end_line()
-        self._end_event()
-        self._ended = True
-        if self._error is not None and not self._items and "error" not in self._rest:
-            raise self._error
-        return {**self._rest, "data": list(self._items.values())}
-
-    def salvage(self) -> list[Embedded | str]:
-        """End the decoder, and return the images and links of the events that were results."""
-        self._ended = True
-        if self._event is not None:
-            self._rescue(self._event)
-            self._event = None
-        found = [each for item in self._items.values() for each in _worth(item)]
-        found += [each for each in self.strays if isinstance(each, str) or each.sink is not None]
-        most = self._limits.max_images
-        return [
-            each for place, each in enumerate(found) if place < most or isinstance(each, Embedded)
-        ]
-
-    def _take(self, piece: bytes) -> None:
-        if not self._in_data:
-            line = self._line + piece
-            self._line = line[:_LINE_LIMIT]
-            self._in_data = line.startswith(b"data:")
-            if not self._in_data:
-                return
-            piece = line[5:]
-            if self._event is None and "partial" not in self._name:
-                self._event = self._open_event()
-        if self._event is not None:
+    def _play(self, text: str, marks: dict[str, Embedded], stream: _Stream) -> None:
+        for name, data in _events(text):
+            if data == _DONE:
+                break
             try:
-                self._event.feed(piece)
-            except AnswerError as error:
-                self._error = self._error or error
-
-    def _end_line(self) -> None:
-        if self._in_data:
-            self._take(b"\n")
-            self._in_data = False
-        elif not self._line.strip():
-            self._end_event()
-        elif self._line.startswith(b"event:"):
-            self._name = self._line[6:].decode("latin-1").strip()
-        self._line = b""
-        self._text_left -= _LINE_COST
-        self._check_text()
-
-    def _check_text(self) -> None:
-        if self._text_left < 0:
-            most = self._limits.max_text_bytes
-            raise AnswerError(f"the answer's text is larger than {most} bytes")
-
-    def _open_event(self) -> DocumentDecoder:
-        limits = attrs.evolve(
-            self._limits,
-            max_text_bytes=self._text_left,
-            max_images=self._limits.max_images - self._count,
-        )
-        return DocumentDecoder(lambda: _HeldSink(self._open_sink()), limits, bare=True)
-
-    def _end_event(self) -> None:
-        event = self._event
-        if event is not None:
-            self._text_left -= event.kept
-            try:
-                self._judge(event.finish(), event.strays)
-            except AnswerError as error:
-                if error.text.strip() == _DONE:
-                    self._ended = True
-                else:
-                    self._error = self._error or error
-                    self._rescue(event)
-        self._event = None
-        self._name = ""
-        self._check_text()
-
-    def _rescue(self, event: DocumentDecoder) -> None:
-        """Keep the whole images of a broken event if it is known to be a result."""
-        event.drain()  # the text tells the place of what waits
-        told = self._name.encode() + event.excerpt
-        keep = b"partial" not in told and _RESULT.search(told) is not None
-        self.strays += self._settle(event.salvage(), keep=keep)
-
-    def _settle(self, found: list[Embedded | str], *, keep: bool) -> list[Embedded | str]:
-        """Close the sinks that were held, or drop what is in them; links are kept or not, too."""
-        settled: list[Embedded | str] = []
-        for each in found:
-            held = each.sink if isinstance(each, Embedded) else None
-            if not isinstance(held, _HeldSink):
-                if keep or isinstance(each, Embedded):
-                    settled.append(each)
-            elif keep:
-                held.sink.close()
-                settled.append(Embedded(held.sink))
+                event, broken = json.loads(data), ""
+            except (ValueError, RecursionError) as error:
+                event, broken = closed(data), str(error)
+            event = self._put_images(event, marks)
+            hidden = [marks.pop(mark) for mark in [*marks] if mark in data]
+            if broken:
+                stream.broken = stream.broken or broken
+                known = _RESULT.search(name + data) is not None and "partial" not in name + data
+                stream.drop_or_keep([*worth(event), *hidden], keep=known)
             else:
-                held.sink.discard()
-        self._count += len(settled)
-        return settled
+                stream.take(name, event if isinstance(event, dict) else {"data": event}, hidden)
+        stream.drop_or_keep(marks.values(), keep=True)
 
-    def _judge(self, event: object, strays: list[Embedded | str]) -> None:
+
+class _Stream:
+    """What the events so far amount to."""
+
+    def __init__(self) -> None:
+        self.strays: list[Embedded | str] = []
+        self.items: dict[object, Any] = {}
+        self.rest: dict[str, Any] = {}
+        self.broken = ""
+
+    def answer(self) -> dict[str, Any]:
+        return {**self.rest, "data": list(self.items.values())}
+
+    def drop_or_keep(self, found: Iterable[Embedded | str], *, keep: bool) -> None:
+        for each in found:
+            if keep:
+                self.strays.append(each)
+            elif not isinstance(each, str) and each.sink is not None:
+                each.sink.discard()
+
+    def take(self, name: str, event: dict[str, Any], hidden: list[Embedded]) -> None:
         """Take what one event tells, or drop it."""
-        if not isinstance(event, dict):
-            return
         kind = event.get("type")
-        kind = f"{self._name} {kind}" if isinstance(kind, str) else self._name
+        kind = f"{name} {kind}" if isinstance(kind, str) else name
         keep = "partial" not in kind and "partial_image_index" not in event
-        self.strays += self._settle(strays, keep=keep)
-        for holder in holders(event, bare=True):
-            for name in NAMES:
-                if isinstance(image := holder.get(name), Embedded):
-                    holder[name] = next(iter(self._settle([image], keep=keep)), None)
-        if keep and not self._store(event) and ("error" in kind or "error" in event):
-            self._rest["error"] = event.get("error", event)
+        replaced = self._store(event) if keep else None
+        if replaced is None and keep and ("error" in kind or "error" in event):
+            self.rest["error"] = event.get("error", event)
+        kept = {id(image) for image in images_in(list(self.items.values()))}
+        others = (*images_in(replaced), *images_in(event))
+        self.drop_or_keep((*hidden, *(each for each in others if id(each) not in kept)), keep=keep)
 
-    def _store(self, event: dict[str, Any]) -> bool:
-        """Take a result; False if the event is none."""
+    def _store(self, event: dict[str, Any]) -> list[Any] | None:
+        """Take a result and return the items that it replaces; None if the event is none."""
         answers = [event[name] for name in LISTS if isinstance(event.get(name), dict | list)]
         if answers:
-            replaced = list(self._items.values())
-            items = answers[0] if isinstance(answers[0], list) else answers[:1]
-            self._items = dict(enumerate(items))
+            replaced = list(self.items.values())
+            self.items = dict(enumerate(answers[0] if isinstance(answers[0], list) else answers))
         elif any(event.get(name) for name in NAMES):
-            key = _identity(event) or f"result {len(self._items)}"
-            replaced = [self._items.get(key)]
-            self._items[key] = {name: event[name] for name in _OF_AN_ITEM if name in event}
+            key = _identity(event) or f"result {len(self.items)}"
+            replaced = [self.items.get(key)]
+            self.items[key] = {name: event[name] for name in _OF_AN_ITEM if name in event}
         else:
-            return False
-        self.strays += [image for item in replaced for image in _images(item)]
+            return None
         if "created_at" in event:
-            self._rest["created"] = event["created_at"]
-        self._rest |= {name: event[name] for name in event.keys() - _OF_AN_EVENT}
-        return True
+            self.rest["created"] = event["created_at"]
+        for name in event.keys() - _OF_AN_EVENT:
+            if not any(images_in(event[name])):
+                self.rest[name] = event[name]
+        return replaced
+
+
+def _events(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the data of each event that has any; of very many the last ones."""
+    for event in re.split(r"\n{2,}", text.replace("\r\n", "\n").replace("\r", "\n"))[
+        -_MOST_EVENTS:
+    ]:
+        fields = _FIELD.findall(event)
+        data = "\n".join(value for name, value in fields if name == "data").strip()
+        if data:
+            yield next((value.strip() for name, value in fields if name == "event"), ""), data
 
 
 def _identity(event: dict[str, Any]) -> str | None:
@@ -248,17 +137,3 @@ def _identity(event: dict[str, Any]) -> str | None:
             return f"index {event[name]}"
     url = event.get("url")
     return url if isinstance(url, str) and url else None
-
-
-def _images(item: object) -> Iterator[Embedded]:
-    if isinstance(item, dict):
-        for name in NAMES:
-            if isinstance(image := item.get(name), Embedded):
-                yield image
-
-
-def _worth(item: object) -> list[Embedded | str]:
-    """Return an item's whole images, else its link."""
-    images: list[Embedded | str] = [image for image in _images(item) if image.sink is not None]
-    url = item.get("url") if isinstance(item, dict) else None
-    return images or ([url] if isinstance(url, str) and is_link(url) else [])

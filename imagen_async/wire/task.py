@@ -14,15 +14,13 @@ from urllib.parse import quote, urlsplit
 
 import attrs
 
-from imagen_async.wire.base64_stream import Embedded, ImageString
 from imagen_async.wire.error_body import holds_image, is_error
-from imagen_async.wire.image_paths import LISTS
+from imagen_async.wire.image_paths import BYTES_NAMES, links_of
+from imagen_async.wire.json_stream import images_in
 from imagen_async.wire.short_repr import link_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from imagen_async.wire.base64_stream import Sink
+    from collections.abc import Iterator, Mapping
 
 PATHS: Final = ("tasks/{}", "images/tasks/{}", "images/generations/{}")
 """Where gateways that tell no poll URL keep their tasks, under the base URL."""
@@ -40,14 +38,10 @@ FAILED: Final = frozenset(
 _IDS = ("task_id", "taskId")
 _URLS = ("poll_url", "polling_url", "status_url")
 _WRAPPERS = ("result", "data", "output", "response", "task_result", "task")
-_LINKS = ("image_urls", "urls")
 _LISTS = ("data", "images", "output", "results", "predictions", "choices", "artifacts")
-_LINK_NAMES = ("url", "image_url", "imageUrl", "image")
-_TOP_NAMES = ("b64_json", "image_base64", "image")
-_BYTES_NAMES = ("b64_json", "image_base64", "bytesBase64Encoded", "base64")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_=\s-]{64,}")
+_LINKS = ("image_urls", "urls", *_LISTS)
 _PICTURE = re.compile(r"^https?:[^?#]+\.(?:png|jpe?g|webp|gif|avif)(?:[?#]|$)", re.IGNORECASE)
-_ADDRESS = re.compile(r"(?:https?:|data:|/)\S", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:https?:|/)\S", re.IGNORECASE)
 _ID = re.compile(r"(?!\.$|.*\.\.)[!-~]{1,200}")
 _DEEPEST = 4
 
@@ -116,28 +110,19 @@ def has_failed(document: object) -> bool:
     return any(_state(node) in FAILED for node in _nodes(document))
 
 
-def finished_answer(
-    document: object, open_sink: Callable[[], Sink], max_image_bytes: int
-) -> dict[str, Any] | None:
+def finished_answer(document: object) -> dict[str, Any] | None:
     """Return what a poll holds as the document of an answer, None if there is no image in it.
 
     Args:
-        document: The parsed JSON; the images at its top have been decoded already.
-        open_sink: Makes the sink of one image.
-        max_image_bytes: The most bytes of one decoded image.
+        document: The parsed JSON, its images decoded.
     """
-    for node in _nodes(document):
-        items = list(_items(node))
-        if not items:
-            continue
-        for item in items:
-            text = item.get("b64_json")
-            if isinstance(text, str):
-                string = ImageString(open_sink, max_image_bytes)
-                string.take(text)
-                item["b64_json"] = string.finish()
-        return {"created": node.get("created"), "data": items}
-    return None
+    nodes = list(_nodes(document))
+    for node in nodes:
+        if items := list(_items(node)):
+            return {"created": node.get("created"), "data": items}
+    waits = any(_state(node) in PENDING | FAILED for node in nodes)
+    images = [] if waits else [image for image in images_in(document) if not image.problem]
+    return {"created": None, "data": images} if images else None
 
 
 def _nodes(document: object, depth: int = _DEEPEST) -> Iterator[dict[str, Any]]:
@@ -152,47 +137,22 @@ def _nodes(document: object, depth: int = _DEEPEST) -> Iterator[dict[str, Any]]:
             yield from _nodes(document.get(name), depth - 1)
 
 
-def _items(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for name in _LISTS:
-        value = node.get(name)
-        for item in value if isinstance(value, list) else ():
-            if isinstance(item, str) and (name in LISTS or _ADDRESS.match(item)):
-                yield _linked(item)
-            elif isinstance(item, dict):
-                yield from _single(item)
+def _items(node: dict[str, Any]) -> Iterator[Any]:
+    """Yield the items of an answer's lists, and what stands beside its state: its only image."""
     for name in _LINKS:
         value = node.get(name)
-        for link in value if isinstance(value, list) else ():
-            if isinstance(link, str) and link:
-                yield {"url": link}
-    yield from _top(node)
-
-
-def _top(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield what stands beside the state of an answer: its only image."""
+        for item in value if isinstance(value, list) else ():
+            if isinstance(item, str) and (_ADDRESS.match(item) or (item and name not in _LISTS)):
+                yield {"url": item}
+            elif links_of(item) or any(images_in(item)):
+                yield item
     if _state(node) not in PENDING | FAILED:
         url = node.get("url")
-        names = _TOP_NAMES + ("url",) * (isinstance(url, str) and bool(_PICTURE.search(url)))
-        yield from _single({name: node[name] for name in names if name in node})
-
-
-def _single(item: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield an item for each image: a ``url`` may be a list, or an object."""
-    url = next(filter(None, map(item.get, _LINK_NAMES)), None)
-    url = url.get("url") if isinstance(url, dict) else url
-    embedded = next(filter(None, map(item.get, _BYTES_NAMES)), None)
-    links = [link for link in (url if isinstance(url, list) else [url]) if isinstance(link, str)]
-    if isinstance(embedded, str | Embedded):
-        rest = {name: item[name] for name in item if name != "url"}
-        yield {**rest, **({"url": links[0]} if links else {}), "b64_json": embedded}
-    else:
-        yield from ({**item, **_linked(link)} for link in links if link)
-
-
-def _linked(text: str) -> dict[str, Any]:
-    """Return the item of a link, which may be the image itself."""
-    inside = text[:5].lower() == "data:" or _BASE64.fullmatch(text)
-    return {"b64_json": text, "url": None} if inside else {"url": text}
+        shown = isinstance(url, str) and _PICTURE.search(url)
+        alone = {name: node[name] for name in ("image", *BYTES_NAMES) if name in node}
+        alone |= {"url": url} if shown else {}
+        if links_of(alone) or any(images_in(alone)):
+            yield alone
 
 
 def _is_receipt(node: dict[str, Any]) -> bool:

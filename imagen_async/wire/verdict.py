@@ -86,21 +86,21 @@ class Judgement:
 
 
 class FailureKind(enum.StrEnum):
-    """How an exchange broke without a usable answer."""
+    """How an exchange broke without a usable answer, in words."""
 
-    CONNECT = "connect"
-    CONNECT_TIMEOUT = "connect_timeout"
-    CERTIFICATE = "certificate"
-    TLS = "tls"
-    BAD_URL = "bad_url"
-    BAD_HEADER = "bad_header"
-    PROXY = "proxy"
-    TOO_MANY_FILES = "too_many_files"
-    DROPPED = "dropped"
-    TIMEOUT = "timeout"
-    PROTOCOL = "protocol"
-    CUT_BODY = "cut_body"
-    BAD_ENCODING = "bad_encoding"
+    CONNECT = "No connection to the gateway could be made"
+    CONNECT_TIMEOUT = "The gateway did not accept a connection in time"
+    CERTIFICATE = "The gateway's certificate was not accepted"
+    TLS = "The gateway does not speak TLS on that port"
+    BAD_URL = "The base URL cannot be used"
+    BAD_HEADER = "A header, such as the one of the key, cannot be sent"
+    PROXY = "The proxy did not let the request through"
+    TOO_MANY_FILES = "The process has too many files and sockets open"
+    DROPPED = "The connection was lost before an answer came"
+    TIMEOUT = "No whole answer came in time"
+    PROTOCOL = "The answer was not readable as HTTP"
+    CUT_BODY = "The answer was cut off"
+    BAD_ENCODING = "The answer could not be decompressed"
 
 
 CHARGES: Final[Mapping[Verdict, Charge]] = MappingProxyType(
@@ -132,21 +132,6 @@ _AGAIN = frozenset({Verdict.NOT_SENT, Verdict.REFUSED, Verdict.FAILED, Verdict.U
 _PERMANENT = frozenset(
     {FailureKind.CERTIFICATE, FailureKind.TLS, FailureKind.BAD_URL, FailureKind.BAD_HEADER}
 )
-_FAILURES: Mapping[FailureKind, str] = {
-    FailureKind.CONNECT: "No connection to the gateway could be made",
-    FailureKind.CONNECT_TIMEOUT: "The gateway did not accept a connection in time",
-    FailureKind.CERTIFICATE: "The gateway's certificate was not accepted",
-    FailureKind.TLS: "The gateway does not speak TLS on that port",
-    FailureKind.BAD_URL: "The base URL cannot be used",
-    FailureKind.BAD_HEADER: "A header, such as the one of the key, cannot be sent",
-    FailureKind.PROXY: "The proxy did not let the request through",
-    FailureKind.TOO_MANY_FILES: "The process has too many files and sockets open",
-    FailureKind.DROPPED: "The connection was lost before an answer came",
-    FailureKind.TIMEOUT: "No whole answer came in time",
-    FailureKind.PROTOCOL: "The answer was not readable as HTTP",
-    FailureKind.CUT_BODY: "The answer was cut off",
-    FailureKind.BAD_ENCODING: "The answer could not be decompressed",
-}
 _STATUS = re.compile("[45][0-9]{2}")
 
 
@@ -163,7 +148,7 @@ def judge_failure(kind: FailureKind, *, sent: bool, detail: str = "") -> Judgeme
         verdict,
         CHARGES[verdict],
         again=sent or kind not in _PERMANENT,
-        message=sentence(_FAILURES[kind], detail),
+        message=sentence(kind, detail),
     )
 
 

@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Row:
-    """One line of the table; it fits when everything it names fits.
+    """One line of the table; it fits the statuses and the page that it names, by codes or words.
 
     Args:
         verdict: What an answer that fits means.
         statuses: The HTTP statuses it is about.
-        codes: The error's code, type or reason is one of these, in lower case.
-        words: A pattern, in lower case, found in its code, type, reasons or message.
+        codes: The error's code, type or reason is one of these, in lower case; or
+        words: a pattern, in lower case, is found in its code, type, reasons or message.
         page: It is about what is no JSON, words of a front; other rows, from 500 on, are not.
         authentication: The key is at fault.
     """
 
     verdict: Verdict
     statuses: Container[int]
-    codes: frozenset[str] | None = None
+    codes: frozenset[str] = frozenset()
     words: re.Pattern[str] | None = None
     page: bool = False
     authentication: bool = False
@@ -57,8 +57,10 @@ class Row:
         return (
             status in self.statuses
             and (self.page == page or (status < 500 and not self.page))
-            and (self.codes is None or not self.codes.isdisjoint(names))
-            and (self.words is None or heard.says(self.words, doubt=self.verdict is _DOUBT))
+            and (
+                not self.codes.isdisjoint(names)
+                or (self.words is not None and heard.says(self.words, doubt=self.verdict is _DOUBT))
+            )
         )
 
 
@@ -122,10 +124,6 @@ ROWS: Final[tuple[Row, ...]] = (
             " get_channel_failed"  # new-api says it only of a second try
             " new_api_panic one_api_panic"  # may come at any moment
         ),
-    ),
-    Row(
-        Verdict.UNKNOWN,
-        _SUCCESS | _FAULTY,
         words=_words(
             r"time[ds]?[ -]?out",
             "deadline",
@@ -167,10 +165,6 @@ ROWS: Final[tuple[Row, ...]] = (
         Verdict.UNKNOWN,
         _SUCCESS | _CLIENT | _FAULTY,
         codes=_codes("image_upscale_failed"),
-    ),
-    Row(
-        Verdict.UNKNOWN,
-        _SUCCESS | _CLIENT | _FAULTY,
         words=_words(
             r"usage guidelines(?![\s\S]*not be charged)",
             "content[ _]moderated",
@@ -268,10 +262,6 @@ ROWS: Final[tuple[Row, ...]] = (
             " api_not_implemented sensitive_words_detected prompt_blocked"
             " content_policy_violation content_filter moderation_blocked"
         ),
-    ),
-    Row(
-        Verdict.REJECTED,
-        _SUCCESS | _FAULTY | {403},
         words=_words(
             "content[ _]policy",
             "safety system",
@@ -338,20 +328,15 @@ ROWS: Final[tuple[Row, ...]] = (
     # Envoy's "UF" and "UO": no connection to the origin, or no room for one (Envoy's documentation
     # of response flags, 2026). Its other reset reasons come after the request was passed on, and
     # so may these where it says "retried and the latest reset reason".
-    Row(
-        Verdict.REFUSED,
-        frozenset({503}),
-        words=_words(
-            r"before headers\. reset reason: (?:(?:remote |local )?connection failure|overflow)\b"
-        ),
-        page=True,
-    ),
     # nginx's limit_req and limit_conn (their documentation, 2026): it says 502 and 504 of its
     # origins. Other servers use the same title, so the page must name it.
     Row(
         Verdict.REFUSED,
         frozenset({503}),
-        words=_words(r"^503 service temporarily unavailable\n(?:nginx|openresty)\b"),
+        words=_words(
+            r"before headers\. reset reason: (?:(?:remote |local )?connection failure|overflow)\b",
+            r"^503 service temporarily unavailable\n(?:nginx|openresty)\b",
+        ),
         page=True,
     ),
 )

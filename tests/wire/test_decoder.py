@@ -37,7 +37,7 @@ class MemorySink:
         self.state = "closed"
 
     def discard(self) -> None:
-        assert self.state == "open", f"discarded after {self.state}"
+        assert self.state != "discarded"
         self.state = "discarded"
 
 
@@ -97,27 +97,27 @@ def oracle(body: bytes) -> Any:
         document = json.loads(body.decode("utf-8-sig", "surrogatepass"))
     except (ValueError, RecursionError):
         return AnswerError
-    if isinstance(document, dict):
-        for name in ("data", "images"):
-            value = document.get(name)
-            for item in value if isinstance(value, list) else [value]:
-                if isinstance(item, dict):
-                    decode_item(item)
-    return document
+    return decoded(document, None)
 
 
-def decode_item(item: dict[str, Any]) -> None:
-    for name in ("b64_json", "url"):
-        text = item.get(name)
-        if not isinstance(text, str) or not text:
-            continue
-        is_data = text[:5].lower() == "data:"
-        if name == "url" and not is_data:
-            continue
-        if is_data:
-            head = re.match(r"data:[^,]*;base64,", text, re.IGNORECASE)
-            text = text[head.end() :] if head else "?"
-        item[name] = decode_text(text)
+def decoded(value: Any, name: str | None) -> Any:
+    """Return a document with the images decoded that their names or first letters tell."""
+    if isinstance(value, dict):
+        return {name: decoded(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [decoded(inner, None) for inner in value]
+    if not isinstance(value, str) or not value:
+        return value
+    is_data, head = value[:5].lower() == "data:", PREFIX.match(value)
+    named = name == "b64_json" or (is_data and name == "url")
+    begun = value.startswith("iVBORw0KGgo") and (len(value) >= 4096 or LETTERS.fullmatch(value))
+    if not named and not (len(value) >= 64 and (head or begun)):
+        return value
+    return decode_text(value[head.end() :] if head else "?" if is_data else value)
+
+
+LETTERS = re.compile(r"[A-Za-z0-9+/=_\s-]*")
+PREFIX = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
 STRICT = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
@@ -156,14 +156,20 @@ TEXTS = st.builds(encoded, st.sampled_from([0, 1, 2, 3, 100, 3071, 3072, 3073, 9
 IMAGE_TEXTS = st.builds(
     lambda prefix, text, end: prefix + text + end,
     st.sampled_from(
-        ["", "data:image/png;base64,", "DATA:image/jpeg;a=b;base64,", "data:image/png,"]
+        [
+            "",
+            "iVBORw0KGgoB",
+            "data:image/png;base64,",
+            "DATA:image/jpeg;a=b;base64,",
+            "data:image/png,",
+        ]
     ),
     TEXTS,
     st.sampled_from(["", "", "=", "?", " \r\n", '"', "\\", "é", "\ud800"]),
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
 ITEMS = st.dictionaries(
-    st.sampled_from(["b64_json", "url", "revised_prompt", "x", 'y"']), IMAGE_TEXTS | SCALARS
+    st.sampled_from(["b64_json", "url", "revised_prompt", "x", 'y"', "z\\"]), IMAGE_TEXTS | SCALARS
 )
 VALUES = st.recursive(SCALARS | ITEMS, lambda inner: st.lists(inner, max_size=3), max_leaves=4)
 DOCUMENTS = st.dictionaries(
@@ -289,6 +295,43 @@ def test_memory_stays_flat_in_every_shape(shape: str) -> None:
     assert run.states == ["closed"]
 
 
+@pytest.mark.parametrize("size", [300, 60_000])
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+@pytest.mark.parametrize("first", [b"\x89PNG\r\n\x1a\n\0", b"\xff\xd8\xff", b"RIFF1234WEBP"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '{"images":["%s"]}',
+        '{"output":{"image":"%s"},"data":[]}',
+        '{"candidates":[{"parts":[{"inlineData":{"data":"%s"}}]}]}',
+        '["%s"]',
+        '{"status":"ok"}\n{"images":["%s"]}',
+        'callback({"data":["%s"]});',
+    ],
+)
+def test_an_image_is_known_by_its_first_letters(
+    shape: str, first: bytes, head: str, size: int
+) -> None:
+    """Wherever a gateway puts an image, and whatever it calls it, its bytes go to a sink."""
+    data = first + picture(size)
+    text = head + base64.b64encode(data).decode().replace("/", "\\/")
+    for cut in CUTS[1:]:
+        run = Run(AnswerLimits(max_text_bytes=6000))
+        run.feed((shape % text).encode(), cut)
+        run.decoder.finish()
+        assert [bytes(sink.data) for sink in run.sinks] == [data], cut
+        assert run.states == ["closed"]
+
+
+def test_a_text_that_quotes_an_image_is_none() -> None:
+    """What stands behind an escaped quote, or only begins like an image, is text."""
+    letters = "iVBORw0KGgo" + "A" * 6000
+    document = {"a": f'say "{letters}" or "b64_json":"{letters}', "b": "/9j/x", "c": "/9j/ a word"}
+    run = Run()
+    assert run.result(json.dumps(document).encode(), 1000) == document
+    assert run.sinks == []
+
+
 def test_bad_base64_spoils_its_image_only() -> None:
     """After an error nothing is written to that sink, and the next image comes whole."""
     text = json.dumps(answer(90_000, 90_000, 90_000))
@@ -330,7 +373,7 @@ def test_images_over_the_number_are_dropped_and_named(size: int) -> None:
 def test_the_text_limit_is_exact_at_any_cut(size: int) -> None:
     """A text of just the limit passes and one byte more does not, however it is cut."""
     body = json.dumps(answer(6000, pad="x" * 90_000)).encode()
-    exact = len(body) - len(encoded(6000)) - 2
+    exact = len(body) - len(encoded(6000))
     assert Run(AnswerLimits(max_text_bytes=exact)).result(body, size) is not AnswerError
     assert Run(AnswerLimits(max_text_bytes=exact - 1)).result(body, size) is AnswerError
 
@@ -379,7 +422,7 @@ def test_an_error_carries_an_excerpt_without_images() -> None:
         (b'{"a":' + b"9" * 5000 + b"}", "no JSON that Python reads"),
         ('{"a":"é"}'.encode("latin-1"), "not UTF-8"),
         (b'{"data":[{"b64_json":"' + encoded(9000).encode(), "cut inside an image"),
-        (b'{"data":[{"b64_json":"' + encoded(9000).encode() + b'\\x"}]}', "a string is broken"),
+        (b'{"data":[{"b64_json":"' + encoded(9000).encode() + b'\\x"}]}', "not JSON"),
         (b"[1] [2]", "not JSON"),
     ],
 )
@@ -424,31 +467,15 @@ def test_a_cut_body_gives_its_whole_images(size: int) -> None:
         assert run.decoder.salvage() == []
 
 
-def test_salvage_takes_no_image_from_a_wrong_place() -> None:
-    """A string that only looks like an image's is not salvaged."""
-    run = Run()
-    assert run.result(b'{"x":[{"b64_json":"QUJD"}],"data":[{"b64_json":"QUJE"},') is AnswerError
-    assert [error_to_row(image) for image in run.decoder.salvage()] == [("image", b"ABD")]
-
-
 def test_salvage_is_bounded_on_hostile_text() -> None:
-    """Thousands of strings in wrong places are judged only while it stays cheap."""
-    run = Run(AnswerLimits(max_text_bytes=50_000, max_images=3))
-    assert run.result(b'{"x":[' + b'{"b64_json":"QUJD"},' * 2000) is AnswerError
-    assert run.decoder.salvage() == []
+    """No more images are salvaged than an answer may hold, and of endless brackets none."""
     run = Run(AnswerLimits(max_images=3))
     assert run.result(b'{"data":[' + b'{"b64_json":"QUJD"},' * 2000) is AnswerError
     assert len(run.decoder.salvage()) == 3
-
-
-def test_judging_in_vain_ends() -> None:
-    """Long strings in wrong places stay in the text, and images after too many do as well."""
-    wrong = '{"b64_json":"' + encoded(4000) + '"},'
-    text = '{"x":[' + wrong * 12 + '0],"data":[{"b64_json":"' + encoded(9000) + '"}]}'
-    body = text.encode()
-    run = Run(AnswerLimits(max_text_bytes=len(body)))
-    assert same(run.result(body, 16_384), oracle(body))
-    assert run.decoder.strays == []
+    for text in (b"[", b"[]", b'{"a":', b'"', b"{}"):
+        run = Run()
+        assert run.result(b"[" + text * 200_000) is AnswerError
+        assert run.decoder.salvage() == []
 
 
 def test_a_failing_sink_is_not_taken_for_broken_json() -> None:
@@ -494,7 +521,7 @@ def test_a_string_fed_in_pieces_equals_the_whole(parts: list[str], size: int) ->
     assert string.feed(inside[:512]) is None
     for start in range(512, len(inside), size):
         assert string.feed(inside[start : start + size]) is None
-    assert string.feed(b'"rest') == b"rest"
+    assert string.feed(b'"rest') == b'"rest'
     expected = decode_text(json.loads(b'"' + inside + b'"'))
     assert error_to_row(string.finish()) == expected
 
@@ -509,6 +536,6 @@ def test_letters_after_padding_are_bad_base64(pieces: tuple[str, ...]) -> None:
     assert string.feed(b"QUJD" * 128) is None
     for piece in pieces:
         assert string.feed(piece.encode()) is None
-    assert string.feed(b'"') == b""
+    assert string.feed(b'"') == b'"'
     assert string.finish().problem == "bad base64"
     assert run.states == ["discarded"]

@@ -61,6 +61,8 @@ def test_created_is_read_from_any_number(value: object, created: int | None) -> 
         ({"url": WHOLE, "b64_json": OTHER}, Item(embedded=OTHER)),
         ({"url": "u", "b64_json": "", "revised_prompt": 7, "width": 5}, Item("u")),
         ({"url": 5, "b64_json": WHOLE}, Item(embedded=WHOLE)),
+        ({"image": {"parts": [1, WHOLE]}, "url": "u"}, Item("u", WHOLE)),
+        ({"image_url": {"url": "u"}}, Item("u")),
     ],
 )
 def test_an_item_is_a_link_or_an_image_or_both(item: dict[str, Any], expected: Item) -> None:
@@ -73,7 +75,7 @@ def test_an_item_is_a_link_or_an_image_or_both(item: dict[str, Any], expected: I
     ("item", "problem", "left"),
     [
         (None, "item 2 is not an object", None),
-        ("https://x/1", "item 2 is not an object", None),
+        ("a text", "item 2 is not an object", None),
         ({}, "item 2 holds no image", None),
         ({"url": None, "b64_json": "", "revised_prompt": "p"}, "item 2 holds no image", None),
         ({"b64_json": 5}, "item 2 holds no image", None),
@@ -113,7 +115,25 @@ def test_many_problems_are_summed_up() -> None:
     assert answer.problems[-1] == "and 4980 more like these"
 
 
-@pytest.mark.parametrize("document", [None, [], "text", 5, [{"url": "u"}]])
+def test_each_image_of_an_item_counts_and_so_does_one_outside() -> None:
+    """What arrived is kept, wherever it stands; fields that hold images are no extras."""
+    item = {"url": ["u", "v"], "images": [WHOLE, OTHER], "revised_prompt": "p"}
+    document = {"data": [item, "https://x/1", OTHER], "more": {"x": [WHOLE]}, "usage": 1}
+    assert structure_answer(document) == Answer(
+        items=(
+            *(Item("u", WHOLE, "p"), Item("v", OTHER, "p"), Item("https://x/1")),
+            *(Item(embedded=OTHER), Item(embedded=WHOLE)),
+        ),
+        extras={"usage": 1},
+        problems=("images came that no item names",),
+    )
+    assert structure_answer([{"url": "u"}, {"b64_json": WHOLE}]).items == (
+        *(Item("u"), Item(embedded=WHOLE)),
+    )
+    assert structure_answer(WHOLE).items == (Item(embedded=WHOLE),)
+
+
+@pytest.mark.parametrize("document", [None, "text", 5])
 def test_a_document_that_is_no_object_is_an_error(document: object) -> None:
     """Only an object is an answer."""
     with pytest.raises(AnswerError, match="not an object"):

