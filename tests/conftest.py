@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from imagen_async.session import transport
 from imagen_async.testing import patch_aioresponses
@@ -36,6 +37,10 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
         if f"{item.path.relative_to(HERE)}::{item.name}".startswith(ONCE):
             item.add_marker("once")
 
+
+# A machine that is busy elsewhere says nothing of the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 for name in ("IMAGEN_BASE_URL", "IMAGEN_API_KEY"):
     # A developer's own gateway is nothing to test against.
