@@ -65,17 +65,10 @@ class Answer:
 DROPPED = Answer(framing=Framing.DROPPED)
 
 
-def front_page(status: int) -> Answer:
+def front_page(status: int, **headers: str) -> Answer:
     """Return nginx's page of a status."""
-    headers = {
-        name: text for name, text in proxy_pages.NGINX_HEADERS.items() if name != "Content-Type"
-    }
+    headers = {"Server": proxy_pages.NGINX, **headers}
     return Answer(status, proxy_pages.nginx_page(status), "text/html", headers)
-
-
-def too_large() -> Answer:
-    """Return what the front says to a body that is too large."""
-    return attrs.evolve(front_page(413), headers={"Server": "nginx/1.22.1", "Connection": "close"})
 
 
 def timed_out(front: str) -> Answer:
