@@ -137,6 +137,7 @@ async def pycurl(base_url: str, calls: int) -> None:
 
     multi, remaining, busy = curl.CurlMulti(), iter(range(calls)), 0
     body = json.dumps(BODY).encode()
+    headers = ["Authorization: Bearer k", "Content-Type: application/json"]
 
     def send(handle: curl.Curl) -> int:
         if next(remaining, None) is None:
@@ -149,7 +150,7 @@ async def pycurl(base_url: str, calls: int) -> None:
     for _ in range(IN_FLIGHT):
         handle = curl.Curl()
         handle.setopt(curl.URL, f"{base_url}/images/generations")
-        handle.setopt(curl.HTTPHEADER, ["Authorization: Bearer k", "Content-Type: application/json"])
+        handle.setopt(curl.HTTPHEADER, headers)
         handle.setopt(curl.POSTFIELDS, body)
         busy += send(handle)
     while busy:
@@ -204,7 +205,7 @@ def _cpu() -> float:
 
 
 def main() -> None:
-    """Compare the two sides."""
+    """Compare the sides."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=CALLS)

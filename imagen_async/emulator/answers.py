@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from imagen_async.emulator import proxy_pages
-from imagen_async.emulator.streaming import EVENT_STREAM, event_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from imagen_async.emulator.faults import Fault
 
 JSON_TYPE = "application/json"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
 class Framing(enum.Enum):
@@ -65,17 +65,10 @@ class Answer:
 DROPPED = Answer(framing=Framing.DROPPED)
 
 
-def front_page(status: int) -> Answer:
+def front_page(status: int, **headers: str) -> Answer:
     """Return nginx's page of a status."""
-    headers = {
-        name: text for name, text in proxy_pages.NGINX_HEADERS.items() if name != "Content-Type"
-    }
+    headers = {"Server": proxy_pages.NGINX, **headers}
     return Answer(status, proxy_pages.nginx_page(status), "text/html", headers)
-
-
-def too_large() -> Answer:
-    """Return what the front says to a body that is too large."""
-    return attrs.evolve(front_page(413), headers={"Server": "nginx/1.22.1", "Connection": "close"})
 
 
 def timed_out(front: str) -> Answer:
@@ -231,6 +224,35 @@ def spoiled(
     if fault is not None and fault.name in _ON_BYTES:
         return _ON_BYTES[fault.name](answer)
     return on_the_way(answer, fault)
+
+
+_OF_EVERY_EVENT = ("background", "output_format", "quality", "size")
+
+
+def event_stream(body: Mapping[str, Any], partials: Sequence[str]) -> bytes:
+    """Return a success body as server-sent events.
+
+    Args:
+        body: What the answer would be as JSON.
+        partials: Partial images as base64, in the order in which they were drawn.
+    """
+    told = {name: body[name] for name in _OF_EVERY_EVENT if name in body}
+    told["created_at"] = body["created"]
+    events: list[dict[str, Any]] = [
+        {"type": "image_generation.partial_image", "partial_image_index": place, "b64_json": text}
+        for place, text in enumerate(partials)
+    ]
+    for item in body.get("data") or []:
+        image = {name: item[name] for name in ("b64_json", "url") if name in item}
+        events.append({"type": "image_generation.completed", **image})
+    if events and "usage" in body:
+        events[-1]["usage"] = body["usage"]
+    return b"".join(_event({**event, **told}) for event in events)
+
+
+def _event(event: Mapping[str, Any]) -> bytes:
+    data = json.dumps(event, separators=(",", ":"))
+    return f"event: {event['type']}\ndata: {data}\n\n".encode()
 
 
 def on_the_way(answer: Answer, fault: Fault | None) -> Answer:

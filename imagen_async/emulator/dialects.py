@@ -1,4 +1,4 @@
-"""How a gateway words its answers: success bodies, error envelopes and header names.
+"""How a gateway words its answers: success bodies, costs, error envelopes and header names.
 
 Sources: the gateway's page for ``page``; songquanpeng/one-api and Calcium-Ion/new-api for the
 error words and the empty-string fields; OpenAI's API reference for ``openai``.
@@ -243,3 +243,37 @@ def model_list(models: Sequence[str]) -> dict[str, Any]:
 def model_row(model: str) -> dict[str, Any]:
     """Return the body of ``GET /v1/models/{id}``."""
     return {"id": model, "object": "model", "created": 1747785600, "owned_by": "emulator"}
+
+
+_TICKS = 10_000_000_000
+"""xAI's ticks in a dollar."""
+
+
+def cost_headers(name: str | None, usd: float) -> dict[str, str]:
+    """Return the headers that tell a cost.
+
+    Args:
+        name: One of ``COSTS``, or None.
+        usd: The cost.
+    """
+    if name == "aimlapi":
+        return {"x-aimlapi-usd-spent": f"{usd:.9f}"}
+    if name == "litellm":
+        return {"x-litellm-response-cost": f"{usd}"}
+    return {}
+
+
+def with_cost(body: dict[str, Any], name: str | None, usd: float) -> dict[str, Any]:
+    """Return a success body that tells its cost, if it is told there.
+
+    Args:
+        body: The success body.
+        name: One of ``COSTS``, or None.
+        usd: The cost.
+    """
+    told: dict[str, Any] = {}
+    if name == "xai":
+        told = {"cost_in_usd_ticks": round(usd * _TICKS)}
+    elif name == "openrouter":
+        told = {"cost": usd}
+    return body | {"usage": body.get("usage", {}) | told} if told else body

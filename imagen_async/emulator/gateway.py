@@ -17,8 +17,7 @@ from imagen_async.emulator.answers import (
     spoiled,
     timed_out,
 )
-from imagen_async.emulator.costs import cost_headers, with_cost
-from imagen_async.emulator.dialects import model_row
+from imagen_async.emulator.dialects import cost_headers, model_row, with_cost
 from imagen_async.emulator.faults import FAULT_HEADER, STATUSES, WORDS, Fault, FaultPlan, Stage
 from imagen_async.emulator.file_store import Gallery
 from imagen_async.emulator.items import ItemMaker, Job

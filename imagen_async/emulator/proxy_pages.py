@@ -10,8 +10,8 @@ _NGINX = (
     "</body>\r\n</html>\r\n"
 )
 
-NGINX_HEADERS = {"Server": "nginx/1.22.1", "Content-Type": "text/html"}
-"""Of every page nginx makes itself (captured from Debian's nginx 1.22.1)."""
+NGINX = "nginx/1.22.1"
+"""The server whose pages these are (captured from Debian's)."""
 
 _TITLES = {504: "Gateway Time-out", 413: "Request Entity Too Large"}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import attrs
 from aiohttp import web
 
-from imagen_async.emulator.answers import front_page, index_page, json_answer, too_large
+from imagen_async.emulator.answers import front_page, index_page, json_answer
 from imagen_async.emulator.control import PREFIX, control, stranger
 from imagen_async.emulator.dialects import model_list
 from imagen_async.emulator.faults import FAULT_HEADER, FaultRule
@@ -212,7 +212,7 @@ class Emulator(Settings):
             request.protocol.force_close()
             return response
         if raw is None:
-            return (await deliver(request, too_large()))[0]
+            return (await deliver(request, front_page(413, Connection="close")))[0]
         if request.path in GENERATE and request.method == "POST":
             exchange = self.gateway.begin(raw, request.headers)
             answer = await self.gateway.answer(exchange, request.headers.get(FAULT_HEADER))

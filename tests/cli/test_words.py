@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import termios
 import unicodedata
 from pathlib import Path
 
@@ -429,3 +431,19 @@ def test_lines_go_where_they_belong(monkeypatch):
     result("a path")
     note("a note")
     assert (out.getvalue(), err.getvalue()) == ("a path\n", "a note\n")
+
+
+def test_long_lines_are_broken_at_words_and_commands_are_not(monkeypatch):
+    """On a terminal prose ends at words within its width; a command stays one line to copy."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 40))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        note("one two three four five six seven eight nine ten")
+        note("  go on: imagen-async batch prompts.txt --out shots --retry-failed")
+        shown = os.read(ours, 4096).decode().replace("\r\n", "\n")
+    os.close(ours)
+    assert shown == (
+        "one two three four five six seven eight\nnine ten\n"
+        "  go on: imagen-async batch prompts.txt --out shots --retry-failed\n"
+    )
