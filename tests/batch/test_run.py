@@ -644,6 +644,14 @@ async def test_a_closed_client_stops_the_batch(core: Any, tmp_path: Path) -> Non
     assert report.pending > 0
 
 
+async def test_a_number_past_all_counting_stops_nothing(core: Any, tmp_path: Path) -> None:
+    """A gateway that refuses it costs that row alone; the journal counts on."""
+    rows: Any = [{"prompt": "a", "n": 10**30}, {"prompt": "b", "extra": {"n": 10**30}}, "c"]
+    _, report = await run_all(core, rows, tmp_path / "out")
+
+    assert (report.done, report.failed, report.invalid, report.problem) == (1, 2, 1, None)
+
+
 async def test_a_request_that_json_cannot_carry_is_refused(core: Any, tmp_path: Path) -> None:
     """It is that row's error, and the others run."""
     bad = GenerationRequest("a", extra={"x": object()})
