@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import math
@@ -11,9 +12,11 @@ import stat
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from imagen_async.batch import lists
 from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.prompts import Row, read_source
 from imagen_async.batch.run import Run, RunOptions
@@ -506,6 +509,20 @@ async def test_a_full_disk_stops_the_intake(
     assert not list((out / "images").rglob("*.part"))
     _, report = await run_all(core, b64(*"0123456789"), out)
     assert report.done + report.unknown == 10
+
+
+async def test_a_disk_that_fails_at_the_start_is_told_in_a_line(
+    emulator: Emulator, core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent, the folder is named, and the same command works once there is room."""
+    full = Mock(side_effect=OSError(errno.ENOSPC, "full"))
+    with monkeypatch.context() as patch:
+        patch.setattr(lists, "write_whole", full)
+        with pytest.raises(ConfigurationError, match=r"cannot write to .*/out: No space left"):
+            await run_all(core, ["a"], tmp_path / "out")
+    assert emulator.ledger.total.posts == 0
+    _, report = await run_all(core, ["a"], tmp_path / "out")
+    assert report.done == 1
 
 
 async def test_an_endpoint_is_kept(emulator: Emulator, core: Any, tmp_path: Path) -> None:
