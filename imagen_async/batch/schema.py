@@ -7,6 +7,7 @@ import os
 import sqlite3
 import sys
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
@@ -171,9 +172,25 @@ class _Connection(sqlite3.Connection):
 
     def close(self) -> None:
         super().close()
+        self.let_go()
+
+    def let_go(self) -> None:
         folder, self.folder = self.folder, None
         if folder is not None:
             os.close(folder)
+
+
+_connections: WeakSet[_Connection] = WeakSet()
+
+
+def _let_go_all() -> None:
+    for connection in _connections:
+        connection.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    # Else a child would hold the folder for as long as it lives.
+    os.register_at_fork(after_in_child=_let_go_all)
 
 
 def connect(folder: Path) -> sqlite3.Connection:
@@ -192,6 +209,7 @@ def connect(folder: Path) -> sqlite3.Connection:
     try:
         # Before SQLite reads anything: it would fold in and delete the log of who has the folder.
         connection.folder = _hold(folder)
+        _connections.add(connection)
         logged = log.exists() and log.stat().st_size > 0
         _lock(connection)
         if fresh or not connection.execute("SELECT 1 FROM sqlite_master").fetchone():

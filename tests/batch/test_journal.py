@@ -273,6 +273,25 @@ with look(Path({str(tmp_path)!r})):
     await journal.aclose()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+async def test_a_forked_child_holds_no_folder(tmp_path: Path) -> None:
+    """A worker that outlives the run keeps nobody out."""
+    journal = await opened(tmp_path)
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(theirs)
+        os.read(ours, 1)
+        os._exit(0)
+    os.close(ours)
+    try:
+        await journal.aclose()
+        await (await opened(tmp_path)).aclose()
+    finally:
+        os.close(theirs)
+        os.waitpid(child, 0)
+
+
 FULL_AT_THE_END = """
 import asyncio, sqlite3, sys
 from pathlib import Path
