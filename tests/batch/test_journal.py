@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import sqlite3
 import sys
 from pathlib import Path
@@ -277,18 +278,20 @@ with look(Path({str(tmp_path)!r})):
 async def test_a_forked_child_holds_no_folder(tmp_path: Path) -> None:
     """A worker that outlives the run keeps nobody out."""
     journal = await opened(tmp_path)
-    ours, theirs = os.pipe()
+    ours, theirs = socket.socketpair()
     child = os.fork()
     if not child:
-        os.close(theirs)
-        os.read(ours, 1)
+        ours.close()
+        theirs.send(b"it runs")
+        theirs.recv(1)
         os._exit(0)
-    os.close(ours)
+    theirs.close()
     try:
+        ours.recv(7)
         await journal.aclose()
         await (await opened(tmp_path)).aclose()
     finally:
-        os.close(theirs)
+        ours.close()
         os.waitpid(child, 0)
 
 
