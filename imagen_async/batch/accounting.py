@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 UNIT: Final = 1e-10
 """US dollars: what costs that gateways tell are counted in; xAI tells no larger unit."""
+_MOST: Final = 10**4
+"""US dollars of one call: who tells more means another unit, and the journal's sum has an end."""
 _UNKNOWN = (State.UNKNOWN, State.RECEIVED)
 """States that cost or may have cost, with no image yet."""
 
@@ -204,7 +206,7 @@ class ItemAccount:
             cost: None leaves what was told before.
             images: How many came.
         """
-        if cost is None:
+        if cost is None or cost.amount > _MOST:
             return
         before, before_images = item.cost, item.cost_images
         item.cost = self._cost_before[0] + round(cost.amount * 10**10)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import queue
 import sqlite3
@@ -288,6 +289,7 @@ class SqliteJournal:
             results: list[Any] | ConfigurationError
             try:
                 if connection is None:
+                    _close_again()
                     connection = schema.connect(self.folder)
                     place = schema.place(self.folder)
                 results = _run(connection, group)
@@ -309,7 +311,9 @@ class SqliteJournal:
             schema.close(connection)
         except sqlite3.Error as error:
             self.broken = self.broken or schema.explain(error, self.folder)
-            # Closing would delete the log, and the file does not say that nothing is missing.
+            # Closing would delete the log, and the file does not say that nothing is missing; so
+            # would the interpreter's end, if nothing referred to it.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
             _unclosed.append(connection)
 
     def _next(self) -> list[_Job] | None:
@@ -328,6 +332,16 @@ class SqliteJournal:
         """Settle the futures of a whole group in one call to the loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_settle, group, results)
+
+
+def _close_again() -> None:
+    """Close what could not be closed: there may be room on the disk by now."""
+    for _ in range(len(_unclosed)):
+        connection = _unclosed.pop(0)
+        try:
+            schema.close(connection)
+        except sqlite3.Error:
+            _unclosed.append(connection)
 
 
 def _moved(folder: Path) -> ConfigurationError:

@@ -203,8 +203,9 @@ class _CutError(Exception):
 def _lines(stream: gzip.GzipFile | IO[bytes]) -> Iterator[bytes]:
     come = 0
     try:
-        for line in stream:
-            come += 1
+        for come, line in enumerate(stream, 1):
+            if b"\0" in line:
+                raise _CutError(come, "it holds NUL, as UTF-16 does; save the input as UTF-8.")
             yield line.removeprefix(BOM) if come == 1 else line
     except _BROKEN as error:
         problem = f"the input breaks off here ({type(error).__name__})."

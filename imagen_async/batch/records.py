@@ -254,9 +254,9 @@ class Count:
 
 
 def images_requested(request: GenerationRequest) -> int:
-    """Return how many images a request buys, at least."""
+    """Return how many images a request buys, at least; as far as the journal can count."""
     n = request.n if request.n is not None else request.extra.get("n")
-    return n if isinstance(n, int) and n > 0 else 1
+    return min(n, 2**31) if isinstance(n, int) and n > 0 else 1
 
 
 def unstructured(record: object) -> Mapping[str, Any]:

@@ -246,10 +246,11 @@ class KnownItems:
         """Return whether any item with this one's prompt was or may have been charged."""
         return prompt_of(identity) in self._prompts
 
-    def has_name(self, digits: str) -> bool:
-        """Return whether an item's files are named by these 12 hexadecimal digits."""
-        for _, found in self._sets:  # noqa: SIM110 - asked of every file: twice as fast as any()
-            if found.has_name(digits):
+    def owns_files(self, digits: str) -> bool:
+        """Return whether an item that may have images has these 12 hexadecimal digits."""
+        for (state, charge), found in self._sets:
+            # What is known to have cost nothing was not so when its image came.
+            if (charge is not Charge.NO or state is State.SENDING) and found.has_name(digits):
                 return True
         return False
 
@@ -278,12 +279,12 @@ def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recove
         drop: Whether to give up what may have been charged and is not done.
 
     Raises:
-        ConfigurationError: If an image belongs to no item: the journal has lost commits.
+        ConfigurationError: If an image is of no item that may have one: the journal lost commits.
         OSError: If the disk fails.
     """
     groups = journal.known()
     known = KnownItems(groups)
-    parts = item_files.survey(folder, known.has_name)
+    parts = item_files.survey(folder, known.owns_files)
     cut = list(journal.items([State.SENDING])) if known.has_any(State.SENDING) else []
     settled = [_settled(folder, item) for item in cut]
     for item in settled:

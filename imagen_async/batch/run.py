@@ -116,8 +116,11 @@ class Run:
         await journal.open()
         try:
             await self._resume(journal)
-        except BaseException:
+        except BaseException as error:
             await to_the_end(journal.aclose())
+            if isinstance(error, OSError):
+                problem = disk.cannot_write(self._folder, error)
+                raise ConfigurationError(f"The batch did not begin: we {problem}.") from None
             raise
         return self
 

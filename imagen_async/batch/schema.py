@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
 from imagen_async.wire.text import printable
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,6 +161,38 @@ class HeldJournalError(ConfigurationError):
     """Another process runs the batch."""
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that holds the folder too.
+
+    SQLite's locks end unseen when anything in this process closes the journal's file: a thread that
+    copies the folder, say. One of a descriptor ends with that alone.
+    """
+
+    folder: int | None = None
+
+    def close(self) -> None:
+        super().close()
+        self.let_go()
+
+    def let_go(self) -> None:
+        folder, self.folder = self.folder, None
+        if folder is not None:
+            os.close(folder)
+
+
+_connections: WeakSet[_Connection] = WeakSet()
+
+
+def _let_go_all() -> None:
+    for connection in _connections:
+        connection.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    # Else a child would hold the folder for as long as it lives.
+    os.register_at_fork(after_in_child=_let_go_all)
+
+
 def connect(folder: Path) -> sqlite3.Connection:
     """Open the journal of a folder, made if there is none, and hold its lock.
 
@@ -166,9 +203,14 @@ def connect(folder: Path) -> sqlite3.Connection:
     path = folder / NAME
     fresh = _make(folder, path)
     log = folder / LOG
-    logged = log.exists() and log.stat().st_size > 0
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
+    connection = sqlite3.connect(
+        path, isolation_level=None, timeout=0, check_same_thread=False, factory=_Connection
+    )
     try:
+        # Before SQLite reads anything: it would fold in and delete the log of who has the folder.
+        connection.folder = _hold(folder)
+        _connections.add(connection)
+        logged = log.exists() and log.stat().st_size > 0
         _lock(connection)
         if fresh or not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
             _create(connection, folder)
@@ -210,7 +252,10 @@ def damaged() -> ConfigurationError:
 
 def explain(error: sqlite3.Error, folder: Path) -> ConfigurationError:
     """Return our error for one of SQLite's: what to do, without its parameters."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest is detail
+    return _error(getattr(error, "sqlite_errorcode", 0) & 0xFF, folder)  # the rest is detail
+
+
+def _error(code: int, folder: Path) -> ConfigurationError:
     held = code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
     advice = _ADVICE.get(code, _DAMAGED)
     return (HeldJournalError if held else ConfigurationError)(
@@ -232,6 +277,24 @@ def _make(folder: Path, path: Path) -> bool:
         ) from None
     disk.sync_folder(folder)
     return True
+
+
+def _hold(folder: Path) -> int | None:
+    """Return a descriptor that locks a folder until it is closed, None if that cannot be had."""
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise _error(sqlite3.SQLITE_BUSY, folder) from None
+        return None  # some network disks lock no folders
+    return descriptor
 
 
 def _lock(connection: sqlite3.Connection) -> None:

@@ -16,7 +16,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.payload import BytesPayload, Payload
 
 from imagen_async.wire.tcp import CLOSED, ended_by_fin, never_read
@@ -43,6 +45,24 @@ class Connection(ResponseHandler):
         aiohttp would take them for the answer to the next request.
         """
         return super().is_connected() and not self.should_close
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; a head on its own, so that junk after its body does not cost it too."""
+        # aiohttp's parser drops all that came with the bytes at which it stumbles.
+        end = data.find(b"\r\n\r\n") + 4 if data.startswith(b"HTTP/") else 0
+        super().data_received(data[:end] if end > 4 else data)
+        if 4 < end < len(data):
+            super().data_received(data[end:])
+
+    def set_exception(  # pyright: ignore[reportIncompatibleMethodOverride] - as it is called
+        self, exc: BaseException, *cause: BaseException
+    ) -> None:
+        """End a body whose framing broke, too: aiohttp lets that wait for a timeout."""
+        super().set_exception(exc, *cause)
+        payload = self._payload
+        if payload is not None and isinstance(exc, HttpProcessingError) and not payload.is_eof():
+            # In its turn: what came before is read first.
+            self._loop.call_soon(payload.set_exception, ClientPayloadError())
 
     def eof_received(self) -> None:
         """Pass on the socket: the loop closes its own next, and the kernel forgets it."""

@@ -228,7 +228,7 @@ class Downloader:
             DownloadError: If the image cannot be fetched, or what came is not a whole image.
             SaveError: If the disk does not take it.
         """
-        link = self._absolute(url.strip(" "))
+        link = self._absolute(url.strip(" \t\r\n"))
         job = _Job(transport, store, number, deadline)
         tries = 1
         async with self._semaphore():

@@ -46,9 +46,9 @@ def reported_cost(headers: Mapping[str, str], extras: Mapping[str, Any]) -> Cost
     usage = extras.get("usage")
     if not isinstance(usage, dict):
         return None
-    ticks = _amount(usage.get("cost_in_usd_ticks"))
-    if ticks is not None:
-        return Cost(ticks / _TICKS, "USD", "usage.cost_in_usd_ticks")
+    amount = _amount(usage.get("cost_in_usd_ticks"), _TICKS)
+    if amount is not None:
+        return Cost(amount, "USD", "usage.cost_in_usd_ticks")
     amount = _amount(usage.get("cost"))  # OpenRouter, US dollars
     return None if amount is None else Cost(amount, "USD", "usage.cost")
 
@@ -61,14 +61,14 @@ def tells_a_cost(document: object, headers: Mapping[str, str]) -> bool:
     return (cost is not None and cost.amount > 0) or any(map(_amount, made))
 
 
-def _amount(value: object) -> Decimal | None:
-    """Return an amount of money from a number or its text; None from anything else."""
+def _amount(value: object, parts: Decimal = Decimal(1)) -> Decimal | None:
+    """Return an amount from a number or its text, in parts of a unit; None from anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, float) and not math.isfinite(value):
         return None
     try:
-        amount = Decimal(str(value).strip()[:40])
+        amount = Decimal(str(value).strip()[:40]) / parts
     except InvalidOperation:
         return None
     return amount if amount.is_finite() and 0 <= amount < 10**9 else None

@@ -85,8 +85,8 @@ def _check_model(_: object, __: object, model: Any) -> None:
 
 
 def _check_n(_: object, __: object, n: Any) -> None:
-    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
-        raise InvalidRequestError(f"n must be a whole number of images, 1 or more, not {n!r}.")
+    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or not 1 <= n < 2**31):
+        raise InvalidRequestError("n must be a whole number of images, 1 or more, below 2**31.")
 
 
 def unknown_field(name: str, value: object) -> InvalidRequestError:

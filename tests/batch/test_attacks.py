@@ -23,6 +23,8 @@ from typing import Any
 import attrs
 import pytest
 
+from imagen_async import RetryPolicy
+from imagen_async.batch.identity import body_digest
 from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.records import KeptError, RefusedRow
 from imagen_async.batch.run import Run, RunOptions
@@ -31,6 +33,8 @@ from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.wire.request import GenerationRequest
 from tests.batch.runs import CHILD, core_on, images, run_all, view
+from tests.chaos.server import PNG
+from tests.scripted import answering, failed, scripted
 
 COUNT, CONCURRENCY = 60, 8
 REQUESTS = [
@@ -470,3 +474,20 @@ async def test_a_removed_log_is_folded_in_at_the_end(emulator: Emulator, tmp_pat
     assert run.report.stopped_by == "journal"
     assert report.skipped >= 10
     assert report.done + report.unknown == COUNT
+
+
+async def test_an_image_of_what_was_free_is_seen(tmp_path: Path) -> None:
+    """The journal is from before it was paid for, as one from a backup is: nothing is sent."""
+    handler = answering(*[failed()] * 4)
+    async with scripted(handler, retry=RetryPolicy(backoff_base=0.001)) as (gateway, imagen):
+        async with imagen.batch(["p"], out=tmp_path, gallery=False) as run:
+            assert [outcome.ok async for outcome in run] == [False]
+        digest = body_digest(GenerationRequest("p")).hex()
+        image = tmp_path / "images" / digest[:2] / f"p-{digest[:12]}.png"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(PNG)
+        sent = len(gateway.posts)
+        with pytest.raises(ConfigurationError, match="older than its images"):
+            async with imagen.batch(["p"], out=tmp_path, gallery=False, retry_failed=True):
+                pass
+        assert len(gateway.posts) == sent

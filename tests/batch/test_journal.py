@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import attrs
 import pytest
@@ -248,6 +251,91 @@ async def test_a_second_one_is_refused(tmp_path: Path) -> None:
     await sent(journal, 1)
     await journal.aclose()
     await (await opened(tmp_path)).aclose()
+
+
+async def test_a_copy_made_beside_a_run_frees_no_lock(tmp_path: Path) -> None:
+    """Whoever closes the journal's file in this process ends SQLite's lock; ours holds."""
+    journal = await opened(tmp_path)
+    await sent(journal, 1)
+    (tmp_path / schema.NAME).read_bytes()
+    other = f"""
+from pathlib import Path
+from imagen_async.batch.journal import look
+with look(Path({str(tmp_path)!r})):
+    print("in")
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", other, stdout=-1, stderr=-1
+    )
+    out, errors = await process.communicate()
+    assert out == b""
+    assert b"another process runs this batch" in errors
+    await sent(journal, 2)
+    await journal.aclose()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+async def test_a_forked_child_holds_no_folder(tmp_path: Path) -> None:
+    """A worker that outlives the run keeps nobody out."""
+    journal = await opened(tmp_path)
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        ours.close()
+        theirs.send(b"it runs")
+        theirs.recv(1)
+        os._exit(0)
+    theirs.close()
+    try:
+        ours.recv(7)
+        await journal.aclose()
+        await (await opened(tmp_path)).aclose()
+    finally:
+        ours.close()
+        os.waitpid(child, 0)
+
+
+FULL_AT_THE_END = """
+import asyncio, sqlite3, sys
+from pathlib import Path
+from imagen_async.batch import schema
+from tests.batch.test_journal import opened, sent
+
+async def main():
+    journal = await opened(Path(sys.argv[1]))
+    await sent(journal, 1)
+    def full(connection):
+        raise sqlite3.OperationalError("disk is full")
+    schema.close = full
+    await journal.aclose()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_journal_that_cannot_be_closed_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once there is room it does so in the same process, and after its end in another."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    full = sqlite3.OperationalError("disk is full")
+    journal = await opened(here)
+    await sent(journal, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "close", Mock(side_effect=full))
+        await journal.aclose()
+    assert journal.broken is not None
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FULL_AT_THE_END, str(there)
+    )
+    assert await process.wait() == 0
+
+    for folder in (here, there):
+        journal = await opened(folder)
+        assert [count.items for count in await journal.call(SqliteView.counts)] == [1]
+        await journal.aclose()
 
 
 async def test_looking_changes_nothing(tmp_path: Path) -> None:

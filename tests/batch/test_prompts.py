@@ -213,6 +213,17 @@ def test_bytes_that_are_not_utf8_are_told_in_every_kind(tmp_path: Path) -> None:
         assert right.request == GenerationRequest("b")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_one_error_and_no_prompts(tmp_path: Path, encoding: str) -> None:
+    """Windows' shells write it: half of its lines would pass for prompts and be paid for."""
+    for text in ("a fox\na crow\na hare\n", "狐狸\n乌鸦\n野兔\n"):
+        rows = rows_of(tmp_path / "a.txt", text.encode(encoding))
+        assert "save the input as UTF-8" in str(rows[-1].error)
+        assert [row for row in rows if row.error is None] == []
+    with pytest.raises(ConfigurationError, match="save the input as UTF-8"):
+        rows_of(tmp_path / "a.csv", "prompt\na fox\n".encode(encoding))
+
+
 @pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv"])
 def test_a_file_that_breaks_off_is_told_after_its_rows(tmp_path: Path, suffix: str) -> None:
     """The rows before the cut of a .gz come, then an error with the line's number."""

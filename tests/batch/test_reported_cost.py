@@ -33,3 +33,13 @@ async def test_a_budget_goes_by_the_cost_that_is_told(tmp_path: Path) -> None:
 
     assert report.stopped_by == "budget"
     assert (report.done, report.cost) == (4, pytest.approx(0.08))
+
+
+async def test_a_cost_in_another_unit_stops_nothing(tmp_path: Path) -> None:
+    """What no image costs is not counted, and the journal's sum stays within its bounds."""
+    async with Emulator(draw="tiny", report_cost="aimlapi", price=999_999_999.0) as emulator:
+        core = core_on(emulator)
+        _, report = await run_all(core, b64(*"abc"), tmp_path / "out")
+        await core.aclose()
+
+    assert (report.done, report.problem, report.cost) == (3, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import math
@@ -11,9 +12,11 @@ import stat
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from imagen_async.batch import lists
 from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.prompts import Row, read_source
 from imagen_async.batch.run import Run, RunOptions
@@ -508,6 +511,20 @@ async def test_a_full_disk_stops_the_intake(
     assert report.done + report.unknown == 10
 
 
+async def test_a_disk_that_fails_at_the_start_is_told_in_a_line(
+    emulator: Emulator, core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent, the folder is named, and the same command works once there is room."""
+    full = Mock(side_effect=OSError(errno.ENOSPC, "full"))
+    with monkeypatch.context() as patch:
+        patch.setattr(lists, "write_whole", full)
+        with pytest.raises(ConfigurationError, match=r"cannot write to .*/out: No space left"):
+            await run_all(core, ["a"], tmp_path / "out")
+    assert emulator.ledger.total.posts == 0
+    _, report = await run_all(core, ["a"], tmp_path / "out")
+    assert report.done == 1
+
+
 async def test_an_endpoint_is_kept(emulator: Emulator, core: Any, tmp_path: Path) -> None:
     """Going on with another endpoint is refused, and both are named."""
     out = tmp_path / "out"
@@ -642,6 +659,14 @@ async def test_a_closed_client_stops_the_batch(core: Any, tmp_path: Path) -> Non
 
     assert (outcomes, report.stopped_by, report.failed) == ([], "client", 0)
     assert report.pending > 0
+
+
+async def test_a_number_past_all_counting_stops_nothing(core: Any, tmp_path: Path) -> None:
+    """A gateway that refuses it costs that row alone; the journal counts on."""
+    rows: Any = [{"prompt": "a", "n": 10**30}, {"prompt": "b", "extra": {"n": 10**30}}, "c"]
+    _, report = await run_all(core, rows, tmp_path / "out")
+
+    assert (report.done, report.failed, report.invalid, report.problem) == (1, 2, 1, None)
 
 
 async def test_a_request_that_json_cannot_carry_is_refused(core: Any, tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ async def test_an_image_is_kept_with_its_link(length: int | None, tmp_path: Path
         ("images/a:7.png", "/v1/images/a:7.png"),
         ("//HOST/x.png", "/x.png"),
         (" http://HOST/x.png ", "/x.png"),
+        ("\thttp://HOST/x.png\r\n", "/x.png"),
         ("http://HOST/a b.png?c d", "/a%20b.png?c%20d"),
         ("HTTP://HOST/\u00e9/%e9?\u4e2d=%2f", "/%C3%A9/%e9?%E4%B8%AD=%2f"),
     ],

@@ -10,12 +10,12 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 
-from imagen_async import AsyncImagen, Cancelled, Charge, Event, OutcomeUnknownError
+from imagen_async import AsyncImagen, Cancelled, Charge, Event, OutcomeUnknownError, Timeouts
 from imagen_async.session import exchange, transport
 from imagen_async.session.connection import Connection
 from tests.chaos.faults import raw
 from tests.chaos.harness import chaos
-from tests.chaos.server import Exchange, Fault
+from tests.chaos.server import Exchange, Fault, head
 
 usable = exchange.usable.__wrapped__
 
@@ -171,6 +171,26 @@ async def test_an_answer_between_two_requests(both_ways: str) -> None:
             await asyncio.sleep(0.05)
         assert server.ledger.requests == {"0": 1, "1": 1, "2": 1}
         assert server.ledger.connections == 2
+
+
+@pytest.mark.parametrize("length", ["exact", "chunked", "chunked and broken"])
+async def test_junk_after_an_answer(both_ways: str, length: str) -> None:
+    """A paid image is kept whatever comes with it after its end, and nobody waits for more."""
+
+    async def fault(exchange: Exchange) -> None:
+        body = exchange.generate()
+        answer = head(200, len(body)) + body + b"junk"
+        if length != "exact":
+            end = b"XX\r\n" if length == "chunked and broken" else b"0\r\n\r\njunk"
+            answer = head(200, None, "Transfer-Encoding: chunked")
+            answer += b"%x\r\n%s\r\n%s" % (len(body), body, end)
+        await exchange.send(answer)
+
+    async with chaos({}, fault, options={"timeouts": Timeouts(answer=60)}) as (server, imagen):
+        async with asyncio.timeout(30):
+            generation = await imagen.generate("p")
+        assert generation.images[0].media_type == "image/png"
+        assert server.ledger.charges == {"p": 1}
 
 
 async def test_an_answer_before_the_order_is_out(both_ways: str) -> None:

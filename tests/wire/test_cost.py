@@ -28,6 +28,11 @@ TOLD: dict[str, tuple[dict[str, str], dict[str, Any], Cost | None]] = {
         {"usage": {"cost_in_usd_ticks": 200_000_000}},
         Cost(Decimal("0.02"), "USD", "usage.cost_in_usd_ticks"),
     ),
+    "xAI, ten images": (
+        {},
+        {"usage": {"cost_in_usd_ticks": 7_000_000_000}},
+        Cost(Decimal("0.7"), "USD", "usage.cost_in_usd_ticks"),
+    ),
     "OpenRouter": ({}, {"usage": {"cost": 0.04}}, Cost(Decimal("0.04"), "USD", "usage.cost")),
     "free": (
         {"x-litellm-response-cost": "0"},
