@@ -249,10 +249,12 @@ async def test_a_batch_writes_no_key_and_shows_its_lists_to_nobody_else(tmp_path
     out = tmp_path / "out"
     before = os.umask(0o022)
     try:
-        async with chaos(plays, options={"api_key": PLAIN, "retry": QUICK}) as (_, imagen):
-            async with imagen.batch([*plays, "last"], out=out) as run:
-                async for _ in run:
-                    pass
+        async with (
+            chaos(plays, options={"api_key": PLAIN, "retry": QUICK}) as (_, imagen),
+            imagen.batch([*plays, "last"], out=out) as run,
+        ):
+            async for _ in run:
+                pass
     finally:
         os.umask(before)
     assert run.report.total == len(plays) + 1
