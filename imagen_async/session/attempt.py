@@ -15,7 +15,7 @@ from imagen_async.policy.retry_after import retry_after
 from imagen_async.session.transport import ExchangeError, Receiver, timeouts
 from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
-from imagen_async.wire.error_body import is_error, is_task, request_id
+from imagen_async.wire.error_body import BODY_LIMIT, is_error, is_task, request_id
 from imagen_async.wire.mask import Mask, MaskedHeaders
 from imagen_async.wire.response import NAMELESS, Answer, Item, structure_answer
 from imagen_async.wire.task import Task, find_task, finished_answer
@@ -37,11 +37,8 @@ if TYPE_CHECKING:
 
     from imagen_async.policy.config import Timeouts
     from imagen_async.session.connection import SentFlagPayload
-    from imagen_async.session.transport import Timer, Transport
+    from imagen_async.session.transport import Head, Timer, Transport
     from imagen_async.wire.decoder import Sink
-
-ERROR_LIMIT = 64 * 1024
-"""Bytes of an error's body that are read."""
 
 
 def prepare() -> None:
@@ -102,21 +99,23 @@ class AnswerText(Receiver):
         limits: How much is taken.
     """
 
-    __slots__ = ("began", "decoder", "error", "full", "head")
+    __slots__ = ("began", "decoder", "error", "failed", "full", "head")
 
     def __init__(self, open_sink: Callable[[], Sink], limits: AnswerLimits) -> None:
         self.decoder: AnswerDecoder = AnswerDecoder(open_sink, limits)
         self.error: AnswerError | None = None
         self.full: bool = False
         self.began: bool = False
+        self.failed: bool = False
+        """Whether the status tells a failure, whose words are wanted too."""
         self.head: bytes = b""
 
     def feed(self, chunk: bytes, /) -> None:
         """Decode the next bytes."""
         # Gateways send spaces while they still draw: only what follows is an answer.
         self.began = self.began or bool(chunk.strip())
-        if len(self.head) < ERROR_LIMIT:
-            self.head += chunk[: ERROR_LIMIT - len(self.head)]
+        if self.failed and len(self.head) < BODY_LIMIT:
+            self.head += chunk[: BODY_LIMIT - len(self.head)]
         try:
             self.decoder.feed(chunk)
         except AnswerError as error:
@@ -202,21 +201,26 @@ class Attempt:
             request: The body once more: an answer may quote it.
         """
         receiver = AnswerText(open_sink, self.limits)
+
+        def on_head(head: Head) -> Receiver:
+            receiver.failed = not 200 <= head.status < 300
+            return receiver
+
         limit = min(self.times.answer, left)
         timer = self._timer
         if limit < self.times.answer:
             timer = timeouts(limit, connect=min(self.times.connect, limit))
         try:
-            head = await transport.post(self.url, outgoing, headers, timer, lambda _: receiver)
+            head = await transport.post(self.url, outgoing, headers, timer, on_head)
         except ExchangeError as error:
             return self._broken(error, receiver, limit, key_used_before, request)
         except BaseException:
             receiver.discard()
             raise
         masked = MaskedHeaders(head.headers, self.mask)
-        if 200 <= head.status < 300:
-            return self._read(head.status, masked, receiver, request)
-        return self._refused(head.status, masked, receiver, key_used_before, request)
+        if receiver.failed:
+            return self._refused(head.status, masked, receiver, key_used_before, request)
+        return self._read(head.status, masked, receiver, request)
 
     def _broken(
         self,
@@ -232,7 +236,7 @@ class Attempt:
         if broken.head is None:
             return FailedAttempt(judgement)
         status, headers = broken.head.status, MaskedHeaders(broken.head.headers, self.mask)
-        if not 200 <= status < 300:
+        if receiver.failed:
             return self._refused(status, headers, receiver, key_used_before, request)
         if not receiver.silent(broken):
             result = _salvaged(status, headers, receiver, f"{phase}, in its body")

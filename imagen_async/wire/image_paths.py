@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from imagen_async.wire.base64_stream import Embedded
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -82,3 +84,22 @@ def links_of(item: Any) -> list[str]:
 def is_link(text: str) -> bool:
     """Return whether a text is what a salvaged link has to be: absolute, http or https."""
     return _LINK.match(text) is not None
+
+
+def worth(document: object) -> list[Embedded | str]:
+    """Return the whole images of a document; of an item without one its link."""
+    found: list[Embedded | str] = []
+    for item in [*items_of(document)] or [document]:
+        url = item.get("url") if isinstance(item, dict) else None
+        link = [url] if isinstance(url, str) and is_link(url) else []
+        found += [image for image in images_in(item) if image.sink is not None] or link
+    known = {id(image) for image in found}
+    rest = (image for image in images_in(document) if id(image) not in known)
+    return found + [image for image in rest if image.sink is not None]
+
+
+def images_in(document: object) -> Iterator[Embedded]:
+    """Yield the images of a document, or of a part of one, the spoiled ones too."""
+    for _, _, value in leaves([document]):
+        if isinstance(value, Embedded):
+            yield value

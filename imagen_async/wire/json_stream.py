@@ -41,10 +41,9 @@ from imagen_async.wire.image_paths import (
     BYTES_NAMES,
     LISTS,
     is_image,
-    is_link,
-    items_of,
     leaves,
     may_hold_image,
+    worth,
 )
 
 if TYPE_CHECKING:
@@ -382,22 +381,3 @@ def _closers(open_: _Open | None) -> Iterator[str]:
     while open_ is not None:
         closer, open_ = open_
         yield closer
-
-
-def worth(document: object) -> list[Embedded | str]:
-    """Return the whole images of a document; of an item without one its link."""
-    found: list[Embedded | str] = []
-    for item in [*items_of(document)] or [document]:
-        url = item.get("url") if isinstance(item, dict) else None
-        link = [url] if isinstance(url, str) and is_link(url) else []
-        found += [image for image in images_in(item) if image.sink is not None] or link
-    known = {id(image) for image in found}
-    rest = (image for image in images_in(document) if id(image) not in known)
-    return found + [image for image in rest if image.sink is not None]
-
-
-def images_in(document: object) -> Iterator[Embedded]:
-    """Yield the images of a document, or of a part of one, the spoiled ones too."""
-    for _, _, value in leaves([document]):
-        if isinstance(value, Embedded):
-            yield value

@@ -10,8 +10,7 @@ from typing import Any
 import attrs
 
 from imagen_async.wire.decoder import AnswerError, AnswerLimits, Embedded
-from imagen_async.wire.image_paths import LISTS, items_of, links_of
-from imagen_async.wire.json_stream import images_in
+from imagen_async.wire.image_paths import LISTS, images_in, items_of, links_of
 from imagen_async.wire.short_repr import link_repr
 
 _OWN = frozenset({"created", *LISTS})

@@ -6,8 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from imagen_async.wire.image_paths import LISTS, NAMES
-from imagen_async.wire.json_stream import DocumentDecoder, closed, images_in, worth
+from imagen_async.wire.image_paths import LISTS, NAMES, images_in, worth
+from imagen_async.wire.json_stream import DocumentDecoder, closed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ STARTS = (b"data:", b"event:", b":", b"id:", b"retry:")
 """What a stream of events begins with, and no JSON does."""
 
 _DONE = "[DONE]"
-_MOST_EVENTS = 10_000
+_MOST_EVENTS = 4000
 _FIELD = re.compile(r"^(event|data):(.*)", re.MULTILINE)
 _RESULT = re.compile(r'completed|"(?:data|images)"\s*:')
 _INDICES = ("index", "image_index", "output_index")

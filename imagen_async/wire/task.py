@@ -15,8 +15,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from imagen_async.wire.error_body import holds_image, is_error
-from imagen_async.wire.image_paths import BYTES_NAMES, links_of
-from imagen_async.wire.json_stream import images_in
+from imagen_async.wire.image_paths import BYTES_NAMES, images_in, links_of
 from imagen_async.wire.short_repr import link_repr
 
 if TYPE_CHECKING:
