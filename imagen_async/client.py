@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
 from imagen_async.policy.config import Masked
-from imagen_async.session.config import configure, new_key
+from imagen_async.session.config import Config, new_key
 from imagen_async.session.core import Core
 from imagen_async.session.loop import running_task
 from imagen_async.session.patience import SharedPatience
@@ -92,7 +92,7 @@ class AsyncImagen:
         if api_key is not None:
             api_key = Masked(api_key)  # if a setting is refused, this frame may be shown
         self._core = Core(
-            configure(
+            Config(
                 base_url=base_url,
                 api_key=api_key,
                 model=model,
@@ -397,4 +397,12 @@ class AsyncImagen:
             if any(value is not None for value in fields):
                 raise InvalidRequestError("Pass a GenerationRequest alone, without further fields.")
             return self._core.resolve(prompt)
-        return self._core.request(prompt, *fields)
+        model, response_format, aspect_ratio, n, extra = fields or [None] * 5
+        return GenerationRequest(
+            prompt,
+            model=self._core.config.model if model is None else model,
+            response_format=response_format,
+            aspect_ratio=aspect_ratio,
+            n=n,
+            extra=extra,
+        )
