@@ -135,7 +135,7 @@ def _proxy(proxy: str | None) -> str | None:
     return proxy
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Config:
     """A client's configuration, checked; see AsyncImagen for the meaning of each field.
 
@@ -152,8 +152,8 @@ class Config:
     limits: Limits = attrs.field(default=None, converter=_limits)
     retry: RetryPolicy = attrs.field(default=None, converter=_retry)
     timeouts: Timeouts = attrs.field(default=None, converter=_timeouts)
-    headers: Mapping[str, str] = attrs.field(default=None, converter=_headers, repr=False)
-    proxy: str | None = attrs.field(default=None, converter=_proxy, repr=False)
+    headers: Mapping[str, str] = attrs.field(default=None, converter=_headers)
+    proxy: str | None = attrs.field(default=None, converter=_proxy)
     trust_env: bool = False
     ssl: ssl.SSLContext | None = None
     allow_private: bool = False

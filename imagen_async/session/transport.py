@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from multidict import CIMultiDict
+    from yarl import URL
 
     from imagen_async.session.config import Config
     from imagen_async.session.connection import SentFlagPayload
