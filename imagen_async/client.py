@@ -11,10 +11,7 @@ from imagen_async.policy.config import Masked
 from imagen_async.session.config import Config, new_key
 from imagen_async.session.core import Core
 from imagen_async.session.loop import running_task
-from imagen_async.session.patience import SharedPatience
-from imagen_async.session.stream import Outcome, Stream
 from imagen_async.storage.file_names import slug
-from imagen_async.storage.save import read_file, write_file
 from imagen_async.storage.stores import FolderStore, MemoryStore
 from imagen_async.wire.request import GenerationRequest, unknown_field
 
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     from imagen_async.policy.settlement import LogName
     from imagen_async.session.events import OnEvent
     from imagen_async.session.stats import Stats
+    from imagen_async.session.stream import Stream
     from imagen_async.wire.generation import Generation
     from imagen_async.wire.image import Image
     from imagen_async.wire.request import AspectRatio, ResponseFormat
@@ -226,6 +224,9 @@ class AsyncImagen:
         Raises:
             ConfigurationError: If it is given a single text, or an option is out of range.
         """
+        from imagen_async.session.patience import SharedPatience
+        from imagen_async.session.stream import Outcome, Stream
+
         if isinstance(prompts, str | bytes):
             raise ConfigurationError("Pass a list of prompts: a text would be a prompt a letter.")
 
@@ -358,6 +359,8 @@ class AsyncImagen:
         if image.data is not None:
             return image.data
         if image.path is not None:
+            from imagen_async.storage.save import read_file
+
             return await read_file(image)
         fetched = (await self._core.fetch(image, MemoryStore())).image.data
         assert fetched is not None
@@ -378,6 +381,8 @@ class AsyncImagen:
             DownloadError: If the link cannot be fetched.
             SaveError: If the file cannot be written.
         """
+        from imagen_async.storage.save import write_file
+
         return await write_file(await self.read(image), Path(path), overwrite=overwrite)
 
     def stats(self) -> Stats:

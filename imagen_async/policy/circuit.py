@@ -14,7 +14,7 @@ SPREAD: Final = 1.0
 """Seconds over which the waiting calls are let through after a reopening."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Permit:
     """Leave to send one request; each is itself and equals no other.
 
@@ -27,14 +27,14 @@ class Permit:
     probe: bool
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Wait:
     """No leave yet: ask again after ``seconds``, or when told that the breaker changed."""
 
     seconds: float
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class CircuitBreaker:
     """Decide who may send while a server refuses.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Deadline:
     """A moment of the monotonic clock after which a call does nothing new.
 

@@ -53,6 +53,7 @@ def prepare() -> None:
     """
     try:
         structurer()
+        import_module("imagen_async.wire.cost")
         with contextlib.suppress(RuntimeError):  # the interpreter ends: no thread looks up a host
             import_module("concurrent.futures.thread")
         for codec in ("idna", "utf-8-sig"):
@@ -64,7 +65,7 @@ def prepare() -> None:
         ) from None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Reply:
     """A paid answer that can be used.
 

@@ -37,7 +37,7 @@ NEW = History()
 """Of a call that nothing came of yet."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FailedAttempt:
     """An attempt that brought nothing.
 

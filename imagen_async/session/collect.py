@@ -8,7 +8,6 @@ import attrs
 
 from imagen_async.errors import Charge, ImagenError, SaveError, Verdict
 from imagen_async.storage.stores import Stored
-from imagen_async.wire.cost import reported_cost
 from imagen_async.wire.generation import Generation
 from imagen_async.wire.image import Image
 from imagen_async.wire.verdict import error_for, judge_spoiled
@@ -44,6 +43,8 @@ async def fill(
         sends: How often its body went out.
         idempotency_key: What it carried.
     """
+    from imagen_async.wire.cost import reported_cost  # by ``prepare``: decimal takes its time
+
     answer = reply.answer
     kept = await _kept(answer.items, store)
     images: list[Image] = []

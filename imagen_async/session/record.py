@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imagen_async.wire.generation import Generation
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Trace:
     """What a gateway's log may show of one time that a request's body went out.
 

@@ -43,7 +43,7 @@ PIECE = 64 * 1024
 """aiohttp's read buffer in bytes; it pauses the socket at twice this."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Timer:
     """How long one exchange may take.
 
@@ -66,7 +66,7 @@ class Receiver(Protocol):
         """Take the next bytes, cut anywhere."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Head:
     """An answer's status and headers; the headers are a case-insensitive mapping."""
 

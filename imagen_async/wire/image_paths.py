@@ -19,7 +19,7 @@ _PAIRS = json.JSONDecoder(object_pairs_hook=tuple)
 _LINK = re.compile(r"https?://[^/\s]", re.IGNORECASE)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Proof:
     """What a string of a document is.
 
@@ -34,7 +34,7 @@ class Proof:
     stub: bytes
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Place:
     """A place in a document.
 

@@ -61,7 +61,7 @@ _WHOLE_STRING = re.compile(
 _DECODER = json.JSONDecoder()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AnswerLimits:
     """How much of an answer is taken.
 
