@@ -6,7 +6,7 @@ import codecs
 import contextlib
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 from yarl import URL
@@ -53,7 +53,8 @@ def prepare() -> None:
     """
     try:
         structurer()
-        import_module("imagen_async.wire.cost")
+        for module in ("imagen_async.wire.cost", "imagen_async.session.tasks"):
+            import_module(module)
         with contextlib.suppress(RuntimeError):  # the interpreter ends: no thread looks up a host
             import_module("concurrent.futures.thread")
         for codec in ("idna", "utf-8-sig"):
@@ -65,8 +66,7 @@ def prepare() -> None:
         ) from None
 
 
-@attrs.frozen(eq=False, repr=False)
-class Reply:
+class Reply(NamedTuple):
     """A paid answer that can be used.
 
     Args:

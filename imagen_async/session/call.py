@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
@@ -37,8 +37,7 @@ NEW = History()
 """Of a call that nothing came of yet."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class FailedAttempt:
+class FailedAttempt(NamedTuple):
     """An attempt that brought nothing.
 
     Args:

@@ -11,7 +11,6 @@ from imagen_async.errors import DownloadError, ExpiredUrlError, ImagenError, Sav
 from imagen_async.session import events
 from imagen_async.session.collect import fill, has_links, oddities
 from imagen_async.session.download import Downloader
-from imagen_async.session.tasks import TaskCollector
 
 if TYPE_CHECKING:
     from multidict import CIMultiDict
@@ -38,7 +37,8 @@ class Delivery:
         self, config: Config, headers: CIMultiDict[str], listener: events.Listener
     ) -> None:
         self.downloader: Downloader = Downloader(config)
-        self._collector = TaskCollector(config, headers)
+        self._config = config
+        self._headers = headers
         self._listener = listener
 
     async def collect(
@@ -67,8 +67,10 @@ class Delivery:
             The answer with its images; else the error of what did not come.
         """
         if (task := generation.task) is not None:
-            request = generation.request
-            reply = await self._collector.collect(transport, task, store, deadline, request)
+            from imagen_async.session.tasks import TaskCollector  # by ``prepare``
+
+            request, collector = generation.request, TaskCollector(self._config, self._headers)
+            reply = await collector.collect(transport, task, store, deadline, request)
             if isinstance(reply, ImagenError):
                 return _completed(reply, generation, list(generation.images), named)
             result = await fill(

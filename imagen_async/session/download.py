@@ -12,7 +12,7 @@ import re
 import time
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
@@ -96,8 +96,7 @@ def _leads_astray(host: str, problem: str) -> str:
     return f"it leads to {printable(host, 100)}, which {problem} ({permit})"
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Failure:
+class _Failure(NamedTuple):
     """Why one try brought no image; of a redirect also its target, as the server wrote it."""
 
     reason: str
@@ -248,7 +247,7 @@ class Downloader:
             else:
                 return outcome, tries
             if wait >= deadline.left(anyio.current_time()):
-                late = attrs.evolve(outcome, reason=f"{outcome.reason}, and no time is left")
+                late = outcome._replace(reason=f"{outcome.reason}, and no time is left")
                 return late, tries
             await self._sleep(wait)
 

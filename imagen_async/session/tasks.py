@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
-import attrs
 from yarl import URL
 
 from imagen_async.errors import (
@@ -55,8 +54,7 @@ _ABSENT = frozenset({400, 404, 405, 410, 501})
 _FORBIDDEN = frozenset({401, 403})
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Poll:
+class _Poll(NamedTuple):
     """What one poll came to.
 
     Args:

@@ -12,11 +12,10 @@ import os
 import socket
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import aiohttp
 import anyio
-import attrs
 
 from imagen_async.session.alarm import Alarm
 from imagen_async.session.connection import Connection, keep_alive
@@ -43,8 +42,7 @@ PIECE = 64 * 1024
 """aiohttp's read buffer in bytes; it pauses the socket at twice this."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Timer:
+class Timer(NamedTuple):
     """How long one exchange may take.
 
     Args:
@@ -66,8 +64,7 @@ class Receiver(Protocol):
         """Take the next bytes, cut anywhere."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Head:
+class Head(NamedTuple):
     """An answer's status and headers; the headers are a case-insensitive mapping."""
 
     status: int
