@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import os
     import ssl
     from collections.abc import AsyncIterable, Iterable, Mapping
-    from types import TracebackType
     from typing import Self
 
     from imagen_async.batch.intake import OnUnknown
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from imagen_async.wire.generation import Generation
     from imagen_async.wire.image import Image
     from imagen_async.wire.request import AspectRatio, ResponseFormat
+
+_FIELDS = ("model", "response_format", "aspect_ratio", "n", "extra")
 
 
 class AsyncImagen:
@@ -89,35 +90,29 @@ class AsyncImagen:
     ) -> None:
         if api_key is not None:
             api_key = Masked(api_key)  # if a setting is refused, this frame may be shown
-        self._core = Core(
-            Config(
-                base_url=base_url,
-                api_key=api_key,
-                model=model,
-                limits=limits,
-                retry=retry,
-                timeouts=timeouts,
-                headers=headers,
-                proxy=proxy,
-                trust_env=trust_env,
-                ssl=ssl,
-                allow_private=allow_private,
-                idempotency=idempotency,
-                key_honoured=key_honoured,
-                on_event=on_event,
-            )
+        config = Config(
+            base_url=base_url,
+            api_key=api_key,
+            model=model,
+            limits=limits,
+            retry=retry,
+            timeouts=timeouts,
+            headers=headers,
+            proxy=proxy,
+            trust_env=trust_env,
+            ssl=ssl,
+            allow_private=allow_private,
+            idempotency=idempotency,
+            key_honoured=key_honoured,
+            on_event=on_event,
         )
+        self._core = Core(config)
 
     async def __aenter__(self) -> Self:
         running_task()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:
@@ -229,7 +224,6 @@ class AsyncImagen:
 
         if isinstance(prompts, str | bytes):
             raise ConfigurationError("Pass a list of prompts: a text would be a prompt a letter.")
-
         patience = SharedPatience(give_up_after)
 
         async def work(index: int, item: str | GenerationRequest) -> Outcome:
@@ -362,9 +356,7 @@ class AsyncImagen:
             from imagen_async.storage.save import read_file
 
             return await read_file(image)
-        fetched = (await self._core.fetch(image, MemoryStore())).image.data
-        assert fetched is not None
-        return fetched
+        return (await self._core.fetch(image, MemoryStore())).image.data or b""
 
     async def save(
         self, image: Image, path: str | os.PathLike[str], *, overwrite: bool = False
@@ -402,12 +394,7 @@ class AsyncImagen:
             if any(value is not None for value in fields):
                 raise InvalidRequestError("Pass a GenerationRequest alone, without further fields.")
             return self._core.resolve(prompt)
-        model, response_format, aspect_ratio, n, extra = fields or [None] * 5
-        return GenerationRequest(
-            prompt,
-            model=self._core.config.model if model is None else model,
-            response_format=response_format,
-            aspect_ratio=aspect_ratio,
-            n=n,
-            extra=extra,
-        )
+        named = dict(zip(_FIELDS, fields, strict=False))
+        if named.get("model") is None:
+            named["model"] = self._core.config.model
+        return GenerationRequest(prompt, **named)

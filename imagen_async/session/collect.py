@@ -46,12 +46,40 @@ async def fill(
     from imagen_async.wire.cost import reported_cost  # by ``prepare``: decimal takes its time
 
     answer = reply.answer
-    kept = await _kept(answer.items, store)
-    images: list[Image] = []
     odd: list[str] = []
     unwritten: list[str] = []
-    usable = reply.task is not None
-    for place, item in enumerate(answer.items, 1):
+    images, usable = await _collect(answer.items, store, request, odd, unwritten)
+    if reply.task is not None or (usable and not unwritten):
+        return Generation(
+            request,
+            tuple(images),
+            answer.created,
+            attempts,
+            reply.request_id,
+            idempotency_key,
+            (*answer.problems, *odd),
+            answer.extras,
+            reported_cost(reply.headers, answer.extras),
+            reply.task,
+        )
+    error = _useless(reply, odd, unwritten)
+    error.images = tuple(images)
+    error.attempts, error.sends, error.idempotency_key = attempts, sends, idempotency_key
+    return error
+
+
+async def _collect(
+    items: Sequence[Item],
+    store: ImageStore,
+    request: GenerationRequest,
+    odd: list[str],
+    unwritten: list[str],
+) -> tuple[list[Image], bool]:
+    """Return the images of items, and whether one is a link or was not cut; note what is not."""
+    kept = await _kept(items, store)
+    images: list[Image] = []
+    usable = False
+    for place, item in enumerate(items, 1):
         result, image = kept.get(place), None
         if isinstance(result, Stored):
             image, usable = result.image, usable or not result.cut
@@ -65,34 +93,21 @@ async def fill(
             image, usable = Image(), True
         if image is not None:
             images.append(attrs.evolve(image, url=item.url, revised_prompt=item.revised_prompt))
-    if usable and not unwritten:
-        return Generation(
-            request,
-            tuple(images),
-            answer.created,
-            attempts,
-            reply.request_id,
-            idempotency_key,
-            (*answer.problems, *odd),
-            answer.extras,
-            reported_cost(reply.headers, answer.extras),
-            reply.task,
-        )
-    error: ImagenError
+    return images, usable
+
+
+def _useless(reply: Reply, odd: list[str], unwritten: list[str]) -> ImagenError:
+    """Return the error of an answer that is paid for and brought no image."""
     if unwritten:
-        error = SaveError(
+        return SaveError(
             f"An image that came cannot be written: {'; '.join(unwritten)}.",
             verdict=Verdict.DONE,
             charge=Charge.YES,
             status=reply.status,
             request_id=reply.request_id,
         )
-    else:
-        reason = "; ".join((*odd, *answer.problems)) or "no image in it"
-        error = error_for(judge_spoiled(reason, b"", reply.headers, reply.status))
-    error.images = tuple(images)
-    error.attempts, error.sends, error.idempotency_key = attempts, sends, idempotency_key
-    return error
+    reason = "; ".join((*odd, *reply.answer.problems)) or "no image in it"
+    return error_for(judge_spoiled(reason, b"", reply.headers, reply.status))
 
 
 async def _kept(items: Sequence[Item], store: ImageStore) -> dict[int, Stored | StoreFailure]:

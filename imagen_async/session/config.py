@@ -135,6 +135,15 @@ def _proxy(proxy: str | None) -> str | None:
     return proxy
 
 
+def _mask(config: Config) -> Mask:
+    secrets = [] if config.api_key is None else [config.api_key.reveal()]
+    for name, value in config.headers.items():
+        if _SECRETIVE.search(name) or _OPAQUE.search(value):
+            # Without its scheme, too: `Basic ...` may be told without the first word.
+            secrets += [part for part in (value, *value.split()) if len(part) >= LONG]
+    return Mask(secrets)
+
+
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Config:
     """A client's configuration, checked; see AsyncImagen for the meaning of each field.
@@ -160,16 +169,7 @@ class Config:
     idempotency: bool = True
     key_honoured: bool = False
     on_event: tuple[Hook, ...] = attrs.field(default=None, converter=_hooks)
-    mask: Mask = attrs.field(init=False)
-
-    @mask.default
-    def _masks(self) -> Mask:
-        secrets = [] if self.api_key is None else [self.api_key.reveal()]
-        for name, value in self.headers.items():
-            if _SECRETIVE.search(name) or _OPAQUE.search(value):
-                # Without its scheme, too: `Basic ...` may be told without the first word.
-                secrets += [part for part in (value, *value.split()) if len(part) >= LONG]
-        return Mask(secrets)
+    mask: Mask = attrs.field(init=False, default=attrs.Factory(_mask, takes_self=True))
 
     def __attrs_post_init__(self) -> None:
         if self.key_honoured and not self.idempotency:

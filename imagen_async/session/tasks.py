@@ -166,14 +166,13 @@ class TaskCollector:
             receiver.full = head.status not in (200, 201, 202)
             return receiver
 
-        poll: _Poll | None = None
         try:
             head = await transport.get(url, timer, on_head, self._headers)
             headers = MaskedHeaders(head.headers, self._config.mask)
             if 200 <= head.status < 300:
                 document = receiver.document()
-            else:
-                poll = _missed(head.status, headers)
+                return self._read(head.status, headers, document, store, request)
+            poll = _missed(head.status, headers)
         except ExchangeError as error:
             poll = _Poll(problem=error.detail)
         except AnswerError as error:
@@ -181,10 +180,8 @@ class TaskCollector:
         except BaseException:
             receiver.discard()
             raise
-        if poll is not None:
-            receiver.discard()
-            return poll
-        return self._read(head.status, headers, document, store, request)
+        receiver.discard()
+        return poll
 
     def _read(
         self,
