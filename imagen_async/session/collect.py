@@ -89,10 +89,11 @@ async def _collect(
             (unwritten if result.disk else odd).append(result.problem)
         elif item.embedded is not None and item.embedded.problem is not None:
             odd.append(f"image {place}: {item.embedded.problem}")
-        if image is None and item.url is not None:
-            image, usable = Image(), True
         if image is not None:
             images.append(attrs.evolve(image, url=item.url, revised_prompt=item.revised_prompt))
+        elif item.url is not None:
+            images.append(Image(url=item.url, revised_prompt=item.revised_prompt))
+            usable = True
     return images, usable
 
 
