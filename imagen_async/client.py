@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any, Never
 
 from imagen_async.errors import ConfigurationError, ImagenError, InvalidRequestError
 from imagen_async.policy.config import Masked
-from imagen_async.session.config import configure, new_key
+from imagen_async.session.config import Config, new_key
 from imagen_async.session.core import Core
 from imagen_async.session.loop import running_task
-from imagen_async.session.patience import SharedPatience
-from imagen_async.session.stream import Outcome, Stream
 from imagen_async.storage.file_names import slug
-from imagen_async.storage.save import read_file, write_file
 from imagen_async.storage.stores import FolderStore, MemoryStore
 from imagen_async.wire.request import GenerationRequest, unknown_field
 
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     import os
     import ssl
     from collections.abc import AsyncIterable, Iterable, Mapping
-    from types import TracebackType
     from typing import Self
 
     from imagen_async.batch.intake import OnUnknown
@@ -35,9 +31,12 @@ if TYPE_CHECKING:
     from imagen_async.policy.settlement import LogName
     from imagen_async.session.events import OnEvent
     from imagen_async.session.stats import Stats
+    from imagen_async.session.stream import Stream
     from imagen_async.wire.generation import Generation
     from imagen_async.wire.image import Image
     from imagen_async.wire.request import AspectRatio, ResponseFormat
+
+_FIELDS = ("model", "response_format", "aspect_ratio", "n", "extra")
 
 
 class AsyncImagen:
@@ -91,35 +90,29 @@ class AsyncImagen:
     ) -> None:
         if api_key is not None:
             api_key = Masked(api_key)  # if a setting is refused, this frame may be shown
-        self._core = Core(
-            configure(
-                base_url=base_url,
-                api_key=api_key,
-                model=model,
-                limits=limits,
-                retry=retry,
-                timeouts=timeouts,
-                headers=headers,
-                proxy=proxy,
-                trust_env=trust_env,
-                ssl=ssl,
-                allow_private=allow_private,
-                idempotency=idempotency,
-                key_honoured=key_honoured,
-                on_event=on_event,
-            )
+        config = Config(
+            base_url=base_url,
+            api_key=api_key,
+            model=model,
+            limits=limits,
+            retry=retry,
+            timeouts=timeouts,
+            headers=headers,
+            proxy=proxy,
+            trust_env=trust_env,
+            ssl=ssl,
+            allow_private=allow_private,
+            idempotency=idempotency,
+            key_honoured=key_honoured,
+            on_event=on_event,
         )
+        self._core = Core(config)
 
     async def __aenter__(self) -> Self:
         running_task()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:
@@ -226,9 +219,11 @@ class AsyncImagen:
         Raises:
             ConfigurationError: If it is given a single text, or an option is out of range.
         """
+        from imagen_async.session.patience import SharedPatience
+        from imagen_async.session.stream import Outcome, Stream
+
         if isinstance(prompts, str | bytes):
             raise ConfigurationError("Pass a list of prompts: a text would be a prompt a letter.")
-
         patience = SharedPatience(give_up_after)
 
         async def work(index: int, item: str | GenerationRequest) -> Outcome:
@@ -358,10 +353,10 @@ class AsyncImagen:
         if image.data is not None:
             return image.data
         if image.path is not None:
+            from imagen_async.storage.save import read_file
+
             return await read_file(image)
-        fetched = (await self._core.fetch(image, MemoryStore())).image.data
-        assert fetched is not None
-        return fetched
+        return (await self._core.fetch(image, MemoryStore())).image.data or b""
 
     async def save(
         self, image: Image, path: str | os.PathLike[str], *, overwrite: bool = False
@@ -378,6 +373,8 @@ class AsyncImagen:
             DownloadError: If the link cannot be fetched.
             SaveError: If the file cannot be written.
         """
+        from imagen_async.storage.save import write_file
+
         return await write_file(await self.read(image), Path(path), overwrite=overwrite)
 
     def stats(self) -> Stats:
@@ -397,4 +394,7 @@ class AsyncImagen:
             if any(value is not None for value in fields):
                 raise InvalidRequestError("Pass a GenerationRequest alone, without further fields.")
             return self._core.resolve(prompt)
-        return self._core.request(prompt, *fields)
+        named = dict(zip(_FIELDS, fields, strict=False))
+        if named.get("model") is None:
+            named["model"] = self._core.config.model
+        return GenerationRequest(prompt, **named)

@@ -15,33 +15,24 @@ from imagen_async.session.lifecycle import GRACE
 from imagen_async.session.stream import AHEAD
 
 if TYPE_CHECKING:
-    import os
-    import ssl
-    from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
-    from types import TracebackType
+    from collections.abc import Callable, Coroutine
     from typing import Self
 
-    from imagen_async.batch.intake import OnUnknown
-    from imagen_async.batch.prompts import Requests
-    from imagen_async.batch.shards import Shard
-    from imagen_async.policy.config import Limits, Timeouts
-    from imagen_async.policy.retry import RetryPolicy
-    from imagen_async.session.events import OnEvent
     from imagen_async.session.stats import Stats
     from imagen_async.session.stream import Stream
     from imagen_async.wire.request import GenerationRequest
 
 P = ParamSpec("P")
 T = TypeVar("T")
-F = TypeVar("F", bound="Callable[..., object]")
 
 
-def _documented(method: Callable[..., object]) -> Callable[[F], F]:
-    def documented(blocking: F) -> F:
-        blocking.__doc__ = method.__doc__
-        return blocking
-
-    return documented
+def _like(
+    method: Callable[Concatenate[AsyncImagen, P], object],
+) -> Callable[[Callable[..., T]], Callable[Concatenate[Imagen, P], T]]:
+    """Give a method the parameters and the words of AsyncImagen's."""
+    return functools.partial(
+        functools.update_wrapper, wrapped=method, assigned=("__doc__", "__annotations__")
+    )
 
 
 def _blocking(
@@ -67,54 +58,18 @@ class Imagen:
         ConfigurationError: If something is missing or cannot work; it says what to do.
     """
 
-    def __init__(
-        self,
-        *,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        model: str | None = None,
-        limits: Limits | None = None,
-        retry: RetryPolicy | None = None,
-        timeouts: Timeouts | None = None,
-        headers: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        trust_env: bool = False,
-        ssl: ssl.SSLContext | None = None,
-        allow_private: bool = False,
-        idempotency: bool = True,
-        key_honoured: bool = False,
-        on_event: OnEvent | None = None,
-    ) -> None:
-        if api_key is not None:
-            api_key = Masked(api_key)  # if a setting is refused, this frame may be shown
-        self._client = AsyncImagen(
-            base_url=base_url,
-            api_key=api_key,
-            model=model,
-            limits=limits,
-            retry=retry,
-            timeouts=timeouts,
-            headers=headers,
-            proxy=proxy,
-            trust_env=trust_env,
-            ssl=ssl,
-            allow_private=allow_private,
-            idempotency=idempotency,
-            key_honoured=key_honoured,
-            on_event=on_event,
-        )
+    @_like(AsyncImagen.__init__)
+    def __init__(self, **options: Any) -> None:
+        if options.get("api_key") is not None:
+            options["api_key"] = Masked(options["api_key"])  # as AsyncImagen does, and why
+        self._client = AsyncImagen(**options)
         self._portal = Portal(self._client._core.aclose)  # noqa: SLF001
         weakref.finalize(self, self._portal.stop)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -127,62 +82,25 @@ class Imagen:
     save: Final = _blocking(AsyncImagen.save)
     settle: Final = _blocking(AsyncImagen.settle)
 
-    @_documented(AsyncImagen.generate_many)
+    @_like(AsyncImagen.generate_many)
     def generate_many(  # noqa: D102
-        self,
-        prompts: Iterable[str | GenerationRequest] | AsyncIterable[str | GenerationRequest],
-        *,
-        ordered: bool = False,
-        give_up_after: float | None = None,
+        self, prompts: Any, **options: Any
     ) -> BlockingStream[Stream[str | GenerationRequest]]:
         return BlockingStream(
             self,
             self._portal,
             prompts,
-            functools.partial(
-                self._client.generate_many, ordered=ordered, give_up_after=give_up_after
-            ),
+            functools.partial(self._client.generate_many, **options),
             self._bound,
             dropped=self._client._core.drop,  # noqa: SLF001
         )
 
-    @_documented(AsyncImagen.batch)
-    def batch(  # noqa: D102
-        self,
-        prompts: Requests,
-        *,
-        out: str | os.PathLike[str],
-        ordered: bool = False,
-        on_unknown: OnUnknown = "hold",
-        retry_failed: bool = False,
-        limit: int | None = None,
-        defaults: Mapping[str, Any] | None = None,
-        new_options: bool = False,
-        price_per_image: float | None = None,
-        budget: float | None = None,
-        max_failures: int | None = None,
-        give_up_after: float | None = None,
-        emulator: bool = False,
-        gallery: bool = True,
-        shard: Shard | None = None,
-    ) -> BlockingRun:
-        open_run = functools.partial(
-            self._client.batch,
-            out=out,
-            ordered=ordered,
-            on_unknown=on_unknown,
-            retry_failed=retry_failed,
-            limit=limit,
-            defaults=defaults,
-            new_options=new_options,
-            price_per_image=price_per_image,
-            budget=budget,
-            max_failures=max_failures,
-            give_up_after=give_up_after,
-            emulator=emulator,
-            gallery=gallery,
-            shard=shard and shard.reading(prompts),
-        )
+    @_like(AsyncImagen.batch)
+    def batch(self, prompts: Any, **options: Any) -> BlockingRun:  # noqa: D102
+        if options.get("shard"):
+            options["shard"] = options["shard"].reading(prompts)
+        open_run = functools.partial(self._client.batch, **options)
+        limit = options.get("limit")
         return BlockingRun(self, self._portal, prompts, open_run, self._bound, limit=limit)
 
     def stats(self) -> Stats:

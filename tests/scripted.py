@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import anyio
 import attrs
 from multidict import CIMultiDict
 
@@ -83,6 +84,7 @@ class Gateway:
         self.posts: list[Post] = []
         self.open = self.peak = 0
         self.closed = 0
+        self.downloads = anyio.Semaphore(8)
 
     @property
     def times(self) -> list[float]:

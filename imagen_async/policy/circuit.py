@@ -14,7 +14,7 @@ SPREAD: Final = 1.0
 """Seconds over which the waiting calls are let through after a reopening."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Permit:
     """Leave to send one request; each is itself and equals no other.
 
@@ -27,14 +27,13 @@ class Permit:
     probe: bool
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Wait:
     """No leave yet: ask again after ``seconds``, or when told that the breaker changed."""
 
     seconds: float
 
 
-@attrs.define(eq=False)
 class CircuitBreaker:
     """Decide who may send while a server refuses.
 
@@ -58,15 +57,12 @@ class CircuitBreaker:
         closed: Whether only probes may pass.
     """
 
-    spread_over: int
-    closed: bool = attrs.field(default=False, init=False)
-    _refusals: int = attrs.field(default=0, init=False)
-    _epoch: int = attrs.field(default=0, init=False)
-    _until: float = attrs.field(default=-math.inf, init=False)
-    _probe: Permit | None = attrs.field(default=None, init=False)
-    _next_probe: float = attrs.field(default=-math.inf, init=False)
-    _next_grant: float = attrs.field(default=-math.inf, init=False)
-    _spread_end: float = attrs.field(default=-math.inf, init=False)
+    def __init__(self, spread_over: int) -> None:
+        self._spread_over = spread_over
+        self.closed: bool = False
+        self._refusals = self._epoch = 0
+        self._probe: Permit | None = None
+        self._until = self._next_probe = self._next_grant = self._spread_end = -math.inf
 
     def ask(self, now: float) -> Permit | Wait:
         """Return leave to send, or how long to wait before asking again.
@@ -81,7 +77,7 @@ class CircuitBreaker:
         if self.closed:
             self._probe, self._next_probe = permit, now + PROBE_EVERY
         elif now < self._spread_end:
-            self._next_grant = now + SPREAD / self.spread_over
+            self._next_grant = now + SPREAD / self._spread_over
         return permit
 
     def closings(self, permit: Permit) -> int:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
 
-
-@attrs.define
 class Deadline:
     """A moment of the monotonic clock after which a call does nothing new.
 
@@ -14,8 +11,11 @@ class Deadline:
         total: The seconds that were given, for messages.
     """
 
-    ends: float
-    total: float
+    __slots__ = ("ends", "total")
+
+    def __init__(self, ends: float, total: float) -> None:
+        self.ends: float = ends
+        self.total: float = total
 
     def left(self, now: float) -> float:
         """Return the seconds left at ``now``; negative once it has passed."""

@@ -16,7 +16,7 @@ REFUSED_FOR: Final = 1800.0
 """Seconds for which a run goes on that is only refused, or that lost the server on the way."""
 
 
-@attrs.define(eq=False, on_setattr=[])
+@attrs.define(eq=False, repr=False, on_setattr=[])
 class Patience:
     """Tell when a run should end because no request gets through; plain values of one clock.
 

@@ -155,7 +155,6 @@ class GiveUp:
     closes_gate: bool = False
 
 
-@attrs.define(eq=False)
 class RetryBudget:
     """A client's allowance of retries: a bucket of tokens that successes fill.
 
@@ -170,7 +169,8 @@ class RetryBudget:
     COST = 14
     INCOME = 1
 
-    _tokens: int = attrs.field(default=CAPACITY, init=False)
+    def __init__(self) -> None:
+        self._tokens = self.CAPACITY
 
     @property
     def empty(self) -> bool:

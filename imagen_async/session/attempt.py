@@ -6,17 +6,19 @@ import codecs
 import contextlib
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
+from yarl import URL
 
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.retry_after import retry_after
+from imagen_async.session.call import FailedAttempt
 from imagen_async.session.transport import ExchangeError, Receiver, timeouts
 from imagen_async.storage.disk import TROUBLE
 from imagen_async.wire.decoder import AnswerDecoder, AnswerError, AnswerLimits, Embedded
 from imagen_async.wire.error_body import BODY_LIMIT, is_error, is_task, request_id
-from imagen_async.wire.mask import Mask, MaskedHeaders
+from imagen_async.wire.mask import MaskedHeaders
 from imagen_async.wire.response import NAMELESS, Answer, Item, structure_answer
 from imagen_async.wire.task import Task, find_task, finished_answer
 from imagen_async.wire.verdict import (
@@ -32,13 +34,12 @@ from imagen_async.wire.verdict import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from multidict import CIMultiDict
-    from yarl import URL
-
-    from imagen_async.policy.config import Timeouts
+    from imagen_async.session.call import Call
+    from imagen_async.session.config import Config
     from imagen_async.session.connection import SentFlagPayload
-    from imagen_async.session.transport import Head, Timer, Transport
+    from imagen_async.session.transport import Head, Transport
     from imagen_async.wire.decoder import Sink
+    from imagen_async.wire.mask import Mask
 
 
 def prepare() -> None:
@@ -48,6 +49,8 @@ def prepare() -> None:
         ConfigurationError: If that cannot be; nothing was sent.
     """
     try:
+        for module in ("imagen_async.wire.cost", "imagen_async.session.tasks"):
+            import_module(module)
         with contextlib.suppress(RuntimeError):  # the interpreter ends: no thread looks up a host
             import_module("concurrent.futures.thread")
         for codec in ("idna", "utf-8-sig"):
@@ -59,8 +62,7 @@ def prepare() -> None:
         ) from None
 
 
-@attrs.frozen
-class Reply:
+class Reply(NamedTuple):
     """A paid answer that can be used.
 
     Args:
@@ -76,19 +78,6 @@ class Reply:
     headers: MaskedHeaders
     request_id: str | None
     task: Task | None = None
-
-
-@attrs.frozen
-class FailedAttempt:
-    """An attempt that brought nothing.
-
-    Args:
-        judgement: What it means.
-        retry_after: Seconds that its answer asked to wait.
-    """
-
-    judgement: Judgement
-    retry_after: float | None = None
 
 
 class AnswerText(Receiver):
@@ -151,96 +140,77 @@ class AnswerText(Receiver):
         return self.decoder.finish()
 
 
-@attrs.frozen
 class Attempt:
     """What every attempt of every call has in common.
 
     Here, and only here, the words of an answer pass the mask: before any of them is cut or told.
 
     Args:
-        url: Where to post.
-        times: Of the client.
-        limits: Of an answer.
-        server_errors_charged: As the retry policy says.
-        key_honoured: Whether the gateway is known to honour Idempotency-Keys.
-        mask: Over the client's secrets.
+        config: Of the client.
     """
 
-    url: URL
-    times: Timeouts
-    limits: AnswerLimits
-    server_errors_charged: bool
-    key_honoured: bool
-    mask: Mask
-    _timer: Timer = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        usual = timeouts(self.times.answer, connect=min(self.times.connect, self.times.answer))
-        object.__setattr__(self, "_timer", usual)
+    def __init__(self, config: Config) -> None:
+        self._url = URL(f"{config.base_url}/images/generations")
+        self._times = times = config.timeouts
+        self._limits = AnswerLimits(max_image_bytes=config.limits.max_image_bytes)
+        self._config = config
+        self._timer = timeouts(times.answer, connect=min(times.connect, times.answer))
 
     async def make(
         self,
         transport: Transport,
         outgoing: SentFlagPayload,
-        headers: CIMultiDict[str],
-        *,
-        open_sink: Callable[[], Sink],
+        call: Call,
         left: float,
-        key_used_before: bool,
-        request: bytes = b"",
     ) -> Reply | FailedAttempt:
         """Send one request and judge what comes.
 
         Args:
             transport: Of the running loop.
-            outgoing: The JSON body, used once.
-            headers: With key and Idempotency-Key.
-            open_sink: Gives a place for the next embedded image.
+            outgoing: The call's body, used once.
+            call: What is sent; its store takes the images.
             left: Seconds until the call's deadline.
-            key_used_before: Whether an earlier attempt carried the same Idempotency-Key.
-            request: The body once more: an answer may quote it.
         """
-        receiver = AnswerText(open_sink, self.limits)
+        receiver = AnswerText(call.store.open, self._limits)
 
         def on_head(head: Head) -> Receiver:
             receiver.failed = not 200 <= head.status < 300
             return receiver
 
-        limit = min(self.times.answer, left)
+        limit = min(self._times.answer, left)
         timer = self._timer
-        if limit < self.times.answer:
-            timer = timeouts(limit, connect=min(self.times.connect, limit))
+        if limit < self._times.answer:
+            timer = timeouts(limit, connect=min(self._times.connect, limit))
         try:
-            head = await transport.post(self.url, outgoing, headers, timer, on_head)
+            head = await transport.post(self._url, outgoing, call.headers, timer, on_head)
         except ExchangeError as error:
-            return self._broken(error, receiver, limit, key_used_before, request)
+            return self._broken(error, receiver, limit, call)
         except BaseException:
             receiver.discard()
             raise
-        masked = MaskedHeaders(head.headers, self.mask)
+        masked = MaskedHeaders(head.headers, self._config.mask)
         if receiver.failed:
-            return self._refused(head.status, masked, receiver, key_used_before, request)
-        return self._read(head.status, masked, receiver, request)
+            return self._refused(head.status, masked, receiver, call)
+        return self._read(head.status, masked, receiver, call)
 
     def _broken(
         self,
         broken: ExchangeError,
         receiver: AnswerText,
         limit: float,
-        key_used_before: bool,
-        request: bytes,
+        call: Call,
     ) -> Reply | FailedAttempt:
         """Judge by what came before the break: a refusal, part of an answer, or nothing."""
         phase = self._phase(broken, limit)
         judgement = judge_failure(broken.kind, sent=broken.sent, detail=phase)
         if broken.head is None:
             return FailedAttempt(judgement)
-        status, headers = broken.head.status, MaskedHeaders(broken.head.headers, self.mask)
+        status, headers = broken.head.status, MaskedHeaders(broken.head.headers, self._config.mask)
         if receiver.failed:
-            return self._refused(status, headers, receiver, key_used_before, request)
+            return self._refused(status, headers, receiver, call)
         if not receiver.silent(broken):
             result = _salvaged(status, headers, receiver, f"{phase}, in its body")
-            if self.key_honoured and isinstance(result, FailedAttempt):
+            if self._config.key_honoured and isinstance(result, FailedAttempt):
                 return FailedAttempt(attrs.evolve(result.judgement, again=True))  # comes whole then
             return result
         # A head came, and nothing but blanks after it: support can tell what became of it.
@@ -248,40 +218,36 @@ class Attempt:
         return FailedAttempt(attrs.evolve(judgement, status=status, request_id=found))
 
     def _refused(
-        self,
-        status: int,
-        headers: MaskedHeaders,
-        receiver: AnswerText,
-        key_used_before: bool,
-        request: bytes,
+        self, status: int, headers: MaskedHeaders, receiver: AnswerText, call: Call
     ) -> Reply | FailedAttempt:
+        mask = self._config.mask
         if (answer := receiver.answer_in_error()).items:  # whatever the status says, it is paid for
             note = f"the gateway answered {status}"
             answer = attrs.evolve(answer, problems=(*answer.problems, note))
-            return Reply(masked(answer, self.mask), status, headers, request_id(headers, None))
+            return Reply(masked(answer, mask), status, headers, request_id(headers, None))
         receiver.discard()
         judgement = judge_status(
             status,
             headers,
             receiver.head,
-            key_used_before=key_used_before,
-            key_honoured=self.key_honoured,
-            server_errors_charged=self.server_errors_charged,
-            request=request,
-            mask=self.mask,
+            key_used_before=call.key_used_before,
+            key_honoured=self._config.key_honoured,
+            server_errors_charged=self._config.retry.server_errors_charged,
+            request=call.body,
+            mask=mask,
         )
         return _failed(judgement, headers)
 
     def _phase(self, broken: ExchangeError, limit: float) -> str:
         if broken.kind is FailureKind.CONNECT_TIMEOUT:
-            return f"no connection within {min(self.times.connect, limit):g} s"
+            return f"no connection within {min(self._times.connect, limit):g} s"
         if broken.kind is FailureKind.TIMEOUT:
-            whose = "answer" if limit == self.times.answer else "what was left of total"
+            whose = "answer" if limit == self._times.answer else "what was left of total"
             return f"no whole answer within {limit:.3g} s ({whose})"
         return broken.detail
 
     def _read(
-        self, status: int, headers: MaskedHeaders, receiver: AnswerText, request: bytes
+        self, status: int, headers: MaskedHeaders, receiver: AnswerText, call: Call
     ) -> Reply | FailedAttempt:
         try:
             document = receiver.document()
@@ -307,15 +273,15 @@ class Attempt:
                 document,
                 headers,
                 status,
-                server_errors_charged=self.server_errors_charged,
-                request=request,
-                mask=self.mask,
+                server_errors_charged=self._config.retry.server_errors_charged,
+                request=call.body,
+                mask=self._config.mask,
             )
             if judgement is not None:
                 return _failed(judgement, headers)
             reason = "; ".join(("no image in it, maybe it was filtered", *answer.problems))
             return FailedAttempt(judge_spoiled(reason, b"", headers, status))
-        return Reply(masked(answer, self.mask), status, headers, request_id(headers, None))
+        return Reply(masked(answer, self._config.mask), status, headers, request_id(headers, None))
 
 
 def _elsewhere(document: Any, headers: MaskedHeaders, status: int) -> Answer | None:

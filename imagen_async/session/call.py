@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
@@ -25,19 +25,31 @@ if TYPE_CHECKING:
     from multidict import CIMultiDict
 
     from imagen_async.policy.deadline import Deadline
-    from imagen_async.session.attempt import FailedAttempt
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
     from imagen_async.storage.stores import ImageStore
     from imagen_async.wire.image import Image
     from imagen_async.wire.request import GenerationRequest
+    from imagen_async.wire.verdict import Judgement
 
 
 NEW = History()
 """Of a call that nothing came of yet."""
 
 
-@attrs.define(eq=False)
+class FailedAttempt(NamedTuple):
+    """An attempt that brought nothing.
+
+    Args:
+        judgement: What it means.
+        retry_after: Seconds that its answer asked to wait.
+    """
+
+    judgement: Judgement
+    retry_after: float | None = None
+
+
+@attrs.define(eq=False, repr=False)
 class Call:
     """One logical request and what became of it so far.
 
@@ -94,6 +106,12 @@ class Call:
     def named(self) -> events.Named:
         """What every event of it begins with."""
         return self.id, self.request, self.idempotency_key
+
+    @property
+    def key_used_before(self) -> bool:
+        """Whether an attempt before the running one carried its key."""
+        sent_before = self.attempts > 1 or self.charge is not Charge.NO
+        return sent_before and "Idempotency-Key" in self.headers
 
     @property
     def gave_up(self) -> str:

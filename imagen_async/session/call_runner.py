@@ -14,11 +14,11 @@ The order of the steps is what keeps the promises:
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import anyio
-import attrs
 
 from imagen_async.errors import (
     Charge,
@@ -30,23 +30,22 @@ from imagen_async.policy.retry import (
     GiveUp,
     Retry,
     RetryBudget,
-    RetryPolicy,
     decide,
     sends_spent,
 )
 from imagen_async.session import events
-from imagen_async.session.attempt import Attempt, FailedAttempt, Reply
+from imagen_async.session.attempt import Attempt, Reply
+from imagen_async.session.collect import fill, has_links
 from imagen_async.session.connection import SentFlagPayload
-from imagen_async.session.delivery import fill, has_links
 from imagen_async.session.record import NO_RECORD, Trace
 from imagen_async.session.shield import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from imagen_async.policy.circuit import Permit
-    from imagen_async.session.call import Call
+    from imagen_async.session.call import Call, FailedAttempt
+    from imagen_async.session.config import Config
     from imagen_async.session.delivery import Delivery
     from imagen_async.session.gate import Gate
     from imagen_async.session.patience import SharedPatience
@@ -54,26 +53,25 @@ if TYPE_CHECKING:
     from imagen_async.wire.generation import Generation
 
 
-@attrs.frozen
 class CallRunner:
     """What carries the calls of one client to their ends.
 
     Args:
+        config: Of the client.
         gate: Where they wait.
-        policy: When they are sent again.
-        attempt: How one exchange is made.
         delivery: How images come that are elsewhere.
-        draw: Gives a random number from 0 to below 1.
         listener: Who is told.
     """
 
-    gate: Gate
-    policy: RetryPolicy
-    attempt: Attempt
-    delivery: Delivery
-    draw: Callable[[], float]
-    listener: events.Listener
-    _budget: RetryBudget = attrs.field(init=False, factory=RetryBudget)
+    def __init__(
+        self, config: Config, gate: Gate, delivery: Delivery, listener: events.Listener
+    ) -> None:
+        self._config = config
+        self._attempts = Attempt(config)
+        self._gate = gate
+        self._delivery = delivery
+        self._listener = listener
+        self._budget = RetryBudget()
 
     async def run(self, call: Call, transport: Transport) -> Generation:
         """Carry one call to its end.
@@ -84,27 +82,27 @@ class CallRunner:
         now = asyncio.get_running_loop().time()
         call.deadline = Deadline(float("inf") if call.waits else now + call.total, call.total)
         if call.heard:
-            self.listener.tell(events.Queued(*call.named))
-        if call.history.sends >= self.policy.max_sends:
+            self._listener.tell(events.Queued(*call.named))
+        if call.history.sends >= self._config.retry.max_sends:
             raise await _on_record(call, call.unsent(sends_spent(call.history.sends)))
         while True:
             permit = await self._enter(call)
             try:
                 result = await self._attempt(call, transport)
                 if isinstance(result, Reply):
-                    self.gate.answered(permit)
+                    self._gate.answered(permit)
                     generation = await self._kept(call, result)
                     break
                 retry = await self._failed(call, result, permit)
             finally:
-                if (leaving := self.gate.leave(permit)) is not None:
+                if (leaving := self._gate.leave(permit)) is not None:
                     await to_the_end(leaving)
             if not retry.closes_gate:  # else the gate does the waiting, for every call
                 with _while_hopeful(call.patience):
                     await anyio.sleep(retry.wait)
         if generation.task is not None or (call.downloads and has_links(generation)):
             if call.heard:
-                self.listener.tell(events.Received(*call.named))
+                self._listener.tell(events.Received(*call.named))
             return await self._collected(call, generation, transport)
         return generation
 
@@ -120,14 +118,14 @@ class CallRunner:
             if patience is None or not patience.paused:
                 return permit
             # Paused while it waited at the gate: nothing may be sent, and others may need the slot.
-            if (leaving := self.gate.leave(permit)) is not None:
+            if (leaving := self._gate.leave(permit)) is not None:
                 await to_the_end(leaving)
 
     async def _let_in(self, call: Call) -> Permit:
         """Wait for a permit, no longer than the call or its run may."""
         if call.patience is not None and call.gave_up:
             raise await _on_record(call, call.unsent(call.gave_up))
-        permit, clock = self.gate.enter_at_once(), asyncio.get_running_loop().time
+        permit, clock = self._gate.enter_at_once(), asyncio.get_running_loop().time
         if permit is not None and call.attempts == 0:
             if call.waits:
                 call.deadline.ends = clock() + call.total
@@ -136,18 +134,18 @@ class CallRunner:
             asked = clock()
             if call.waits:
                 with _while_hopeful(call.patience):
-                    permit = await self.gate.enter()
+                    permit = await self._gate.enter()
                 call.deadline.extend(clock() - asked)
             else:
                 with anyio.move_on_after(call.deadline.left(asked)):
-                    permit = await self.gate.enter()
+                    permit = await self._gate.enter()
         if permit is not None:
             if call.attempts == 0 and call.waits:
                 call.deadline.ends = clock() + call.total
             if call.deadline.left(clock()) > 0:
                 return permit
             # A sleeping machine or a busy loop: the time ended on the way.
-            if (leaving := self.gate.leave(permit)) is not None:
+            if (leaving := self._gate.leave(permit)) is not None:
                 await to_the_end(leaving)
         late = f"the call's total of {call.total:g} s ran out in the queue"
         raise await _on_record(call, call.unsent(call.gave_up or late))
@@ -159,17 +157,9 @@ class CallRunner:
             await call.record.sending(call.idempotency_key)
             call.attempts += 1
             if call.heard:
-                self.listener.tell(events.Sent(*call.named, call.attempts))
-            used_before = call.attempts > 1 or call.charge is not Charge.NO
-            result = await self.attempt.make(
-                transport,
-                outgoing,
-                call.headers,
-                open_sink=call.store.open,
-                left=call.deadline.left(asyncio.get_running_loop().time()),
-                key_used_before=used_before and "Idempotency-Key" in call.headers,
-                request=call.body,
-            )
+                self._listener.tell(events.Sent(*call.named, call.attempts))
+            left = call.deadline.left(asyncio.get_running_loop().time())
+            result = await self._attempts.make(transport, outgoing, call, left)
         except BaseException:
             # Cancelled, or the machine failed: nobody will judge what the attempt came to.
             call.charge = max(call.charge, Charge.MAYBE if outgoing.sent else Charge.NO)
@@ -217,31 +207,31 @@ class CallRunner:
         """
         call.count(failure)
         judgement = failure.judgement
-        closings = await self.gate.closings(permit)
+        closings = await self._gate.closings(permit)
         step = decide(
-            self.policy,
+            self._config.retry,
             call.history,
             judgement,
             retry_after=failure.retry_after,
             left=call.deadline.left(asyncio.get_running_loop().time()),
             budget=self._budget,
-            draw=self.draw(),
+            draw=random.random(),  # noqa: S311 - jitter
             waits=call.waits,
-            key_honoured=self.attempt.key_honoured,
+            key_honoured=self._config.key_honoured,
             gave_up=call.gave_up,
             closings=closings,
         )
         # What an attempt says of the server concerns every call, even if this one is over.
         if step.closes_gate:
-            if await self.gate.refuse(permit, step.wait):
-                self.listener.tell(events.Throttled(*call.named, judgement.message, step.wait))
+            if await self._gate.refuse(permit, step.wait):
+                self._listener.tell(events.Throttled(*call.named, judgement.message, step.wait))
         elif judgement.status is not None:
-            self.gate.answered(permit)
+            self._gate.answered(permit)
         if isinstance(step, GiveUp):
             raise await _on_record(call, call.failed(step.reason))
         if not judgement.pending:  # else the retry that is waited for stays paid for
             call.retried = not step.closes_gate
-        self.listener.tell(
+        self._listener.tell(
             events.Retrying(
                 *call.named,
                 call.attempts,
@@ -261,7 +251,7 @@ class CallRunner:
         now = asyncio.get_running_loop().time()
         if call.deadline.left(now) <= 0:  # the process stood still, and the images are paid for
             call.deadline.ends = now + call.total
-        result = await self.delivery.collect(
+        result = await self._delivery.collect(
             generation,
             call.store,
             transport,

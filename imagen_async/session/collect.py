@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from imagen_async.errors import Charge, ImagenError, SaveError, Verdict
 from imagen_async.storage.stores import Stored
+from imagen_async.wire.generation import Generation
 from imagen_async.wire.image import Image
+from imagen_async.wire.verdict import error_for, judge_spoiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imagen_async.session.attempt import Reply
     from imagen_async.storage.stores import ImageStore, StoreFailure
     from imagen_async.wire.request import GenerationRequest
     from imagen_async.wire.response import Item
@@ -20,62 +24,95 @@ SLACK = 0.07
 """How far a side may be from the page's size: the page's own 3:4 is 7:10."""
 
 
-@attrs.frozen
-class Collected:
-    """What an answer's items came to.
+async def fill(
+    reply: Reply,
+    store: ImageStore,
+    request: GenerationRequest,
+    *,
+    attempts: int,
+    sends: int,
+    idempotency_key: str | None,
+) -> Generation | ImagenError:
+    """Put what an answer brought into the store; return it, or why none of it can be used.
 
     Args:
-        images: In the answer's order; those that came as links have no bytes yet.
-        problems: Why an item gave none, and what is odd about the others.
-        unwritten: Why an image that came could not be written; empty if all were.
-        usable: Whether there is an image that was not cut, or a link.
-    """
-
-    images: tuple[Image, ...]
-    problems: tuple[str, ...] = ()
-    unwritten: tuple[str, ...] = ()
-    usable: bool = True
-
-
-async def collect(
-    items: Sequence[Item], store: ImageStore, request: GenerationRequest
-) -> Collected:
-    """Put the images that came as bytes into the store and gather the links.
-
-    Args:
-        items: Of the answer.
+        reply: The answer; of a task it has no images yet.
         store: Where the sinks of its embedded images came from.
-        request: What was asked, to compare sizes.
+        request: What was asked.
+        attempts: How many HTTP exchanges the call began.
+        sends: How often its body went out.
+        idempotency_key: What it carried.
     """
-    if not [item for item in items if item.embedded]:
-        return Collected(tuple([_link(item) for item in items]))
+    from imagen_async.wire.cost import reported_cost  # by ``prepare``: decimal takes its time
+
+    answer = reply.answer
+    odd: list[str] = []
+    unwritten: list[str] = []
+    images, usable = await _collect(answer.items, store, request, odd, unwritten)
+    if reply.task is not None or (usable and not unwritten):
+        return Generation(
+            request,
+            tuple(images),
+            answer.created,
+            attempts,
+            reply.request_id,
+            idempotency_key,
+            (*answer.problems, *odd),
+            answer.extras,
+            reported_cost(reply.headers, answer.extras),
+            reply.task,
+        )
+    error = _useless(reply, odd, unwritten)
+    error.images = tuple(images)
+    error.attempts, error.sends, error.idempotency_key = attempts, sends, idempotency_key
+    return error
+
+
+async def _collect(
+    items: Sequence[Item],
+    store: ImageStore,
+    request: GenerationRequest,
+    odd: list[str],
+    unwritten: list[str],
+) -> tuple[list[Image], bool]:
+    """Return the images of items, and whether one is a link or was not cut; note what is not."""
     kept = await _kept(items, store)
     images: list[Image] = []
-    problems: list[str] = []
-    unwritten: list[str] = []
     usable = False
     for place, item in enumerate(items, 1):
         result, image = kept.get(place), None
         if isinstance(result, Stored):
             image, usable = result.image, usable or not result.cut
-            problems.extend(oddities(result, place, request))
+            odd.extend(oddities(result, place, request))
         elif result is not None:
             image = result.image
-            (unwritten if result.disk else problems).append(result.problem)
+            (unwritten if result.disk else odd).append(result.problem)
         elif item.embedded is not None and item.embedded.problem is not None:
-            problems.append(f"image {place}: {item.embedded.problem}")
+            odd.append(f"image {place}: {item.embedded.problem}")
         if image is not None:
-            image = attrs.evolve(image, url=item.url, revised_prompt=item.revised_prompt)
+            images.append(attrs.evolve(image, url=item.url, revised_prompt=item.revised_prompt))
         elif item.url is not None:
-            image, usable = _link(item), True
-        if image is not None:
-            images.append(image)
-    return Collected(tuple(images), tuple(problems), tuple(unwritten), usable)
+            images.append(Image(url=item.url, revised_prompt=item.revised_prompt))
+            usable = True
+    return images, usable
+
+
+def _useless(reply: Reply, odd: list[str], unwritten: list[str]) -> ImagenError:
+    """Return the error of an answer that is paid for and brought no image."""
+    if unwritten:
+        return SaveError(
+            f"An image that came cannot be written: {'; '.join(unwritten)}.",
+            verdict=Verdict.DONE,
+            charge=Charge.YES,
+            status=reply.status,
+            request_id=reply.request_id,
+        )
+    reason = "; ".join((*odd, *reply.answer.problems)) or "no image in it"
+    return error_for(judge_spoiled(reason, b"", reply.headers, reply.status))
 
 
 async def _kept(items: Sequence[Item], store: ImageStore) -> dict[int, Stored | StoreFailure]:
     """Put what came as bytes into the store; return what became of it, by the item's place."""
-    several = len(items) > 1
     sinks = {
         place: item.embedded.sink
         for place, item in enumerate(items, 1)
@@ -83,15 +120,16 @@ async def _kept(items: Sequence[Item], store: ImageStore) -> dict[int, Stored | 
     }
     if not sinks:
         return {}
-    numbers = [place if several else None for place in sinks]
+    numbers = [place if len(items) > 1 else None for place in sinks]
     return dict(zip(sinks, await store.keep([*sinks.values()], numbers), strict=True))
 
 
-def _link(item: Item) -> Image:
-    return Image(url=item.url, revised_prompt=item.revised_prompt)
+def has_links(generation: Generation) -> bool:
+    """Return whether an image is behind a link yet."""
+    return any(image.media_type is None for image in generation.images)
 
 
-def oddities(kept: Stored, place: int, request: GenerationRequest) -> tuple[str, ...]:
+def oddities(kept: Stored, place: int, request: GenerationRequest) -> list[str]:
     """Return notes on an image: what is odd about its bytes, and a size that was not asked for.
 
     Args:
@@ -99,15 +137,11 @@ def oddities(kept: Stored, place: int, request: GenerationRequest) -> tuple[str,
         place: In the answer, from 1.
         request: What was asked.
     """
-    notes = () if kept.note is None else (f"image {place}: {kept.note}",)
-    return (*notes, *_size_problems(kept.image, request))
-
-
-def _size_problems(image: Image, request: GenerationRequest) -> tuple[str, ...]:
-    if request.aspect_ratio is None or image.width is None or image.height is None:
-        return ()
-    width, height = request.aspect_ratio.size
-    if abs(image.width - width) <= SLACK * width and abs(image.height - height) <= SLACK * height:
-        return ()
-    asked = f"{request.aspect_ratio.value} ({width} x {height} pixels)"
-    return (f"asked for {asked}, got {image.width} x {image.height}",)
+    notes = [] if kept.note is None else [f"image {place}: {kept.note}"]
+    image, ratio = kept.image, request.aspect_ratio
+    if ratio is not None and image.width is not None and image.height is not None:
+        width, height = ratio.size
+        if abs(image.width - width) > SLACK * width or abs(image.height - height) > SLACK * height:
+            asked = f"{ratio.value} ({width} x {height} pixels)"
+            notes.append(f"asked for {asked}, got {image.width} x {image.height}")
+    return notes

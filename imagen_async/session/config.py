@@ -10,14 +10,15 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 import attrs
+from yarl import URL
 
 from imagen_async.errors import ConfigurationError
 from imagen_async.policy.config import Limits, Secret, Timeouts
 from imagen_async.policy.retry import RetryPolicy
 from imagen_async.policy.url_guard import is_loopback
-from imagen_async.session.network import Network
 from imagen_async.wire.mask import LONG, Mask
 from imagen_async.wire.text import shown_url
 
@@ -34,129 +35,8 @@ _OPAQUE = re.compile(r"(?:^|\s)(?=\S*[0-9])(?=\S*[A-Za-z])\S{16,}(?:\s|$)")
 """A value that may be a secret whatever its header is called."""
 
 
-@attrs.frozen(kw_only=True)
-class Config:
-    """A client's configuration; see AsyncImagen for the meaning of each field."""
-
-    base_url: str
-    api_key: Secret | None = None
-    model: str | None = None
-    limits: Limits = Limits()
-    retry: RetryPolicy = RetryPolicy()
-    timeouts: Timeouts = Timeouts()
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    network: Network = Network()
-    allow_private: bool = False
-    idempotency: bool = True
-    key_honoured: bool = False
-    on_event: tuple[Hook, ...] = ()
-    mask: Mask = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        secrets = [] if self.api_key is None else [self.api_key.reveal()]
-        for name, value in self.headers.items():
-            if _SECRETIVE.search(name) or _OPAQUE.search(value):
-                # Without its scheme, too: `Basic ...` may be told without the first word.
-                secrets += [part for part in (value, *value.split()) if len(part) >= LONG]
-        object.__setattr__(self, "mask", Mask(secrets))
-
-    @property
-    def caller(self) -> str:
-        """Eight digits that differ with the key, and with what goes along for a log to keep."""
-        key = "" if self.api_key is None else self.api_key.reveal()
-        own = sorted(name.lower() for name in self.headers)
-        told = json.dumps([key, self.idempotency, own]).encode()
-        return hashlib.sha256(told).hexdigest()[:8]
-
-    @property
-    def names_caller(self) -> bool:
-        """Whether requests say who asks: by the key, or by a header of the caller's."""
-        return self.api_key is not None or any(map(_SECRETIVE.search, self.headers))
-
-
-def configure(
-    *,
-    base_url: str | None,
-    api_key: str | None,
-    model: str | None,
-    limits: Limits | None,
-    retry: RetryPolicy | None,
-    timeouts: Timeouts | None,
-    headers: Mapping[str, str] | None,
-    proxy: str | None,
-    trust_env: bool,
-    ssl: ssl.SSLContext | None,
-    allow_private: bool,
-    idempotency: bool,
-    key_honoured: bool,
-    on_event: OnEvent | None,
-) -> Config:
-    """Return a checked configuration; base URL and key come from the environment if not given.
-
-    Raises:
-        ConfigurationError: If something is missing or cannot work; it says what to do.
-
-    Warns:
-        UserWarning: If the key goes over plain http to another machine.
-    """
-    config = Config(
-        base_url=_base_url(base_url or os.environ.get("IMAGEN_BASE_URL")),
-        api_key=_secret(api_key),
-        model=model,
-        limits=_value("limits", Limits, limits),
-        retry=_value("retry", RetryPolicy, retry),
-        timeouts=_value("timeouts", Timeouts, timeouts),
-        headers=_headers(headers or {}),
-        network=Network(_proxy(proxy), trust_env, ssl),
-        allow_private=allow_private,
-        idempotency=idempotency,
-        key_honoured=_honoured(key_honoured, idempotency),
-        on_event=_hooks(on_event),
-    )
-    parts = urlsplit(config.base_url)
-    public = parts.scheme == "http" and not is_loopback(parts.hostname or "")
-    if public and config.api_key is not None:
-        warnings.warn(
-            f"The API key goes to {parts.netloc} over plain http, where others can read it; "
-            "use an https:// base_url.",
-            stacklevel=3,
-        )
-    return config
-
-
-def _honoured(honoured: bool, sent: bool) -> bool:
-    if honoured and not sent:
-        raise ConfigurationError(
-            "key_honoured=True needs the keys that idempotency=False leaves out; give one of them."
-        )
-    return honoured
-
-
-def _secret(given: str | None) -> Secret | None:
-    # Here, so that the frame of a warning holds no key.
-    key = given if given is not None else os.environ.get("IMAGEN_API_KEY")
-    return Secret(key) if key is not None and key.strip() else None
-
-
-def _hooks(given: OnEvent | None) -> tuple[Hook, ...]:
-    if given is None or callable(given):
-        return () if given is None else (given,)
-    hooks = tuple(given) if isinstance(given, Iterable) else None
-    if hooks is None or not all(callable(hook) for hook in hooks):
-        raise ConfigurationError("on_event must be a function, or a list of functions.")
-    return hooks
-
-
-def _value(name: str, kind: type[T], given: T | None) -> T:
-    if given is not None and not isinstance(given, kind):
-        raise ConfigurationError(
-            f"{name} must be a {kind.__name__}, not {type(given).__name__}: "
-            f"{name}={kind.__name__}(...)."
-        )
-    return kind() if given is None else given
-
-
 def _base_url(given: str | None) -> str:
+    given = given or os.environ.get("IMAGEN_BASE_URL")
     if given is None or not given.strip():
         raise ConfigurationError(
             "No base URL: pass base_url='https://gateway.example/v1' or set IMAGEN_BASE_URL."
@@ -187,6 +67,59 @@ def _is_host(name: str) -> bool:
     return all(0 < len(label) <= 63 for label in labels)
 
 
+def _secret(given: str | Secret | None) -> Secret | None:
+    key = given if given is not None else os.environ.get("IMAGEN_API_KEY")
+    if key is None or isinstance(key, Secret):
+        return key
+    return Secret(key) if key.strip() else None
+
+
+def _limits(given: Limits | None) -> Limits:
+    return _value("limits", Limits, given)
+
+
+def _retry(given: RetryPolicy | None) -> RetryPolicy:
+    return _value("retry", RetryPolicy, given)
+
+
+def _timeouts(given: Timeouts | None) -> Timeouts:
+    return _value("timeouts", Timeouts, given)
+
+
+def _hooks(given: OnEvent | None) -> tuple[Hook, ...]:
+    if given is None or callable(given):
+        return () if given is None else (given,)
+    hooks = tuple(given) if isinstance(given, Iterable) else None
+    if hooks is None or not all(callable(hook) for hook in hooks):
+        raise ConfigurationError("on_event must be a function, or a list of functions.")
+    return hooks
+
+
+def _value(name: str, kind: type[T], given: T | None) -> T:
+    if given is not None and not isinstance(given, kind):
+        raise ConfigurationError(
+            f"{name} must be a {kind.__name__}, not {type(given).__name__}: "
+            f"{name}={kind.__name__}(...)."
+        )
+    return kind() if given is None else given
+
+
+def _headers(given: Mapping[str, str] | None) -> dict[str, str]:
+    headers = dict(given or {})
+    for name, value in headers.items():
+        token = name and name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+        if not token or not isinstance(value, str) or not _fits(value):
+            raise ConfigurationError(
+                f"headers[{name!r}] cannot be sent: a name of letters, digits and dashes, "
+                "and a value of printable ASCII."
+            )
+    return headers
+
+
+def _fits(value: str) -> bool:
+    return value.isascii() and (value.isprintable() or not value)
+
+
 def _proxy(proxy: str | None) -> str | None:
     if proxy is None:
         return None
@@ -202,19 +135,85 @@ def _proxy(proxy: str | None) -> str | None:
     return proxy
 
 
-def _headers(headers: Mapping[str, str]) -> dict[str, str]:
-    for name, value in headers.items():
-        token = name and name.isascii() and name.replace("-", "").replace("_", "").isalnum()
-        if not token or not isinstance(value, str) or not _fits(value):
+def _mask(config: Config) -> Mask:
+    secrets = [] if config.api_key is None else [config.api_key.reveal()]
+    for name, value in config.headers.items():
+        if _SECRETIVE.search(name) or _OPAQUE.search(value):
+            # Without its scheme, too: `Basic ...` may be told without the first word.
+            secrets += [part for part in (value, *value.split()) if len(part) >= LONG]
+    return Mask(secrets)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Config:
+    """A client's configuration, checked; see AsyncImagen for the meaning of each field.
+
+    Raises:
+        ConfigurationError: If something is missing or cannot work; it says what to do.
+
+    Warns:
+        UserWarning: If the key goes over plain http to another machine.
+    """
+
+    base_url: str = attrs.field(default=None, converter=_base_url)
+    api_key: Secret | None = attrs.field(default=None, converter=_secret)
+    model: str | None = None
+    limits: Limits = attrs.field(default=None, converter=_limits)
+    retry: RetryPolicy = attrs.field(default=None, converter=_retry)
+    timeouts: Timeouts = attrs.field(default=None, converter=_timeouts)
+    headers: Mapping[str, str] = attrs.field(default=None, converter=_headers)
+    proxy: str | None = attrs.field(default=None, converter=_proxy)
+    trust_env: bool = False
+    ssl: ssl.SSLContext | None = None
+    allow_private: bool = False
+    idempotency: bool = True
+    key_honoured: bool = False
+    on_event: tuple[Hook, ...] = attrs.field(default=None, converter=_hooks)
+    mask: Mask = attrs.field(init=False, default=attrs.Factory(_mask, takes_self=True))
+
+    def __attrs_post_init__(self) -> None:
+        if self.key_honoured and not self.idempotency:
             raise ConfigurationError(
-                f"headers[{name!r}] cannot be sent: a name of letters, digits and dashes, "
-                "and a value of printable ASCII."
+                "key_honoured=True needs the keys that idempotency=False leaves out; give one of "
+                "them."
             )
-    return dict(headers)
+        parts = urlsplit(self.base_url)
+        public = parts.scheme == "http" and not is_loopback(parts.hostname or "")
+        if public and self.api_key is not None:
+            warnings.warn(
+                f"The API key goes to {parts.netloc} over plain http, where others can read it; "
+                "use an https:// base_url.",
+                stacklevel=4,  # whoever makes the client
+            )
 
+    @property
+    def caller(self) -> str:
+        """Eight digits that differ with the key, and with what goes along for a log to keep."""
+        key = "" if self.api_key is None else self.api_key.reveal()
+        own = sorted(name.lower() for name in self.headers)
+        told = json.dumps([key, self.idempotency, own]).encode()
+        return hashlib.sha256(told).hexdigest()[:8]
 
-def _fits(value: str) -> bool:
-    return value.isascii() and (value.isprintable() or not value)
+    @property
+    def names_caller(self) -> bool:
+        """Whether requests say who asks: by the key, or by a header of the caller's."""
+        return self.api_key is not None or any(map(_SECRETIVE.search, self.headers))
+
+    @property
+    def origin(self) -> URL:
+        """The API's: scheme, host and port."""
+        return URL(self.base_url).origin()
+
+    def proxy_for(self, url: URL) -> URL | None:
+        """Return the proxy for a URL, or None; never by ``.netrc``."""
+        if self.proxy is not None:
+            return URL(self.proxy)
+        if not self.trust_env:
+            return None
+        found = getproxies_environment().get(url.scheme)
+        if not found or not url.host or proxy_bypass(url.host):
+            return None
+        return URL(found)
 
 
 def checked_key(key: str) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
 from multidict import CIMultiDict, istr
-from yarl import URL
 
 from imagen_async.errors import (
     Charge,
@@ -24,31 +22,28 @@ from imagen_async.policy.config import Masked
 from imagen_async.policy.deadline import Deadline
 from imagen_async.policy.retry import History
 from imagen_async.session import events
-from imagen_async.session.attempt import Attempt, prepare
+from imagen_async.session.attempt import prepare
 from imagen_async.session.call import NEW, Call
 from imagen_async.session.call_runner import CallRunner
 from imagen_async.session.config import checked_key, checked_total, new_key
 from imagen_async.session.delivery import Delivery
-from imagen_async.session.download import Downloader
+from imagen_async.session.download import guard
 from imagen_async.session.gate import LocalGate
 from imagen_async.session.lifecycle import GRACE, Lifecycle
 from imagen_async.session.record import NO_RECORD
 from imagen_async.session.stats import Ends
-from imagen_async.session.tasks import TaskCollector
 from imagen_async.session.transport import Transport, timeouts
 from imagen_async.storage.disk import TROUBLE
-from imagen_async.wire.decoder import AnswerLimits
-from imagen_async.wire.request import GenerationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
+
+    from yarl import URL
 
     from imagen_async.policy.settlement import CallLog, Doubt, KnownCall
     from imagen_async.session.call_log import CallLogReader
     from imagen_async.session.config import Config
-    from imagen_async.session.download import Guard
     from imagen_async.session.gate import Gate
-    from imagen_async.session.network import Network
     from imagen_async.session.patience import SharedPatience
     from imagen_async.session.record import Record
     from imagen_async.session.stats import Stats
@@ -57,7 +52,7 @@ if TYPE_CHECKING:
     from imagen_async.storage.stores import ImageStore, Stored
     from imagen_async.wire.generation import Generation
     from imagen_async.wire.image import Image
-    from imagen_async.wire.request import AspectRatio, ResponseFormat
+    from imagen_async.wire.request import GenerationRequest
 
 
 LOG_TIME = 60.0
@@ -74,7 +69,7 @@ class Core:
     Args:
         config: All that the client was told.
         gate: Where calls wait before they may send; a new one of this client alone by default.
-        transport: Makes the transport of a loop, from the API's origin, the network and the guard.
+        transport: Makes the transport of a loop, from the configuration and the guard.
     """
 
     def __init__(
@@ -82,33 +77,16 @@ class Core:
         config: Config,
         *,
         gate: Gate | None = None,
-        transport: Callable[[URL, Network, Guard | None], Transport] = Transport,
+        transport: Callable[[Config, Callable[[str], None] | None], Transport] = Transport,
     ) -> None:
         self.config = config
-        self._url = URL(f"{config.base_url}/images/generations")
         self._headers = _headers(config)
         self._key_headers = _key_headers(config)
         self._listener = events.Listener(config.on_event)
-        self._downloader = Downloader(
-            config.base_url,
-            config.timeouts,
-            config.limits,
-            policy=config.retry,
-            allow_private=config.allow_private,
-            mask=config.mask,
-        )
-        self._delivery = _delivery(config, self._downloader, self._headers, self._listener)
+        self._delivery = Delivery(config, self._headers, self._listener)
         self._gate = LocalGate(config.limits) if gate is None else gate
-        self._runner = CallRunner(
-            gate=self._gate,
-            policy=config.retry,
-            attempt=_attempt(config, self._url),
-            delivery=self._delivery,
-            draw=random.random,
-            listener=self._listener,
-        )
-        origin, guard = self._url.origin(), self._downloader.guard
-        make = partial(transport, origin, config.network, guard)
+        self._runner = CallRunner(config, self._gate, self._delivery, self._listener)
+        make = partial(transport, config, None if config.allow_private else guard)
         # No method of ours: a client that is forgotten goes at once, without a cycle.
         self._lifecycle = Lifecycle(partial(_connect, self._gate, make))
         self._ends = Ends(self._listener)
@@ -120,25 +98,6 @@ class Core:
         if request.model is None and self.config.model is not None:
             return attrs.evolve(request, model=self.config.model)
         return request
-
-    def request(
-        self,
-        prompt: str,
-        model: str | None = None,
-        response_format: ResponseFormat | str | None = None,
-        aspect_ratio: AspectRatio | str | None = None,
-        n: int | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> GenerationRequest:
-        """Return a request with these fields, and the client's model if they name none."""
-        return GenerationRequest(
-            prompt,
-            model=self.config.model if model is None else model,
-            response_format=response_format,
-            aspect_ratio=aspect_ratio,
-            n=n,
-            extra=extra,
-        )
 
     async def generate(
         self,
@@ -263,7 +222,9 @@ class Core:
         if url is None:
             raise InvalidRequestError("This image has neither bytes nor a file nor a link.")
         return await self._lifecycle.follow(
-            lambda transport: self._downloader.fetch(transport, url, store, None, self._deadline()),
+            lambda transport: self._delivery.downloader.fetch(
+                transport, url, store, None, self._deadline()
+            ),
             _closed_meanwhile,
         )
 
@@ -289,14 +250,19 @@ class Core:
 
         async def get(url: URL, on_head: Callable[[Head], Receiver]) -> Head:
             return await self._lifecycle.follow(
-                lambda transport: transport.ask(url, self._headers, timer, on_head),
+                lambda transport: transport.get(url, timer, on_head, self._headers),
                 _closed_meanwhile,
             )
 
         reader = self._log_readers.get(name)
         if reader is None:
             reader = self._log_readers[name] = CallLogReader(
-                get, self._url.origin(), name, time.time, anyio.sleep, self.config.mask
+                get,
+                self.config.origin,
+                name,
+                time.time,
+                anyio.sleep,
+                self.config.mask,
             )
         log = await reader.read(doubts, calls)
         return reader.name or "", log
@@ -351,31 +317,6 @@ def _headers(config: Config) -> CIMultiDict[str]:
     if config.api_key is not None:
         headers["Authorization"] = Masked(f"Bearer {config.api_key.reveal()}")
     return headers
-
-
-def _attempt(config: Config, url: URL) -> Attempt:
-    return Attempt(
-        url=url,
-        times=config.timeouts,
-        limits=AnswerLimits(max_image_bytes=config.limits.max_image_bytes),
-        server_errors_charged=config.retry.server_errors_charged,
-        key_honoured=config.key_honoured,
-        mask=config.mask,
-    )
-
-
-def _delivery(
-    config: Config, downloader: Downloader, headers: CIMultiDict[str], listener: events.Listener
-) -> Delivery:
-    collector = TaskCollector(
-        base_url=config.base_url,
-        headers=headers,
-        times=config.timeouts,
-        max_image_bytes=config.limits.max_image_bytes,
-        server_errors_charged=config.retry.server_errors_charged,
-        mask=config.mask,
-    )
-    return Delivery(downloader, collector, listener)
 
 
 def _key_headers(config: Config) -> tuple[istr, ...]:

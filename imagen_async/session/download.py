@@ -10,33 +10,39 @@ import errno
 import random
 import re
 import time
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
 import attrs
-from anyio.lowlevel import current_token
 from yarl import URL
 
-from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveError, Verdict
-from imagen_async.policy.retry import RetryPolicy, backoff
+from imagen_async.errors import (
+    Charge,
+    DownloadError,
+    ExpiredUrlError,
+    ImagenError,
+    SaveError,
+    Verdict,
+)
+from imagen_async.policy.retry import backoff
 from imagen_async.policy.retry_after import retry_after
 from imagen_async.policy.url_guard import address_problem, host_problem, url_problem
-from imagen_async.session.network import origin_of
 from imagen_async.session.transport import ExchangeError, timeouts
 from imagen_async.storage.disk import TROUBLE
-from imagen_async.storage.stores import Stored, StoreFailure
+from imagen_async.storage.stores import Stored
 from imagen_async.wire.image import Image
-from imagen_async.wire.mask import NO_MASK, MaskedHeaders
+from imagen_async.wire.mask import MaskedHeaders
 from imagen_async.wire.text import printable, shown_url
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from imagen_async.policy.config import Limits, Timeouts
     from imagen_async.policy.deadline import Deadline
+    from imagen_async.session.config import Config
     from imagen_async.session.transport import Head, Transport
     from imagen_async.storage.stores import ImageStore
     from imagen_async.wire.decoder import Sink
@@ -50,7 +56,7 @@ REDIRECTS = 5
 """Hops that are followed."""
 
 _MOVED = frozenset({301, 302, 303, 307, 308})
-_DEAD = frozenset({401, 403, 410})
+_DEAD = frozenset({401, 403, 404, 410})
 _BUSY = frozenset({408, 425, 429})
 _HOPELESS = frozenset(
     {
@@ -61,32 +67,28 @@ _HOPELESS = frozenset(
     }
 )
 _ASCII = "".join(map(chr, range(128)))
-_SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*:")
+_COMPLETE = re.compile("[A-Za-z][A-Za-z0-9+.-]*:|~|$")
+"""What a link begins with that is not relative; a local path is not made one of the API's."""
 _refusals: ContextVar[list[str] | None] = ContextVar("imagen_async_refusals", default=None)
 
 
-class Guard:
-    """Keeps downloads away from addresses that are not public; a transport asks it.
+def guard(address: str) -> None:
+    """Keep a download away from an address that is not public; a transport asks it.
 
     It sees the address of every socket before it connects, so no spelling, redirect or answer of
-    a name server gets past it. A proxy looks names up itself: there it sees links alone.
+    a name server gets past it. A proxy looks names up itself: there links alone are seen. The
+    refusal is noted for the download it belongs to: aiohttp may show another error.
 
     Raises:
-        PermissionError: When called with an address that is not public.
+        PermissionError: If it is not public.
     """
-
-    def __call__(self, address: str) -> None:
-        """Refuse an address that is not public.
-
-        The refusal is noted for the download it belongs to: aiohttp may show another error.
-        """
-        problem = address_problem(address)
-        if problem is None:
-            return
-        noted = _refusals.get()
-        if noted is not None:
-            noted.append(_leads_astray(address, problem))
-        raise PermissionError(errno.EACCES, "not a public address")
+    problem = address_problem(address)
+    if problem is None:
+        return
+    noted = _refusals.get()
+    if noted is not None:
+        noted.append(_leads_astray(address, problem))
+    raise PermissionError(errno.EACCES, "not a public address")
 
 
 def _leads_astray(host: str, problem: str) -> str:
@@ -94,33 +96,16 @@ def _leads_astray(host: str, problem: str) -> str:
     return f"it leads to {printable(host, 100)}, which {problem} ({permit})"
 
 
-@attrs.frozen
-class _Failure:
-    """Why one try brought no image."""
+class _Failure(NamedTuple):
+    """Why one try brought no image; of a redirect also its target, as the server wrote it."""
 
     reason: str
     again: bool = False
-    missing: bool = False
     status: int | None = None
     asked: float | None = None
-    error: type[DownloadError] = DownloadError
-
-
-@attrs.frozen
-class _Moved:
-    """A redirect's target, as the server wrote it."""
-
-    location: str
-
-
-@attrs.frozen
-class _Job:
-    """What stays the same over the tries at one link."""
-
-    transport: Transport
-    store: ImageStore
-    number: int | None
-    deadline: Deadline
+    error: type[ImagenError] = DownloadError
+    image: Image | None = None
+    location: str = ""
 
 
 class _Body:
@@ -136,30 +121,31 @@ class _Body:
 
     def begin(self, head: Head) -> _Body:
         """Judge an answer by its head."""
-        headers = MaskedHeaders(head.headers, self._mask)
-        encoding = headers.get("Content-Encoding", "identity").strip().lower()
-        length = head.headers.get("Content-Length", "")
-        if head.status == 200 and encoding not in ("identity", ""):
-            # Undoing it could blow a small answer up to any size, and an image gains nothing.
-            self._stop(f"it came encoded as {printable(encoding, 40)}")
-        elif head.status == 200 and length.isdecimal() and int(length) > self._limit:
-            self._stop(f"it is larger than {self._limit} bytes")
-        elif head.status != 200:
-            self.full = True
+        self.full = head.status != 200
+        if not self.full:
+            headers = MaskedHeaders(head.headers, self._mask)
+            encoding = headers.get("Content-Encoding", "identity").strip().lower()
+            length = head.headers.get("Content-Length", "")
+            if encoding not in ("identity", ""):
+                # Undoing it could blow a small answer up to any size, and an image gains nothing.
+                self._stop(f"it came encoded as {printable(encoding, 40)}")
+            elif length.isdecimal():
+                self._bound(int(length))
         return self
 
     def feed(self, chunk: bytes, /) -> None:
         """Take the next bytes."""
-        if self.full:
-            return
         self._size += len(chunk)
-        if self._size > self._limit:
+        self._bound(self._size)
+        if not self.full:
+            self._sink.write(chunk)
+
+    def _bound(self, size: int) -> None:
+        if size > self._limit:
             self._stop(f"it is larger than {self._limit} bytes")
-            return
-        self._sink.write(chunk)
 
     def _stop(self, problem: str) -> None:
-        self.problem = problem
+        self.problem = self.problem or problem
         self.full = True
 
 
@@ -167,44 +153,23 @@ class Downloader:
     """Fetches links, several at a time, each with its own retries.
 
     Args:
-        base_url: The API's base URL; relative links are resolved against it.
-        times: Its ``connect``, ``stall`` and, for one try as a whole, ``answer``.
-        limits: Its ``max_image_bytes`` and ``concurrency``, here the downloads at once.
-        policy: Its ``backoff_base`` and ``backoff_cap``.
-        allow_private: Whether links may lead to private addresses.
-        mask: Over the client's secrets: a link may hold one.
-        draw: Gives random numbers, 0 or more and below 1.
+        config: Of the client; relative links are resolved against its base URL, and one try as a
+            whole may take as long as an answer.
         sleep: Waits for seconds.
-        clock: Gives the time that deadlines are made of; the loop's by default.
-
-    Attributes:
-        guard: For the transport too; None if private addresses may be reached.
+        draw: Gives random numbers, 0 or more and below 1.
     """
 
     def __init__(
         self,
-        base_url: str,
-        times: Timeouts,
-        limits: Limits,
+        config: Config,
         *,
-        policy: RetryPolicy | None = None,
-        allow_private: bool = False,
-        mask: Mask = NO_MASK,
-        draw: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-        clock: Callable[[], float] = anyio.current_time,
+        draw: Callable[[], float] = random.random,
     ) -> None:
-        self.guard: Guard | None = None if allow_private else Guard()
-        self._base = base_url.rstrip("/")
-        self._origin = origin_of(base_url)
-        self._times = times
-        self._limits = limits
-        self._policy = policy if policy is not None else RetryPolicy()
-        self._mask = mask
-        self._draw = draw
+        self._config = config
+        self._origin = config.origin
         self._sleep = sleep
-        self._clock = clock
-        self._slots: tuple[object, anyio.Semaphore] | None = None
+        self._draw = draw
 
     async def fetch(
         self,
@@ -228,110 +193,107 @@ class Downloader:
             DownloadError: If the image cannot be fetched, or what came is not a whole image.
             SaveError: If the disk does not take it.
         """
-        link = self._absolute(url.strip(" \t\r\n"))
-        job = _Job(transport, store, number, deadline)
-        tries = 1
-        async with self._semaphore():
+        link, tries = url.strip(" \t\r\n"), 1
+        if not _COMPLETE.match(link):
+            with suppress(ValueError):  # it is judged as it is
+                link = urljoin(f"{self._config.base_url}/", link)
+
+        async def get(link: str) -> Stored | _Failure:
+            return await self._get(transport, link, store, number, deadline)
+
+        async with transport.downloads:
             try:
-                outcome, tries = await self._insist(job, link)
+                outcome, tries = await self._insist(get, link, deadline)
             except TROUBLE as error:
                 outcome = _Failure(f"this machine failed ({type(error).__name__})")
         if isinstance(outcome, Stored):
             return attrs.evolve(outcome, image=attrs.evolve(outcome.image, url=url))
-        images = (Image(url=url),)
-        if isinstance(outcome, StoreFailure):
-            if outcome.image is not None:
-                images = (attrs.evolve(outcome.image, url=url),)
-            raise SaveError(
-                f"The image is here, but we {outcome.problem}.",
-                verdict=Verdict.DONE,
-                charge=Charge.YES,
-                images=images,
-            )
         counted = f" ({tries} tries)" if tries > 1 else ""
+        shown = shown_url(self._config.mask.text(link))
+        told = f"The image at {shown} did not come: {outcome.reason}{counted}."
+        if outcome.error is SaveError:
+            told = f"The image is here, but we {outcome.reason}."
         raise outcome.error(
-            f"The image at {shown_url(self._mask.text(link))} did not come: "
-            f"{outcome.reason}{counted}.",
+            told,
             verdict=Verdict.DONE,
             charge=Charge.YES,
             status=outcome.status,
             retry_after=outcome.asked,
-            images=images,
+            images=(attrs.evolve(outcome.image or Image(), url=url),),
         )
 
-    async def _insist(self, job: _Job, link: str) -> tuple[Stored | StoreFailure | _Failure, int]:
+    async def _insist(
+        self,
+        get: Callable[[str], Awaitable[Stored | _Failure]],
+        link: str,
+        deadline: Deadline,
+    ) -> tuple[Stored | _Failure, int]:
+        """Try again while that may help; return how it ended, and the number of tries."""
         failures = misses = 0
         while True:
-            outcome = await self._follow(job, link)
+            outcome = await _follow(get, link)
             tries = 1 + failures + misses
-            if not isinstance(outcome, _Failure):
+            if isinstance(outcome, Stored):
                 return outcome, tries
-            if outcome.missing and misses < len(MISSING):
+            if outcome.status == 404 and misses < len(MISSING):
                 wait = MISSING[misses]
                 misses += 1
             elif outcome.again and failures < RETRIES:
                 failures += 1
-                wait = self._wait(outcome.asked, failures)
+                asked, draw = outcome.asked, self._draw()
+                # Never earlier than asked.
+                wait = backoff(self._config.retry, failures, draw)
+                wait = wait if asked is None else asked + draw * min(1.0, asked / 10)
             else:
                 return outcome, tries
-            if wait >= job.deadline.left(self._clock()):
-                late = attrs.evolve(outcome, reason=f"{outcome.reason}, and no time is left")
+            if wait >= deadline.left(anyio.current_time()):
+                late = outcome._replace(reason=f"{outcome.reason}, and no time is left")
                 return late, tries
             await self._sleep(wait)
 
-    def _wait(self, asked: float | None, failures: int) -> float:
-        if asked is None:
-            return backoff(self._policy, failures, self._draw())
-        return asked + self._draw() * min(1.0, asked / 10)  # never earlier than asked
-
-    async def _follow(self, job: _Job, link: str) -> Stored | StoreFailure | _Failure:
-        for _ in range(REDIRECTS + 1):
-            outcome = await self._get(job, link)
-            if not isinstance(outcome, _Moved):
-                return outcome
-            try:
-                target = urljoin(link, outcome.location)
-            except ValueError:
-                return _Failure("it redirects to what is not a URL")
-            if link.startswith("https:") and target.startswith("http:"):
-                return _Failure("it redirects from https to http")
-            link = target
-        return _Failure(f"it redirects more than {REDIRECTS} times")
-
-    async def _get(self, job: _Job, link: str) -> Stored | StoreFailure | _Failure | _Moved:
+    async def _get(
+        self,
+        transport: Transport,
+        link: str,
+        store: ImageStore,
+        number: int | None,
+        deadline: Deadline,
+    ) -> Stored | _Failure:
         problem = url_problem(link, api_scheme=self._origin.scheme)
         if problem is not None:
             return _Failure(f"the link {problem}")
-        sink = job.store.open()
-        body = _Body(sink, self._limits.max_image_bytes, self._mask)
-        failure: _Failure | _Moved | None = _Failure("it was cancelled")
+        sink = store.open()
+        body = _Body(sink, self._config.limits.max_image_bytes, self._config.mask)
+        failure: _Failure | None = _Failure("it was cancelled")
         try:
-            failure = await self._exchange(job, link, body)
+            failure = await self._exchange(transport, link, body, deadline)
         finally:
             if failure is not None:
                 sink.discard()
         if failure is not None:
             return failure
         sink.close()
-        (result,) = await job.store.keep([sink], [job.number], linked=True)
-        if isinstance(result, Stored) or result.disk:
+        (result,) = await store.keep([sink], [number], linked=True)
+        if isinstance(result, Stored):
             return result
+        if result.disk:
+            return _Failure(result.problem, error=SaveError, image=result.image)
         return _Failure(result.problem, again=result.cut, status=200)
 
-    async def _exchange(self, job: _Job, link: str, body: _Body) -> _Failure | _Moved | None:
-        left = job.deadline.left(self._clock())
+    async def _exchange(
+        self, transport: Transport, link: str, body: _Body, deadline: Deadline
+    ) -> _Failure | None:
+        left, times = deadline.left(anyio.current_time()), self._config.timeouts
         if left <= 0:
             return _Failure("no time is left")
-        times = timeouts(
-            min(left, self._times.answer), connect=self._times.connect, stall=self._times.stall
-        )
+        timer = timeouts(min(left, times.answer), connect=times.connect, stall=times.stall)
         refusals: list[str] = []
         noted = _refusals.set(refusals)
         try:
             uri = _uri(link)
             if (refusal := self._refusal(uri)) is not None:
                 return _Failure(refusal)
-            head = await job.transport.get(uri, times, body.begin)
+            head = await transport.get(uri, timer, body.begin)
         except ExchangeError as error:
             if refusals:
                 return _Failure(refusals[0])
@@ -346,29 +308,30 @@ class Downloader:
 
     def _refusal(self, uri: URL) -> str | None:
         origin = self._origin
-        if self.guard is None or (
+        if self._config.allow_private or (
             (uri.scheme, uri.host, uri.port) == (origin.scheme, origin.host, origin.port)
         ):
             return None
         host = uri.raw_host or ""
         problem = host_problem(host)
-        return None if problem is None else _leads_astray(self._mask.text(host), problem)
+        return None if problem is None else _leads_astray(self._config.mask.text(host), problem)
 
-    def _absolute(self, url: str) -> str:
-        if _SCHEME.match(url) or url.startswith("~"):
-            return url
-        if url.startswith("//"):
-            return f"{self._origin.scheme}:{url}"
-        if url.startswith("/"):
-            return f"{self._origin}{url}"
-        return f"{self._base}/{url}" if url else ""
 
-    def _semaphore(self) -> anyio.Semaphore:
-        # A semaphore belongs to its loop, and a client may live through several.
-        token = current_token()
-        if self._slots is None or self._slots[0] != token:
-            self._slots = (token, anyio.Semaphore(self._limits.concurrency))
-        return self._slots[1]
+async def _follow(
+    get: Callable[[str], Awaitable[Stored | _Failure]], link: str
+) -> Stored | _Failure:
+    for _ in range(REDIRECTS + 1):
+        outcome = await get(link)
+        if isinstance(outcome, Stored) or not outcome.location:
+            return outcome
+        try:
+            target = urljoin(link, outcome.location)
+        except ValueError:
+            return _Failure("it redirects to what is not a URL")
+        if link.startswith("https:") and target.startswith("http:"):
+            return _Failure("it redirects from https to http")
+        link = target
+    return _Failure(f"it redirects more than {REDIRECTS} times")
 
 
 def _uri(link: str) -> URL:
@@ -384,17 +347,17 @@ def _uri(link: str) -> URL:
     return URL(quote(link.replace(" ", "%20"), safe=_ASCII), encoded=True)
 
 
-def _judged(head: Head, body: _Body) -> _Failure | _Moved | None:
+def _judged(head: Head, body: _Body) -> _Failure | None:
     """Return what an answer's head means for a download; None if the body is what was asked."""
     status = head.status
     if status == 200:
         return None if body.problem is None else _Failure(body.problem, status=status)
+    reason = f"the server answered {status}"
     location = head.headers.get("Location")
     if status in _MOVED and location:
-        return _Moved(location)
-    reason = f"the server answered {status}"
-    if status in _DEAD or status == 404:
-        return _Failure(reason, missing=status == 404, status=status, error=ExpiredUrlError)
+        return _Failure(reason, location=location)
+    if status in _DEAD:
+        return _Failure(reason, status=status, error=ExpiredUrlError)
     again = status in _BUSY or 500 <= status <= 599
     asked = retry_after(head.headers, time.time()) if again else None
     return _Failure(reason, again=again, status=status, asked=asked)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from imagen_async.wire.short_repr import short_repr
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from imagen_async.wire.request import GenerationRequest
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class CallEvent:
     """Something that happened to one call.
 
@@ -30,21 +32,23 @@ class CallEvent:
     call_id: int
     request: GenerationRequest
     idempotency_key: str
+    __repr__ = short_repr
 
 
-@attrs.frozen
 class Queued(CallEvent):
     """A call asked for a slot; exactly one Done, Failed or Cancelled of it follows."""
 
+    __slots__ = ()
 
-@attrs.frozen
+
+@attrs.frozen(eq=False, repr=False)
 class Sent(CallEvent):
     """An attempt is about to be sent; ``attempt`` counts from 1."""
 
     attempt: int
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Retrying(CallEvent):
     """An attempt ended without an image and the call will try again after ``wait`` seconds."""
 
@@ -55,7 +59,7 @@ class Retrying(CallEvent):
     wait: float
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Throttled(CallEvent):
     """The gate of the whole client closed for ``wait`` seconds, by what this call was told."""
 
@@ -63,33 +67,34 @@ class Throttled(CallEvent):
     wait: float
 
 
-@attrs.frozen
 class Received(CallEvent):
     """A paid answer came, and its links are downloaded now."""
 
+    __slots__ = ()
 
-@attrs.frozen
+
+@attrs.frozen(eq=False, repr=False)
 class Downloaded(CallEvent):
     """The image of a link is here."""
 
     image: Image
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Done(CallEvent):
     """A call brought images; they are here even if who waits for them is cancelled meanwhile."""
 
     generation: Generation
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Failed(CallEvent):
     """A call ended in an error."""
 
     error: ImagenError
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Cancelled(CallEvent):
     """A call was given up: it was cancelled, or an interrupt or a foreign error ended it.
 

@@ -6,17 +6,14 @@ step is on record. A Record's errors end the call: what cannot be recorded is no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-import attrs
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from imagen_async.errors import Charge, ImagenError
     from imagen_async.wire.generation import Generation
 
 
-@attrs.frozen
-class Trace:
+class Trace(NamedTuple):
     """What a gateway's log may show of one time that a request's body went out.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
@@ -51,43 +52,33 @@ class Ends:
 
     def __init__(self, listener: events.Listener) -> None:
         self._listener = listener
-        self._attempts = self._done = self._failed = self._unknown = self._images = 0
-        self._dropped = 0
+        self._counts: Counter[str] = Counter()
 
-    def stats(self, *, queued: int, in_flight: int) -> Stats:
-        """Return what happened so far."""
-        return Stats(
-            queued=queued,
-            in_flight=in_flight,
-            attempts=self._attempts,
-            done=self._done,
-            failed=self._failed,
-            unknown=self._unknown,
-            images=self._images,
-            dropped=self._dropped,
-        )
+    def stats(self, **now: int) -> Stats:
+        """Return what happened so far, and what happens now."""
+        return Stats(**self._counts, **now)
 
     def done(self, call: Call, generation: Generation) -> Generation:
         """Note that a call brought images, and return them."""
-        self._attempts += call.attempts
-        self._done += 1
-        self._images += len(generation.images)
+        self._counts["attempts"] += call.attempts
+        self._counts["done"] += 1
+        self._counts["images"] += len(generation.images)
         if call.heard:
             self._listener.tell(events.Done(*call.named, generation))
         return generation
 
     def failed(self, call: Call, error: ImagenError) -> None:
         """Note that a call ended in an error."""
-        self._attempts += call.attempts
+        self._counts["attempts"] += call.attempts
         if error.charge is Charge.NO:
-            self._failed += 1
+            self._counts["failed"] += 1
         else:
-            self._unknown += 1
+            self._counts["unknown"] += 1
         self._listener.tell(events.Failed(*call.named, error))
 
     def cancelled(self, call: Call) -> None:
         """Note that a call was given up; warn if it was sent and may be paid for."""
-        self._attempts += call.attempts
+        self._counts["attempts"] += call.attempts
         if call.attempts and call.charge is not Charge.NO:
             kept = ", and what had come is on its Cancelled event" if call.images else ""
             told = f"Call {call.id} (idempotency key {call.idempotency_key}) was given up{kept}."
@@ -106,5 +97,5 @@ class Ends:
             self._drop(OutcomeUnknownError(told, charge=charge))
 
     def _drop(self, loss: OutcomeUnknownError) -> None:
-        self._dropped += 1
+        self._counts["dropped"] += 1
         events.log.warning("%s", loss)

@@ -16,7 +16,6 @@ from imagen_async.wire.short_repr import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping
-    from types import TracebackType
     from typing import Self
 
     from anyio.abc import TaskGroup
@@ -116,12 +115,7 @@ class Stream(Generic[_Item]):
         self._hire()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._group is not None
         self._exhausted = True
         self._group.cancel_scope.cancel()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
-import attrs
 from yarl import URL
 
 from imagen_async.errors import (
@@ -33,15 +33,13 @@ from imagen_async.wire.text import printable
 from imagen_async.wire.verdict import error_for, judge_failed_task
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from multidict import CIMultiDict
 
-    from imagen_async.policy.config import Timeouts
     from imagen_async.policy.deadline import Deadline
+    from imagen_async.session.config import Config
     from imagen_async.session.transport import Head, Receiver, Transport
-    from imagen_async.wire.decoder import Sink
-    from imagen_async.wire.mask import Mask
+    from imagen_async.storage.stores import ImageStore
+    from imagen_async.wire.request import GenerationRequest
     from imagen_async.wire.task import Task
 
 PAUSES: Final = (2.0, 3.0, 5.0, 8.0)
@@ -54,8 +52,7 @@ _ABSENT = frozenset({400, 404, 405, 410, 501})
 _FORBIDDEN = frozenset({401, 403})
 
 
-@attrs.frozen
-class _Poll:
+class _Poll(NamedTuple):
     """What one poll came to.
 
     Args:
@@ -73,45 +70,34 @@ class _Poll:
     problem: str = ""
 
 
-@attrs.frozen
 class TaskCollector:
     """Polls the tasks of one client.
 
     Args:
-        base_url: The API's.
-        headers: What every request to it carries.
-        times: Its ``connect`` and ``answer`` are those of one poll.
-        max_image_bytes: The most bytes of one image.
-        server_errors_charged: As the retry policy says.
-        mask: Over the client's secrets.
-        sleep: Waits for seconds.
+        config: Of the client; one poll may take as long as one attempt.
+        headers: What every request to its API carries.
     """
 
-    base_url: str
-    headers: CIMultiDict[str]
-    times: Timeouts
-    max_image_bytes: int
-    server_errors_charged: bool
-    mask: Mask
-    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    def __init__(self, config: Config, headers: CIMultiDict[str]) -> None:
+        self._config = config
+        self._headers = headers
 
     async def collect(
         self,
         transport: Transport,
         task: Task,
-        *,
-        open_sink: Callable[[], Sink],
+        store: ImageStore,
         deadline: Deadline,
-        request: bytes = b"",
+        request: GenerationRequest,
     ) -> Reply | ImagenError:
         """Poll a task to its end.
 
         Args:
             transport: Of the running loop.
             task: What to ask for.
-            open_sink: Gives a place for the next image that comes as bytes.
+            store: Takes the images that come as bytes.
             deadline: When to give up for now: a later run may ask again.
-            request: The order's body: a failure may quote it.
+            request: What was ordered: a failure may quote it.
 
         Returns:
             The answer, or the error that the task ended as. An UnfinishedTaskError may
@@ -121,7 +107,7 @@ class TaskCollector:
         places, misses, polls, problem = self._places(task), 0, 0, ""
         while deadline.left(clock()) > 0:
             left = deadline.left(clock())
-            poll = await self._poll(transport, places[0], open_sink, left, request)
+            poll = await self._poll(transport, places[0], store, left, request)
             if isinstance(poll.result, ImagenError):
                 poll.result.task_id = task.id
             if poll.result is not None:
@@ -132,7 +118,12 @@ class TaskCollector:
                 if misses % len(places):
                     continue  # the next place, at once
                 if misses >= MISSES * len(places):
-                    return _lost(task)
+                    return _paid(
+                        ExpiredUrlError,
+                        task,
+                        "is not known there any more, and the order is paid for; ask its support "
+                        "with this id",
+                    )
             else:
                 misses, problem = 0, poll.problem
                 if poll.known:
@@ -140,70 +131,66 @@ class TaskCollector:
             usual = PAUSES[min(polls, len(PAUSES) - 1)]
             wait = min(usual if poll.asked is None else poll.asked, LONGEST_PAUSE)
             polls += 1
-            await self.sleep(min(wait, max(0.0, deadline.left(clock()))))
-        return _unfinished(task, deadline.total, problem)
+            await anyio.sleep(min(wait, max(0.0, deadline.left(clock()))))
+        why = f" ({printable(problem, 200)})" if problem else ""
+        end = f"brought no image within {deadline.total:g} s{why}; the order is paid for"
+        return _paid(UnfinishedTaskError, task, end)
 
     def _places(self, task: Task) -> list[URL]:
-        base = URL(self.base_url)
+        base = URL(self._config.base_url)
         found = []
-        for place in task.places(self.base_url):
-            try:
+        for place in task.places(self._config.base_url):
+            with suppress(ValueError):
                 url = base.join(URL(place))
                 if url.origin() == base.origin() and url not in found:
                     found.append(url)
-            except ValueError:
-                continue
         return found
 
     async def _poll(
         self,
         transport: Transport,
         url: URL,
-        open_sink: Callable[[], Sink],
+        store: ImageStore,
         left: float,
-        request: bytes,
+        request: GenerationRequest,
     ) -> _Poll:
-        receiver = AnswerText(open_sink, AnswerLimits(max_image_bytes=self.max_image_bytes))
-        limit = min(self.times.answer, left)
-        timer = timeouts(limit, connect=min(self.times.connect, limit))
+        times = self._config.timeouts
+        limits = AnswerLimits(max_image_bytes=self._config.limits.max_image_bytes)
+        receiver = AnswerText(store.open, limits)
+        limit = min(times.answer, left)
+        timer = timeouts(limit, connect=min(times.connect, limit))
 
         def on_head(head: Head) -> Receiver:
             receiver.full = head.status not in (200, 201, 202)
             return receiver
 
         try:
-            head = await transport.ask(url, self.headers, timer, on_head)
+            head = await transport.get(url, timer, on_head, self._headers)
+            headers = MaskedHeaders(head.headers, self._config.mask)
+            if 200 <= head.status < 300:
+                return self._read(head.status, headers, receiver, request)
+            poll = _missed(head.status, headers)
         except ExchangeError as error:
-            receiver.discard()
-            return _Poll(problem=error.detail)
+            poll = _Poll(problem=error.detail)
+        except AnswerError as error:
+            poll = _Poll(problem=error.reason)
         except BaseException:
             receiver.discard()
             raise
-        headers = MaskedHeaders(head.headers, self.mask)
-        if not 200 <= head.status < 300:
-            receiver.discard()
-            absent = head.status in _ABSENT
-            if head.status in _FORBIDDEN:
-                return _Poll(problem=f"the gateway answered {head.status}: is the key still valid?")
-            asked = retry_after(headers, time.time())
-            return _Poll(absent=absent, asked=asked, problem=f"the gateway answered {head.status}")
-        return self._read(head.status, headers, receiver, request)
+        receiver.discard()
+        return poll
 
     def _read(
         self,
         status: int,
         headers: MaskedHeaders,
         receiver: AnswerText,
-        request: bytes,
+        request: GenerationRequest,
     ) -> _Poll:
-        try:
-            document = receiver.document()
-        except AnswerError as error:
-            receiver.discard()
-            return _Poll(problem=error.reason)
+        mask, document = self._config.mask, receiver.document()
         found = finished_answer(document)
         if found is not None:
-            answer = masked(structure_answer(found), self.mask)
+            answer = masked(structure_answer(found), mask)
             if answer.items:
                 return _Poll(Reply(answer, status, headers, request_id(headers, None)))
         receiver.discard()
@@ -213,10 +200,10 @@ class TaskCollector:
                 failure,
                 headers,
                 status,
-                server_errors_charged=self.server_errors_charged,
+                server_errors_charged=self._config.retry.server_errors_charged,
                 polled=True,
-                request=request,
-                mask=self.mask,
+                request=request.encode(),
+                mask=mask,
             )
             turned_away = judgement.verdict in (Verdict.REFUSED, Verdict.QUOTA)
             if not has_failed(document) and (turned_away or judgement.authentication):
@@ -225,21 +212,17 @@ class TaskCollector:
         return _Poll(known=True, asked=retry_after(headers, time.time()))
 
 
-def _lost(task: Task) -> ImagenError:
-    return ExpiredUrlError(
-        f"The gateway does not know its task {printable(task.id, 200)} any more, and the order is "
-        "paid for; ask its support with this id.",
-        verdict=Verdict.DONE,
-        charge=Charge.YES,
-        task_id=task.id,
-    )
+def _missed(status: int, headers: MaskedHeaders) -> _Poll:
+    """Return what an answer other than a success says of a task."""
+    problem = f"the gateway answered {status}"
+    if status in _FORBIDDEN:
+        return _Poll(problem=f"{problem}: is the key still valid?")
+    return _Poll(absent=status in _ABSENT, asked=retry_after(headers, time.time()), problem=problem)
 
 
-def _unfinished(task: Task, total: float, problem: str) -> ImagenError:
-    why = f" ({printable(problem, 200)})" if problem else ""
-    return UnfinishedTaskError(
-        f"The gateway's task {printable(task.id, 200)} brought no image within {total:g} s{why}; "
-        "the order is paid for.",
+def _paid(kind: type[ImagenError], task: Task, end: str) -> ImagenError:
+    return kind(
+        f"The gateway's task {printable(task.id, 200)} {end}.",
         verdict=Verdict.DONE,
         charge=Charge.YES,
         task_id=task.id,

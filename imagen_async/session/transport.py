@@ -12,10 +12,10 @@ import os
 import socket
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import aiohttp
-import attrs
+import anyio
 
 from imagen_async.session.alarm import Alarm
 from imagen_async.session.connection import Connection, keep_alive
@@ -24,13 +24,14 @@ from imagen_async.session.transport_errors import classify, only_once
 from imagen_async.wire.verdict import FailureKind
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from multidict import CIMultiDict
     from yarl import URL
 
+    from imagen_async.session.config import Config
     from imagen_async.session.connection import SentFlagPayload
-    from imagen_async.session.network import Network
 
 KEEPALIVE = 4.0
 """Seconds an idle socket is kept: uvicorn closes it after 5, and a lost race is a lost answer."""
@@ -41,8 +42,7 @@ PIECE = 64 * 1024
 """aiohttp's read buffer in bytes; it pauses the socket at twice this."""
 
 
-@attrs.frozen
-class Timer:
+class Timer(NamedTuple):
     """How long one exchange may take.
 
     Args:
@@ -64,8 +64,7 @@ class Receiver(Protocol):
         """Take the next bytes, cut anywhere."""
 
 
-@attrs.frozen
-class Head:
+class Head(NamedTuple):
     """An answer's status and headers; the headers are a case-insensitive mapping."""
 
     status: int
@@ -96,18 +95,22 @@ class Transport:
     """The sessions of one running loop.
 
     Args:
-        origin: The API's origin; only it is reached without the guard.
-        network: Proxy and TLS.
+        config: Of the client; only its API's own origin is reached without the guard.
         guard: Raises OSError for an address that a download must not reach.
+
+    Attributes:
+        downloads: What downloads wait for.
     """
 
-    def __init__(self, origin: URL, network: Network, guard: Callable[[str], None] | None) -> None:
+    def __init__(self, config: Config, guard: Callable[[str], None] | None) -> None:
         # glibc gives the heap's top back after each large read, and faults it in again for the
         # next; having freed one larger block, it keeps that much (mallopt(3), M_TRIM_THRESHOLD).
         bytes(16 * 1024 * 1024)
+        origin = config.origin
         self._origin_parts = (origin.scheme, origin.host, origin.port)
-        self._network = network
-        self._api_connector = _connector(network, None)
+        self._config = config
+        self.downloads: anyio.Semaphore = anyio.Semaphore(config.limits.concurrency)
+        self._api_connector = _connector(config.ssl, None)
         self._api = _session(self._api_connector)
         self._own_files = _session(self._api_connector, download=True)
         # Tools that watch requests put trace configurations into every session.
@@ -166,27 +169,20 @@ class Transport:
         url: URL,
         timer: Timer,
         on_head: Callable[[Head], Receiver],
+        headers: CIMultiDict[str] | None = None,
     ) -> Coroutine[Any, Any, Head]:
-        """Send one bare GET, without key, cookies or hidden retry; redirects are not followed.
+        """Send one GET without cookies or hidden retry; redirects are not followed.
+
+        Args:
+            url: Where to.
+            timer: How long it may take.
+            on_head: Gives what takes the body.
+            headers: With the API's key, which goes to the API itself alone.
 
         Raises:
-            ExchangeError: If the exchange broke.
+            ExchangeError: If the exchange broke, or the key would go to another origin.
         """
-        return self._exchange("GET", url, timer, on_head, None, None)
-
-    def ask(
-        self,
-        url: URL,
-        headers: CIMultiDict[str],
-        timer: Timer,
-        on_head: Callable[[Head], Receiver],
-    ) -> Coroutine[Any, Any, Head]:
-        """Send one GET to the API itself, with its key; redirects are not followed.
-
-        Raises:
-            ExchangeError: If the exchange broke, or the URL is of another origin.
-        """
-        if (url.scheme, url.host, url.port) != self._origin_parts:
+        if headers is not None and (url.scheme, url.host, url.port) != self._origin_parts:
             raise ExchangeError(FailureKind.BAD_URL, sent=False, detail="it is not the API's")
         return self._exchange("GET", url, timer, on_head, None, headers)
 
@@ -232,7 +228,7 @@ class Transport:
         outgoing: SentFlagPayload | None,
         headers: CIMultiDict[str] | None,
     ) -> Awaitable[aiohttp.ClientResponse | Response]:
-        session, proxy = self._api, self._network.proxy_for(url)
+        session, proxy = self._api, self._config.proxy_for(url)
         if outgoing is None or headers is None:
             session = self._session_for(url)
         elif proxy is None and self._direct is not None and self._direct.takes(headers):
@@ -257,17 +253,17 @@ class Transport:
             unread = broken.head is None and await outgoing.unread()
         finally:
             outgoing.end()
-        if unread and self._network.proxy_for(url) is None:  # a proxy's kernel is not asked
+        if unread and self._config.proxy_for(url) is None:  # a proxy's kernel is not asked
             return ExchangeError(FailureKind.DROPPED, sent=False, detail=UNREAD)
         return broken
 
     def _session_for(self, url: URL) -> aiohttp.ClientSession:
         own = (url.scheme, url.host, url.port) == self._origin_parts
         # Through a proxy only the proxy's own address is seen here, and that one is trusted.
-        if own or self._guard is None or self._network.proxy_for(url) is not None:
+        if own or self._guard is None or self._config.proxy_for(url) is not None:
             return self._own_files
         if self._files is None:
-            self._files = _session(_connector(self._network, self._guard), download=True)
+            self._files = _session(_connector(self._config.ssl, self._guard), download=True)
         return self._files
 
 
@@ -316,7 +312,9 @@ def _session(connector: aiohttp.TCPConnector, *, download: bool = False) -> aioh
     )
 
 
-def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp.TCPConnector:
+def _connector(
+    context: ssl.SSLContext | None, guard: Callable[[str], None] | None
+) -> aiohttp.TCPConnector:
     def open_socket(info: Any) -> socket.socket:
         family, kind, protocol, _, address = info
         if guard is not None:
@@ -329,7 +327,7 @@ def _connector(network: Network, guard: Callable[[str], None] | None) -> aiohttp
         limit=0,  # the gate bounds what is in flight; a second queue would wait unseen
         keepalive_timeout=KEEPALIVE,
         resolver=aiohttp.ThreadedResolver(),  # aiodns, if installed, ignores split DNS
-        ssl=network.ssl if network.ssl is not None else True,
+        ssl=context if context is not None else True,
         socket_factory=open_socket,
     )
     factory: Any = partial(Connection, loop=asyncio.get_running_loop())

@@ -31,7 +31,7 @@ LARGE = 4 * 1024 * 1024
 """Bytes of images in memory above which joining them would stall the loop for milliseconds."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Stored:
     """An image that is where it belongs.
 
@@ -50,7 +50,7 @@ class Stored:
     cut: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class StoreFailure:
     """Bytes that could not be kept.
 
@@ -112,7 +112,7 @@ class MemoryStore:
         return await in_thread(lambda: [_in_memory(part, linked) for part in parts])
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Unplaced:
     """A hidden file that is to get its name."""
 

@@ -24,7 +24,7 @@ _PAGES = (
 )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Finding:
     """What bytes are.
 

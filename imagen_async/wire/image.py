@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -94,6 +93,8 @@ def grid_bundle(images: Iterable[Image], caption: str, plain: str) -> Bundle:
         caption: Any text.
         plain: For front ends that show text alone.
     """
+    from html import escape
+
     cells = []
     for image in images:
         data, media_type = _shown(image)
@@ -162,6 +163,8 @@ def _smaller(
 
 
 def _picture(data: bytes, media_type: str, label: str) -> str:
+    from html import escape
+
     source = f"data:{media_type};base64,{b64encode(data).decode()}"
     return f'<img alt="{escape(label)}" src="{source}" style="max-width:100%;border-radius:6px">'
 

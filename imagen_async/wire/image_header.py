@@ -62,7 +62,7 @@ class Media:
         return self.media_type in RASTERS
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Format:
     media_type: str
     suffix: str

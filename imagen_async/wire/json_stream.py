@@ -71,7 +71,7 @@ _Open: TypeAlias = "tuple[str, _Open | None]"
 """What closes the innermost object or list, and the ones around it."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AnswerLimits:
     """How much of an answer is taken.
 

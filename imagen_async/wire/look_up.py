@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imagen_async.wire.error_body import ErrorBody
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Found:
     """What the table says of an answer.
 

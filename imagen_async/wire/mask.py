@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from html.entities import codepoint2name
 from typing import Any
 
 import attrs
@@ -46,12 +45,14 @@ def _escapes(character: str) -> str:
     """Return a pattern of a character as it is, and as JSON, HTML and URLs write it."""
     if character.isalnum():
         return character
+    from html.entities import codepoint2name  # here: not every client has a secret
+
     code, plain = ord(character), re.escape(character)
     name = codepoint2name.get(code, "#")
     return rf"(?:\\?{plain}|\\u{code:04x}|%{code:02x}|&(?:{name}|#0*{code}|#x0*{code:x});)"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Mask:
     """Masks secrets in text, in any case, also in base64 or escaped for JSON, HTML or a URL.
 
@@ -91,7 +92,7 @@ class Mask:
 NO_MASK = Mask()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class MaskedHeaders(Mapping[str, str]):
     """An answer's headers, each masked when it is read.
 

@@ -26,7 +26,6 @@ from imagen_async.errors import (
     SpoiledAnswerError,
     Verdict,
 )
-from imagen_async.wire.cost import tells_a_cost
 from imagen_async.wire.error_body import (
     BODY_LIMIT,
     ErrorBody,
@@ -260,6 +259,8 @@ def judge_failed_task(
         whole=whole,
         request=request,
     )
+    from imagen_async.wire.cost import tells_a_cost  # loaded before anything is sent
+
     if CHARGES[found.verdict] is Charge.NO and tells_a_cost(document, headers):
         found = OPEN
     told = read_error(mask.document(document)) or ErrorBody()

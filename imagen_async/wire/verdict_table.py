@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Row:
     """One line of the table; it fits the statuses and the page that it names, by codes or words.
 
@@ -41,7 +41,7 @@ class Row:
     verdict: Verdict
     statuses: Container[int]
     codes: frozenset[str] = frozenset()
-    words: re.Pattern[str] | None = None
+    words: str | None = None
     page: bool = False
     authentication: bool = False
 
@@ -64,7 +64,7 @@ class Row:
         )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Heard:
     """What an answer says, in lower case.
 
@@ -78,19 +78,21 @@ class Heard:
     whole: str
     request: str
 
-    def says(self, words: re.Pattern[str], *, doubt: bool) -> bool:
+    def says(self, words: str, *, doubt: bool) -> bool:
         """Return whether it says such words of its own; a doubt may stand anywhere in it."""
+        # Patterns are compiled, and kept, once they are asked for: few programs ever need them.
+        found = re.search(words, self.words) is not None
         if doubt:
-            return words.search(self.words) is not None or words.search(self.whole) is not None
-        return words.search(self.words) is not None and words.search(self.request) is None
+            return found or re.search(words, self.whole) is not None
+        return found and re.search(words, self.request) is None
 
 
 def _codes(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-def _words(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(patterns))
+def _words(*patterns: str) -> str:
+    return "|".join(patterns)
 
 
 _DOUBT = Verdict.UNKNOWN

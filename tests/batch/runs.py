@@ -14,7 +14,7 @@ from imagen_async.batch.run import Run, RunOptions
 from imagen_async.emulator import Emulator
 from imagen_async.policy.config import Limits
 from imagen_async.policy.retry import RetryPolicy
-from imagen_async.session.config import configure
+from imagen_async.session.config import Config
 from imagen_async.session.core import Core
 from imagen_async.session.stream import Outcome
 from imagen_async.wire.request import GenerationRequest
@@ -30,21 +30,14 @@ def core_on(
 ) -> Core:
     """Return the core of a client of an emulator, with quick retries."""
     return Core(
-        configure(
+        Config(
             base_url=emulator.base_url,
             api_key="sk-secret-canary",
             model="imagen4",
             limits=Limits(concurrency=concurrency),
             retry=RetryPolicy(backoff_base=0.001, **policy),
-            timeouts=None,
-            headers=None,
-            proxy=None,
-            trust_env=False,
-            ssl=None,
             allow_private=allow_private,
-            idempotency=True,
             key_honoured=key_honoured,
-            on_event=None,
         )
     )
 

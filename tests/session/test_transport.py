@@ -8,6 +8,7 @@ import socket
 import ssl
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -19,8 +20,8 @@ from yarl import URL
 
 from imagen_async import Charge, NotSentError, RejectedError
 from imagen_async.policy.config import Masked
+from imagen_async.session.config import Config
 from imagen_async.session.connection import SentFlagPayload
-from imagen_async.session.network import Network, origin_of
 from imagen_async.session.transport import (
     ExchangeError,
     Head,
@@ -161,7 +162,7 @@ def test_no_timer_is_endless(seconds: float) -> None:
 
 @pytest.fixture
 async def transport() -> Any:
-    transport = Transport(URL("http://127.0.0.1"), Network(), None)
+    transport = Transport(Config(base_url="http://127.0.0.1"), None)
     yield transport
     await transport.aclose()
 
@@ -227,15 +228,16 @@ async def test_a_header_that_cannot_be_sent(transport: Transport, value: str) ->
 def test_proxies() -> None:
     """A proxy is the one given; else the environment's, if it may be asked."""
     url = URL("https://gateway.test/v1")
+    config = partial(Config, base_url="https://gateway.test/v1")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("https_proxy", "http://env.test:1")
         patched.setenv("no_proxy", "inside.test")
-        assert Network().proxy_for(url) is None
-        assert Network(proxy="http://p.test:2").proxy_for(url) == URL("http://p.test:2")
-        assert Network(trust_env=True).proxy_for(url) == URL("http://env.test:1")
-        assert Network(trust_env=True).proxy_for(URL("https://inside.test/")) is None
-        assert Network(trust_env=True).proxy_for(URL("http://plain.test/")) is None
-    assert "secret" not in repr(Network(proxy="http://user:secret@p.test"))
+        assert config().proxy_for(url) is None
+        assert config(proxy="http://p.test:2").proxy_for(url) == URL("http://p.test:2")
+        assert config(trust_env=True).proxy_for(url) == URL("http://env.test:1")
+        assert config(trust_env=True).proxy_for(URL("https://inside.test/")) is None
+        assert config(trust_env=True).proxy_for(URL("http://plain.test/")) is None
+    assert "secret" not in repr(config(proxy="http://user:secret@p.test"))
 
 
 async def test_a_proxy_that_wants_a_password() -> None:
@@ -296,14 +298,3 @@ async def test_sockets_are_kept_alive() -> None:
         async with chaos() as (_, imagen):
             await imagen.generate("p")
     assert seen == [1]
-
-
-def test_the_origin_of_a_url() -> None:
-    """An origin is scheme, host and port; what is none is refused without its secrets."""
-    assert origin_of("https://x.test:8443/v1?k=secret") == URL("https://x.test:8443")
-    for url in ("ftp://x.test", "x.test/v1", "https://"):
-        with pytest.raises(ValueError, match=r"^(ftp|x\.test|https).*"):
-            origin_of(url)
-    with pytest.raises(ValueError, match="ftp") as caught:
-        origin_of("ftp://user:secret@x.test/?k=secret")
-    assert "secret" not in str(caught.value)
