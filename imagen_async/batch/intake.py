@@ -246,7 +246,9 @@ class Intake:
             yield self._recorder(row, request, known)
         for identity in sorted(links):
             if (item := await self._find(identity)) is not None:
-                yield ItemRecorder(context=context, item=item, known=True, listed=False)
+                yield ItemRecorder(
+                    context=context, item=item, index=item.position, known=True, listed=False
+                )
 
     async def _find(self, identity: bytes) -> Item | None:
         return await self._context.journal.call(lambda view: view.find(identity))
@@ -262,7 +264,7 @@ class Intake:
             # A gateway that honours keys would answer a failure's key with that failure.
             key = None if known.state is State.FAILED else known.idempotency_key
             key = key or new_key()
-            item = attrs.evolve(known, position=found.position, row=row, idempotency_key=key)
+            item = attrs.evolve(known, row=row, idempotency_key=key)
         else:
             charge, key = (prior.charge, prior.idempotency_key) if prior else (Charge.NO, None)
             key = key or new_key()
@@ -273,6 +275,7 @@ class Intake:
         return ItemRecorder(
             context=self._context,
             item=item,
+            index=found.position,
             known=known is not None,
             resend=resend,
             recount=resend or item.state is State.FAILED,

@@ -346,7 +346,7 @@ class Run:
         if generation is not None:
             self._panel.add(generation)
         self._count_end(failure)
-        return Outcome(item.position, row.request, generation, failure, row.id, row.columns)
+        return Outcome(recorder.index, row.request, generation, failure, row.id, row.columns)
 
     async def _refuse(self, row: InputRow) -> Outcome:
         """List a row that is no request, or that may not be sent."""

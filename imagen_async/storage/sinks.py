@@ -11,7 +11,6 @@ from imagen_async.storage import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SMALL = 64 * 1024
 """Bytes of an image that wait in memory: for more of them, or until the image is kept."""
@@ -67,7 +66,7 @@ class FileSink:
         "size",
     )
 
-    def __init__(self, folder: Path, digest: str) -> None:
+    def __init__(self, folder: str, digest: str) -> None:
         self._folder = folder
         self._digest = digest
         self._descriptor = -1
@@ -75,7 +74,7 @@ class FileSink:
         self._waiting = 0
         self._stored = 0
         self._gone = False
-        self.part: Path | None = None
+        self.part: str | None = None
         self.problem: str | None = None
         self.size: int = 0
 
@@ -177,7 +176,7 @@ class FileSink:
                 self._pieces.insert(0, disk.read_back(self._descriptor, self._stored))
                 self._stored = 0
             except disk.TROUBLE:
-                if self.part.is_file() and not self.part.is_symlink():
+                if os.path.isfile(self.part) and not os.path.islink(self.part):  # noqa: PTH
                     return
                 self._pieces.clear()
         self._drop()
