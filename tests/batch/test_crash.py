@@ -182,9 +182,7 @@ def picture() -> bytes:
     )
 
 
-def rescued(
-    out: Path, identity: bytes, request: GenerationRequest
-) -> tuple[list[KeptImage], bool]:
+def rescued(out: Path, identity: bytes, request: GenerationRequest) -> tuple[list[KeptImage], bool]:
     """Return what a folder's only item gets of its files."""
     files = [str(path) for path in out.glob("images/*/*")]
     return rescue(Item(identity, 0, RequestRow(request)), files)
