@@ -231,7 +231,7 @@ def _make_folder(folder: Path) -> None:
 def _link(part: StrPath, target: StrPath) -> None:
     """Rename without ever replacing: a link fails if the name is taken, a rename does not."""
     try:
-        os.link(part, target)  # noqa: PTH
+        os.link(part, target)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagen_async.storage import disk
@@ -176,7 +177,8 @@ class FileSink:
                 self._pieces.insert(0, disk.read_back(self._descriptor, self._stored))
                 self._stored = 0
             except disk.TROUBLE:
-                if os.path.isfile(self.part) and not os.path.islink(self.part):  # noqa: PTH
+                part = Path(self.part)
+                if part.is_file() and not part.is_symlink():
                     return
                 self._pieces.clear()
         self._drop()
