@@ -18,7 +18,7 @@ from imagen_async.wire.image_header import SUFFIXES
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
     from imagen_async.batch.records import Item
     from imagen_async.storage.stores import StoreFailure
@@ -30,10 +30,10 @@ NEIGHBOURS = 1024
 """Rows in a row whose images share a folder."""
 _PART = re.compile(r"\.([0-9a-f]{12})-[0-9a-f]{16}\.part")
 _HOME = re.compile(r"[0-9a-f]{2}")
-_NAMED = re.compile(
-    rf".+-([0-9a-f]{{12}})(?:-([1-9][0-9]*))?({re.escape(CUT)})?"
-    rf"(?:{'|'.join(map(re.escape, SUFFIXES.values()))})"
-)
+_ENDING = rf"(?:{re.escape(CUT)})?(?:{'|'.join(map(re.escape, SUFFIXES.values()))})"
+_NAMED = re.compile(rf".+-([0-9a-f]{{12}})(?:-([1-9][0-9]*))?{_ENDING}")
+_OWNERS = re.compile(rf"[^/]+-([0-9a-f]{{12}})(?:-[1-9][0-9]*)?{_ENDING}(?=/|$)")
+"""The digits of each name of many, with what no name can hold between them."""
 
 
 class ItemFiles(FolderStore):
@@ -105,7 +105,7 @@ def described(
 
 
 def survey(
-    folder: Path, owned: Callable[[str], bool], sought: Container[str]
+    folder: Path, owned: Callable[[str], bool], sought: Set[str]
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Look through the images of a run: 200,000 of them in under a second.
 
@@ -133,19 +133,26 @@ def survey(
             if _HOME.fullmatch(home.name):
                 raise _misplaced(home.path)
             continue
-        for name in os.listdir(home.path):  # noqa: PTH208 - no path is made of a million names
-            if found := _NAMED.fullmatch(name):
-                if not owned(found[1]):
-                    raise ConfigurationError(
-                        f"{printable(f'{home.path}/{name}', 300)} belongs to no item of the "
-                        "journal: the journal is older than its images, or the file is not ours; "
-                        "restore or move it."
-                    )
-            elif found := _PART.fullmatch(name):
-                parts.append(f"{home.path}/{name}")
-            if found and found[1] in sought:
-                files.setdefault(found[1], []).append(f"{home.path}/{name}")
+        names = os.listdir(home.path)  # noqa: PTH208 - no path is made of a million names
+        # In one go: to call a function for each name takes thrice as long.
+        owners = _OWNERS.findall("/".join(names))
+        for digits in owners:
+            if not owned(digits):
+                raise _stray(next(f"{home.path}/{name}" for name in names if digits in name))
+        hidden = [found for name in names if name[0] == "." and (found := _PART.fullmatch(name))]
+        parts += [f"{home.path}/{found[0]}" for found in hidden]
+        for digits in sought & {*owners, *(found[1] for found in hidden)}:
+            files.setdefault(digits, []).extend(
+                f"{home.path}/{name}" for name in names if digits in name
+            )
     return parts, files
+
+
+def _stray(path: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{printable(path, 300)} belongs to no item of the journal: the journal is older than its "
+        "images, or the file is not ours; restore or move it."
+    )
 
 
 def _misplaced(path: Path | str) -> ConfigurationError:
@@ -185,12 +192,14 @@ def rescue(item: Item, files: Iterable[str]) -> tuple[list[KeptImage], bool]:
     named = {
         path: int(found[2] or 0)
         for path in paths
-        if (found := _NAMED.fullmatch(path.name)) and _name_of(path) not in names
+        if (found := _NAMED.fullmatch(path.name))
+        and found[1] == item.digits
+        and _name_of(path) not in names
     }
     numbers, first = sorted(set(named.values())), highest(names) + 1
     whole = 0 in numbers or (bool(numbers) and numbers == list(range(first, first + len(numbers))))
     for path in paths:
-        if _PART.fullmatch(path.name):
+        if (found := _PART.fullmatch(path.name)) and found[1] == item.digits:
             _name_part(path, named, request.prompt, item.digits, first)
     for home in {path.parent for path in named}:
         disk.sync_folder(home)
