@@ -37,6 +37,7 @@ from imagen_async import AsyncImagen, GenerationRequest, Limits
 from imagen_async.batch import recovery, schema
 from imagen_async.batch.defaults import make_defaults
 from imagen_async.batch.identity import body_digest
+from imagen_async.batch.item_files import NEIGHBOURS
 from imagen_async.batch.journal import SqliteView
 from imagen_async.batch.prompts import read_source
 from imagen_async.batch.records import Item, KeptAnswer, KeptImage, RequestRow
@@ -201,7 +202,7 @@ def make_done(port: int, count: int, out: Path) -> None:
     writer = Writer(connection)
     for number, request in enumerate(prompts(count)):
         identity = body_digest(request, defaults)
-        home = out / "images" / f"{identity[0]:02x}"
+        home = out / "images" / f"{number // NEIGHBOURS % 256:02x}"
         home.mkdir(parents=True, exist_ok=True)
         path = home / f"a-small-house-number-{number}-{identity.hex()[:12]}.png"
         path.touch()

@@ -27,15 +27,6 @@ class Defaults:
     """
 
     template: GenerationRequest
-    _body: Mapping[str, Any] = attrs.field(
-        init=False, default=attrs.Factory(lambda self: self.template.body(), takes_self=True)
-    )
-
-    def body(self, request: GenerationRequest) -> dict[str, Any]:
-        """Return the body of a request with the defaults filled in."""
-        if self.template.extra:
-            return self.fill(request).body()
-        return {**self._body, **request.body()}
 
     def fill(self, request: GenerationRequest) -> GenerationRequest:
         """Return a request with the defaults filled in; ``extra`` is merged."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import anyio.lowlevel
 import attrs
 
 from imagen_async.batch.identity import DuplicateCounter, body_digest
-from imagen_async.batch.prompts import Requests, Row, as_rows
+from imagen_async.batch.prompts import Requests, Row, RowReader, check_input
 from imagen_async.batch.recorder import ItemRecorder
 from imagen_async.batch.records import Item, RequestRow
 from imagen_async.batch.states import State
@@ -18,7 +18,7 @@ from imagen_async.policy.config import count, positive
 from imagen_async.session.config import new_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
     from imagen_async.batch.defaults import Defaults
     from imagen_async.batch.recovery import KnownItems
@@ -130,14 +130,13 @@ class InputRow:
     request: GenerationRequest | None = None
 
     @property
-    def to_send(self) -> GenerationRequest | None:
-        """The request that it is; None if the row is wrong."""
-        return self.request if self.row.error is None else None
-
-    @property
     def charged(self) -> bool:
         """Whether the row says of itself that it was or may have been charged."""
         return self.row.prior is not None and self.row.prior.charge is not Charge.NO
+
+
+Task: TypeAlias = InputRow | bytes | None
+"""A row, the id of an item whose answer is to be downloaded, or a turn for the loop."""
 
 
 class RowClassifier:
@@ -152,6 +151,7 @@ class RowClassifier:
         settled: How many rows were passed over, by the state and charge of their items.
         bought_before: How many new rows ask for a prompt that was bought in other words.
         exhausted: Whether the input was read to its end, or to its limit.
+        links: Ids of the items that are paid for, wait behind links, and no row has asked for yet.
     """
 
     def __init__(self, known: KnownItems, options: RunOptions, defaults: Defaults) -> None:
@@ -160,24 +160,53 @@ class RowClassifier:
         self._defaults = defaults
         self._duplicates = DuplicateCounter()
         self._shard = options.shard
+        self._reader = RowReader()
+        self._position = 0
         self._left = frozenset(state for state in State if options.leaves(state))
         self.settled: Counter[tuple[State, Charge]] = Counter()
         self.bought_before: int = 0
         self.exhausted: bool = False
+        self.links: set[bytes] = set()
 
-    async def rows(self, requests: Requests) -> AsyncIterator[InputRow]:
-        """Yield the rows to work on and those that are wrong, in the order of the input."""
-        position, limit = 0, self._options.limit
-        async for row in as_rows(requests):
-            found = self._classify(position, row)
-            position += 1
-            if found is not None:
-                yield found
-            elif position % BREATH == 0:
-                await anyio.lowlevel.checkpoint()
-            if position == limit:
+    def rows(self, requests: Requests) -> Iterable[Task] | AsyncIterable[Task]:
+        """Yield the rows to work on and those that are wrong, in the order of the input.
+
+        Answers whose rows have left the input come at the end, by their items' ids: they are paid
+        for. The input is read as it is given, at once or asynchronously; None gives the loop a
+        turn.
+
+        Raises:
+            ConfigurationError: If it is no iterable of prompts.
+        """
+        check_input(requests)
+        if isinstance(requests, AsyncIterable):
+            return self._later(requests)
+        return self._each(requests)
+
+    def _each(self, requests: Iterable[object]) -> Iterator[Task]:
+        for value in requests:
+            yield from self._next(value)
+            if self._position == self._options.limit:
                 break
         self.exhausted = True
+        yield from sorted(self.links)
+
+    async def _later(self, requests: AsyncIterable[object]) -> AsyncIterator[Task]:
+        async for value in requests:
+            for found in self._next(value):
+                yield found
+            if self._position == self._options.limit:
+                break
+        self.exhausted = True
+        for identity in sorted(self.links):
+            yield identity
+
+    def _next(self, value: object) -> tuple[Task, ...]:
+        found = self._classify(self._position, self._reader(value))
+        self._position += 1
+        if found is not None:
+            return (found,)
+        return () if self._position % BREATH else (None,)
 
     def _classify(self, position: int, row: Row) -> InputRow | None:
         request, shard = row.request, self._shard
@@ -197,6 +226,7 @@ class RowClassifier:
         if known is None and self.known.find(digest) is None:
             self.bought_before += self.known.has_bought(digest)
         state = None if known is None else known[0]
+        self.links.discard(identity)
         found = InputRow(position, row, state, identity, self._defaults.fill(request))
         if state is None and found.charged and self._options.on_unknown != "resend":
             return attrs.evolve(found, row=attrs.evolve(row, error=_paid_before(row)))
@@ -216,64 +246,45 @@ def _paid_before(row: Row) -> InvalidRequestError:
     )
 
 
-class Intake:
-    """Takes up the rows that are to be worked on.
+async def recorder_of(context: RunContext, task: InputRow | bytes) -> ItemRecorder | None:
+    """Return what follows an item; None if there is nothing to do for it.
 
     Args:
         context: What the run's items share.
-        classifier: Tells which rows those are.
+        task: A row that can be sent, or the id of an item whose images are to be downloaded.
     """
-
-    def __init__(self, context: RunContext, classifier: RowClassifier) -> None:
-        self._context = context
-        self._classifier = classifier
-
-    async def work(self, requests: Requests) -> AsyncIterator[ItemRecorder | InputRow]:
-        """Yield a recorder for each item to work on, and the rows that are wrong.
-
-        Answers whose rows have left the input are downloaded at the end: they are paid for.
-        """
-        context, journal = self._context, self._context.journal
-        links: set[bytes] = set()
-        if self._classifier.known.has_any(State.RECEIVED):
-            links = await journal.call(lambda view: set(view.ids(State.RECEIVED)))
-        async for row in self._classifier.rows(requests):
-            if (request := row.to_send) is None:
-                yield row
-                continue
-            links.discard(row.id)
-            known = None if row.state is None else await self._find(row.id)
-            yield self._recorder(row, request, known)
-        for identity in sorted(links):
-            if (item := await self._find(identity)) is not None:
-                yield ItemRecorder(context=context, item=item, known=True, listed=False)
-
-    async def _find(self, identity: bytes) -> Item | None:
-        return await self._context.journal.call(lambda view: view.find(identity))
-
-    def _recorder(
-        self, found: InputRow, request: GenerationRequest, known: Item | None
-    ) -> ItemRecorder:
-        prior = found.row.prior
-        # A list fed back after a run of an older input may lack them.
-        columns = found.row.columns or (known.row.columns if known else {})
-        row = RequestRow(request, found.row.id, columns)
-        if known is not None:
-            # A gateway that honours keys would answer a failure's key with that failure.
-            key = None if known.state is State.FAILED else known.idempotency_key
-            key = key or new_key()
-            item = attrs.evolve(known, position=found.position, row=row, idempotency_key=key)
-        else:
-            charge, key = (prior.charge, prior.idempotency_key) if prior else (Charge.NO, None)
-            key = key or new_key()
-            item = Item(found.id, found.position, row, charge=charge, idempotency_key=key)
-        charged = item.charge is not Charge.NO
-        again = self._context.on_unknown == "resend"
-        resend = charged and (item.state is not State.RECEIVED or again)
+    known: Item | None = None
+    identity = task if isinstance(task, bytes) else task.id
+    if isinstance(task, bytes) or task.state is not None:
+        known = await context.journal.call(lambda view: view.find(identity))
+    if isinstance(task, bytes) or task.request is None:
+        if known is None:
+            return None
         return ItemRecorder(
-            context=self._context,
-            item=item,
-            known=known is not None,
-            resend=resend,
-            recount=resend or item.state is State.FAILED,
+            context=context, item=known, index=known.position, known=True, listed=False
         )
+    item = _item(task, task.request, known)
+    charged = item.charge is not Charge.NO
+    resend = charged and (item.state is not State.RECEIVED or context.on_unknown == "resend")
+    return ItemRecorder(
+        context=context,
+        item=item,
+        index=task.position,
+        known=known is not None,
+        resend=resend,
+        recount=resend or item.state is State.FAILED,
+    )
+
+
+def _item(found: InputRow, request: GenerationRequest, known: Item | None) -> Item:
+    # A list fed back after a run of an older input may lack them.
+    columns = found.row.columns or (known.row.columns if known else {})
+    row = RequestRow(request, found.row.id, columns)
+    if known is not None:
+        # A gateway that honours keys would answer a failure's key with that failure.
+        key = None if known.state is State.FAILED else known.idempotency_key
+        return attrs.evolve(known, row=row, idempotency_key=key or new_key())
+    prior = found.row.prior
+    charge, key = (prior.charge, prior.idempotency_key) if prior else (Charge.NO, None)
+    key = key or new_key()
+    return Item(found.id, found.position, row, charge=charge, idempotency_key=key)

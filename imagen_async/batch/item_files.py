@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
@@ -19,7 +18,7 @@ from imagen_async.wire.image_header import SUFFIXES
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
     from imagen_async.batch.records import Item
     from imagen_async.storage.stores import StoreFailure
@@ -27,28 +26,32 @@ if TYPE_CHECKING:
     from imagen_async.wire.image import Image
 
 IMAGES = "images"
+NEIGHBOURS = 1024
+"""Rows in a row whose images share a folder."""
 _PART = re.compile(r"\.([0-9a-f]{12})-[0-9a-f]{16}\.part")
 _HOME = re.compile(r"[0-9a-f]{2}")
-_NAMED = re.compile(
-    rf".+-([0-9a-f]{{12}})(?:-([1-9][0-9]*))?({re.escape(CUT)})?"
-    rf"(?:{'|'.join(map(re.escape, SUFFIXES.values()))})"
-)
+_ENDING = rf"(?:{re.escape(CUT)})?(?:{'|'.join(map(re.escape, SUFFIXES.values()))})"
+_NAMED = re.compile(rf".+-([0-9a-f]{{12}})(?:-([1-9][0-9]*))?{_ENDING}")
+_OWNERS = re.compile(rf"[^/]+-([0-9a-f]{{12}})(?:-[1-9][0-9]*)?{_ENDING}(?=/|$)")
+"""The digits of each name of many, with what no name can hold between them."""
 
 
 class ItemFiles(FolderStore):
     """Puts one item's images into the run's folder and remembers their sizes and hashes.
 
+    Neighbours of the input share a folder of images, so that one sync makes the names of all
+    that are in flight durable; whose a file is, its own name tells.
+
     Args:
         folder: The run's folder.
-        identity: The item's id.
-        prompt: Begins the files' names.
+        item: Whose images they are.
         after: What the files' numbers come after: those of the item's earlier orders are not
             written over.
     """
 
-    def __init__(self, folder: Path, identity: bytes, prompt: str, after: int = 0) -> None:
-        home = _home_of(folder, identity[:1].hex())
-        super().__init__(home, prompt, identity.hex()[:12], replace=True, sha256=True)
+    def __init__(self, folder: Path, item: Item, after: int = 0) -> None:
+        self.home = f"{folder}{os.sep}{IMAGES}{os.sep}{item.position // NEIGHBOURS % 256:02x}"
+        super().__init__(self.home, item.row.request.prompt, item.digits, replace=True, sha256=True)
         self.after = after
         self.kept: dict[Path, Stored] = {}
 
@@ -62,6 +65,10 @@ class ItemFiles(FolderStore):
             if isinstance(result, Stored) and result.image.path is not None:
                 self.kept[result.image.path] = result
         return results
+
+    def left(self) -> list[str]:
+        """Return the paths of all files of the item in its folder of images, hidden ones too."""
+        return [entry.path for entry in _entries(self.home) if self.digest in entry.name]
 
 
 def described(
@@ -97,7 +104,9 @@ def described(
     )
 
 
-def survey(folder: Path, owned: Callable[[str], bool]) -> list[Path]:
+def survey(
+    folder: Path, owned: Callable[[str], bool], sought: Set[str]
+) -> tuple[list[str], dict[str, list[str]]]:
     """Look through the images of a run: 200,000 of them in under a second.
 
     An image is on the disk only after its item was in the journal, so one that no item owns
@@ -106,14 +115,16 @@ def survey(folder: Path, owned: Callable[[str], bool]) -> list[Path]:
     Args:
         folder: The run's folder.
         owned: Tells whether an item's files are named by 12 hexadecimal digits.
+        sought: The digits of the items whose files are to be told.
 
     Returns:
-        The hidden files of writes that did not end.
+        The hidden files of writes that did not end, and all files of each item that is sought.
 
     Raises:
         ConfigurationError: If an image belongs to no item, or a folder of images is none.
     """
-    parts: list[Path] = []
+    parts: list[str] = []
+    files: dict[str, list[str]] = {}
     root = folder / IMAGES
     if root.is_symlink() or (root.exists() and not root.is_dir()):
         raise _misplaced(root)
@@ -122,17 +133,26 @@ def survey(folder: Path, owned: Callable[[str], bool]) -> list[Path]:
             if _HOME.fullmatch(home.name):
                 raise _misplaced(home.path)
             continue
-        for name in os.listdir(home.path):  # noqa: PTH208 - no path is made of a million names
-            if found := _NAMED.fullmatch(name):
-                if not owned(found[1]):
-                    raise ConfigurationError(
-                        f"{printable(f'{home.path}/{name}', 300)} belongs to no item of the "
-                        "journal: the journal is older than its images, or the file is not ours; "
-                        "restore or move it."
-                    )
-            elif _PART.fullmatch(name):
-                parts.append(Path(home.path, name))
-    return parts
+        names = os.listdir(home.path)  # noqa: PTH208 - no path is made of a million names
+        # In one go: to call a function for each name takes thrice as long.
+        owners = _OWNERS.findall("/".join(names))
+        for digits in owners:
+            if not owned(digits):
+                raise _stray(next(f"{home.path}/{name}" for name in names if digits in name))
+        hidden = [found for name in names if name[0] == "." and (found := _PART.fullmatch(name))]
+        parts += [f"{home.path}/{found[0]}" for found in hidden]
+        for digits in sought & {*owners, *(found[1] for found in hidden)}:
+            files.setdefault(digits, []).extend(
+                f"{home.path}/{name}" for name in names if digits in name
+            )
+    return parts, files
+
+
+def _stray(path: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{printable(path, 300)} belongs to no item of the journal: the journal is older than its "
+        "images, or the file is not ours; restore or move it."
+    )
 
 
 def _misplaced(path: Path | str) -> ConfigurationError:
@@ -142,7 +162,7 @@ def _misplaced(path: Path | str) -> ConfigurationError:
     )
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -150,15 +170,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def rescue(folder: Path, item: Item) -> tuple[list[KeptImage], bool]:
+def rescue(item: Item, files: Iterable[str]) -> tuple[list[KeptImage], bool]:
     """Find the images of an item whose call was cut off by the end of its process.
 
     Hidden files that are whole images get names, and so do those whose end cannot be told, as
     cut ones; the others are removed. Files that the journal has say nothing of this call.
 
     Args:
-        folder: The run's folder.
         item: As the journal has it.
+        files: The paths of all its files.
 
     Returns:
         The images, and whether they are all that the answer held, one of them whole: the first
@@ -168,22 +188,20 @@ def rescue(folder: Path, item: Item) -> tuple[list[KeptImage], bool]:
         OSError: If the disk fails.
     """
     request, names = item.row.request, item.files
-    home, digest = _home_of(folder, item.id[:1].hex()), item.id.hex()[:12]
-    entries = sorted(_entries(home), key=lambda entry: entry.name)
+    paths = sorted(map(Path, files), key=lambda path: path.name)
     named = {
-        Path(entry.path): int(found[2] or 0)
-        for entry in entries
-        if (found := _NAMED.fullmatch(entry.name))
-        and found[1] == digest
-        and _name_of(Path(entry.path)) not in names
+        path: int(found[2] or 0)
+        for path in paths
+        if (found := _NAMED.fullmatch(path.name))
+        and found[1] == item.digits
+        and _name_of(path) not in names
     }
     numbers, first = sorted(set(named.values())), highest(names) + 1
     whole = 0 in numbers or (bool(numbers) and numbers == list(range(first, first + len(numbers))))
-    for entry in entries:
-        found = _PART.fullmatch(entry.name)
-        if found and found[1] == digest:
-            _name_part(Path(entry.path), named, request.prompt, digest, first)
-    if named:
+    for path in paths:
+        if (found := _PART.fullmatch(path.name)) and found[1] == item.digits:
+            _name_part(path, named, request.prompt, item.digits, first)
+    for home in {path.parent for path in named}:
         disk.sync_folder(home)
     images = [_found(path) for path, _ in sorted(named.items(), key=lambda pair: pair[1])]
     sound = sum(not is_cut(path.name) for path in named)
@@ -236,9 +254,3 @@ def _found(path: Path) -> KeptImage:
 def _name_of(path: Path) -> str:
     """Return an image's name relative to the run's folder."""
     return "/".join(path.parts[-3:])
-
-
-@functools.lru_cache(maxsize=1024)
-def _home_of(folder: Path, digits: str) -> Path:
-    # Cached: joining paths costs more than all else that is done to name a file.
-    return folder / IMAGES / digits

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import AsyncIterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from imagen_async.batch import recovery, schema
 from imagen_async.batch.accounting import Tally
+from imagen_async.batch.intake import InputRow
 from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.records import images_requested
 from imagen_async.batch.recovery import KnownItems
@@ -19,7 +22,7 @@ from imagen_async.batch.states import State
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imagen_async.batch.intake import InputRow, RowClassifier, RunOptions
+    from imagen_async.batch.intake import RowClassifier, RunOptions, Task
     from imagen_async.batch.prompts import Requests
 
 WRONG_SHOWN: Final = 5
@@ -88,8 +91,10 @@ class _Work:
     wrong: list[str] = attrs.field(factory=list)
     columns: dict[str, None] = attrs.field(factory=dict)
 
-    def add(self, seen: InputRow) -> None:
+    def add(self, seen: Task) -> None:
         """Count a row."""
+        if not isinstance(seen, InputRow):
+            return
         if seen.request is None or seen.row.error is not None:
             self.invalid += 1
             if len(self.wrong) < WRONG_SHOWN and seen.row.error is not None:
@@ -143,8 +148,15 @@ async def make_plan(
         tally: What the folder's journal counts.
     """
     work = _Work(options, tally.at_risk(options.price_per_image))
-    async for row in classifier.rows(requests):
-        work.add(row)
+    rows = classifier.rows(requests)
+    if isinstance(rows, AsyncIterable):
+        async for row in rows:
+            work.add(row)
+    else:
+        for row in rows:
+            work.add(row)
+            if row is None:
+                await anyio.lowlevel.checkpoint()
     left = Counter[State]()
     for (state, _), number in classifier.settled.items():
         left[state] += number

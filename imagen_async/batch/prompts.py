@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -102,26 +102,39 @@ def read_source(
     return SourceRows(Source(path, *attrs.astuple(names)), rows)
 
 
-async def as_rows(requests: Requests) -> AsyncIterator[Row]:
-    """Yield the rows of any iterable, with an error on each that repeats an id.
+class RowReader:
+    """Makes rows of an input's values, with an error on each that repeats an id.
 
-    Args:
-        requests: Prompts, requests, rows or mappings like the lines of a ``.jsonl`` file, in a
-            synchronous or asynchronous iterable.
+    It remembers the ids in 8 bytes each and a dict's own cost.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._lines: dict[bytes, int] = {}
+
+    def __call__(self, value: object) -> Row:
+        """Return the row of the next prompt, request, row or line of a ``.jsonl`` file."""
+        self._number += 1
+        row = _as_row(self._number, value)
+        if row.id is None or row.error is not None:
+            return row
+        name = row.id.encode("utf-8", "surrogatepass")
+        first = self._lines.setdefault(hashlib.sha256(name).digest()[:8], row.line)
+        if first == row.line:
+            return row
+        shown = printable(repr(row.id), 80)
+        text = f"the id {shown} is that of line {first} too; give each row its own."
+        return attrs.evolve(_wrong(row.line, text), id=row.id, columns=row.columns)
+
+
+def check_input(requests: object) -> None:
+    """Refuse what is no iterable of prompts.
 
     Raises:
         ConfigurationError: If it is a single text, or not iterable.
     """
-    check, number = _UniqueIds(), 0
-    if isinstance(requests, AsyncIterable):
-        async for value in requests:
-            number += 1
-            yield check(_as_row(number, value))
-    elif isinstance(requests, Iterable) and not isinstance(requests, (str, bytes, Mapping)):
-        for value in requests:
-            number += 1
-            yield check(_as_row(number, value))
-    else:
+    several = isinstance(requests, (Iterable, AsyncIterable))
+    if not several or isinstance(requests, (str, bytes, Mapping)):
         raise ConfigurationError(
             f"a batch takes an iterable of prompts, not one {type(requests).__name__}; "
             "put it into a list, or read a file with read_source."
@@ -139,24 +152,6 @@ def _as_row(number: int, value: object) -> Row:
         return Row(number, request=GenerationRequest(value))  # type: ignore[arg-type]
     except InvalidRequestError as error:
         return _wrong(number, error.message, what="item")
-
-
-class _UniqueIds:
-    """Finds the rows that repeat an id, in 8 bytes an id and a dict's own cost."""
-
-    def __init__(self) -> None:
-        self._lines: dict[bytes, int] = {}
-
-    def __call__(self, row: Row) -> Row:
-        if row.id is None or row.error is not None:
-            return row
-        name = row.id.encode("utf-8", "surrogatepass")
-        first = self._lines.setdefault(hashlib.sha256(name).digest()[:8], row.line)
-        if first == row.line:
-            return row
-        shown = printable(repr(row.id), 80)
-        text = f"the id {shown} is that of line {first} too; give each row its own."
-        return attrs.evolve(_wrong(row.line, text), id=row.id, columns=row.columns)
 
 
 def _wrong(line: int, message: str, what: str = "line") -> Row:

@@ -64,6 +64,7 @@ class ItemRecorder:
     Args:
         context: What it shares with the run's other items.
         item: As the journal has it, or as it would be new; then as it stands.
+        index: Its row's place in the input, from 0.
         known: Whether the journal has it.
         resend: Whether it is sent although it may have been charged.
         recount: Whether it is sent on the user's word, whatever was sent in earlier runs.
@@ -78,6 +79,7 @@ class ItemRecorder:
 
     context: RunContext
     item: Item
+    index: int
     known: bool = False
     resend: bool = False
     recount: bool = False
@@ -122,8 +124,8 @@ class ItemRecorder:
         account.sent(self.item)
         item, counted_before = self.item, self.item.sends
         state = after(item.state, Event.SENDING, item.charge)
-        item.sends, item.idempotency_key = account.sends, idempotency_key
-        item.sent_at = time.time()
+        item.position, item.sends, item.sent_at = self.index, account.sends, time.time()
+        item.idempotency_key = idempotency_key
         try:
             # With it go the earlier sends of this call that stay in doubt: a log may show those.
             step = context.journal.sending(
@@ -254,7 +256,7 @@ class ItemRecorder:
         item, past = self.item, highest(self.item.files)
         if item.state is State.RECEIVED and item.answer is not None:
             past = item.answer.after  # a file keeps its number while the same answer is fetched
-        return ItemFiles(self.context.folder, item.id, item.row.request.prompt, past)
+        return ItemFiles(self.context.folder, item, past)
 
     async def _undelivered(self, error: ImagenError) -> None:
         """Commit that not all images of a paid answer could be downloaded."""
@@ -289,7 +291,7 @@ class ItemRecorder:
     def _rescued(self) -> tuple[list[KeptImage], bool]:
         """Return the item's images that are here all the same, and whether they are all."""
         try:
-            return rescue(self.context.folder, self.item)
+            return rescue(self.item, self.store.left())
         except disk.TROUBLE:
             return [], False
 

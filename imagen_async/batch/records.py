@@ -215,6 +215,11 @@ class Item:
     answer: KeptAnswer | None = None
 
     @property
+    def digits(self) -> str:
+        """Twelve hexadecimal digits that its files are named by."""
+        return self.id[:6].hex()
+
+    @property
     def files(self) -> dict[str, KeptImage]:
         """The images that are files here, by name."""
         return {} if self.answer is None else self.answer.files

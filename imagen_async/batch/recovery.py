@@ -284,9 +284,9 @@ def recover(journal: JournalView, folder: Path, *, drop: bool = False) -> Recove
     """
     groups = journal.known()
     known = KnownItems(groups)
-    parts = item_files.survey(folder, known.owns_files)
     cut = list(journal.items([State.SENDING])) if known.has_any(State.SENDING) else []
-    settled = [_settled(folder, item) for item in cut]
+    parts, files = item_files.survey(folder, known.owns_files, {item.digits for item in cut})
+    settled = [_settled(item, files.get(item.digits, ())) for item in cut]
     for item in settled:
         journal.settled(item, _traces_of(item))
     for part in parts:  # those that held an image have a name by now
@@ -307,9 +307,9 @@ def _traces_of(item: Item) -> list[Trace]:
     return [Trace(item.sent_at, item.sent_at + LEFT_WITHIN, item.charge)]
 
 
-def _settled(folder: Path, item: Item) -> Item:
+def _settled(item: Item, files: Iterable[str]) -> Item:
     """Return an item as what lies on the disk settles it."""
-    images, complete = item_files.rescue(folder, item)
+    images, complete = item_files.rescue(item, files)
     charge = Charge.YES if images else max(item.charge, Charge.MAYBE)
     state = after(item.state, Event.DELIVERED if complete else Event.FAILED, charge)
     settled = attrs.evolve(item, state=state, charge=charge, error=None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from imagen_async.batch import lists, recovery
@@ -17,7 +18,7 @@ from imagen_async.batch.accounting import Tally
 from imagen_async.batch.defaults import make_defaults
 from imagen_async.batch.gallery import write_gallery
 from imagen_async.batch.gallery.rewriting import Rewriter
-from imagen_async.batch.intake import InputRow, Intake, RowClassifier, RunOptions
+from imagen_async.batch.intake import InputRow, RowClassifier, RunOptions, Task, recorder_of
 from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.notebook import Panel
 from imagen_async.batch.obtaining import obtain
@@ -61,7 +62,7 @@ class _Parts:
     """What exists only inside the block."""
 
     context: RunContext
-    stream: Stream[ItemRecorder | InputRow]
+    stream: Stream[Task]
 
 
 class Run:
@@ -290,6 +291,8 @@ class Run:
             self._views.add(lists.lines(item))
         self._tally = Tally(found.counts)
         self._rows = RowClassifier(found.known, options, self._defaults)
+        if found.known.has_any(State.RECEIVED):
+            self._rows.links = await journal.call(lambda view: set(view.ids(State.RECEIVED)))
         context = RunContext(
             folder=folder,
             journal=journal,
@@ -301,7 +304,7 @@ class Run:
             stopped=self._stopped is not None,
         )
         stream = Stream(
-            Intake(context, self._rows).work(self._requests),
+            self._rows.rows(self._requests),
             self._work,
             concurrency=self._core.config.limits.concurrency,
             ordered=options.ordered,
@@ -311,18 +314,22 @@ class Run:
         if options.gallery:
             self._page.start()
 
-    async def _work(self, _: int, task: ItemRecorder | InputRow) -> Outcome | None:
-        if isinstance(task, InputRow):
-            return await self._refuse(task)
-        if self._stopped is not None:
+    async def _work(self, _: int, task: Task) -> Outcome | None:
+        if task is None:
+            await anyio.lowlevel.checkpoint()
             return None
-        self._active.add(task)
+        if isinstance(task, InputRow) and (task.row.error is not None or task.request is None):
+            return await self._refuse(task)
+        recorder = await recorder_of(self._inside.context, task)
+        if recorder is None or self._stopped is not None:
+            return None
+        self._active.add(recorder)
         try:
-            with anyio.CancelScope() as task.scope:
-                return await self._carry(task)
+            with anyio.CancelScope() as recorder.scope:
+                return await self._carry(recorder)
             return None
         finally:
-            self._active.discard(task)
+            self._active.discard(recorder)
 
     async def _carry(self, recorder: ItemRecorder) -> Outcome | None:
         """Carry one item to its end; None if it goes back to be sent another day."""
@@ -349,7 +356,7 @@ class Run:
         if generation is not None:
             self._panel.add(generation)
         self._count_end(failure)
-        return Outcome(item.position, row.request, generation, failure, row.id, row.columns)
+        return Outcome(recorder.index, row.request, generation, failure, row.id, row.columns)
 
     async def _refuse(self, row: InputRow) -> Outcome:
         """List a row that is no request, or that may not be sent."""

@@ -15,9 +15,14 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
+from imagen_async.storage import disk
+
 T = TypeVar("T")
-Steps: TypeAlias = Generator[None, None, T]
-"""Blocking work that stops before each wait for the disk, so that others can write first."""
+Steps: TypeAlias = Generator[str | None, Exception | None, T]
+"""Blocking work that stops before each wait for the disk, so that others can write first.
+
+It may yield a folder, to have its names made durable; what it is sent then is why they are not.
+"""
 
 WRITERS = 8
 """Threads that sync and rename at once: more only queue at the disk, and each holds memory."""
@@ -80,19 +85,33 @@ async def run_batched(steps: Steps[T]) -> T:
 
 
 def finish(works: Sequence[Steps[T]]) -> list[T | Exception]:
-    """Run works side by side, the same step of each before the next; return how each ended."""
+    """Run works side by side, the same step of each before the next; return how each ended.
+
+    A folder that several yield at the same step is synced once for all of them.
+    """
     ends: dict[int, T | Exception] = {}
-    while len(ends) < len(works):
-        for place, steps in enumerate(works):
-            if place in ends:
-                continue
+    told: dict[int, Exception | None] = dict.fromkeys(range(len(works)))
+    while told:
+        folders: dict[int, str | None] = {}
+        for place, problem in told.items():
             try:
-                next(steps)
+                folders[place] = works[place].send(problem)
             except StopIteration as end:
                 ends[place] = end.value
             except Exception as error:  # noqa: BLE001 - it is one caller's, not the others'
                 ends[place] = error
+        synced = {each: _sync(each) for each in dict.fromkeys(folders.values()) if each is not None}
+        told = {at: None if each is None else synced[each] for at, each in folders.items()}
     return [ends[place] for place in range(len(works))]
+
+
+def _sync(folder: str) -> Exception | None:
+    try:
+        with disk.patient():
+            disk.sync_folder(folder)
+    except disk.TROUBLE as error:
+        return error
+    return None
 
 
 class _Batcher:

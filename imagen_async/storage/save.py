@@ -98,7 +98,7 @@ def _write(data: bytes, path: Path, ending: str, *, overwrite: bool) -> Path:
         path = path / f"image-{digest}{ending}"
     elif not _SUFFIX.search(path.name):
         path = path.with_name(path.name + ending)
-    descriptor, part = disk.open_part(path.parent, digest)
+    descriptor, part = disk.open_part(str(path.parent), digest)
     try:
         try:
             disk.write_all(descriptor, data)

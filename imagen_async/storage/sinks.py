@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagen_async.storage import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SMALL = 64 * 1024
 """Bytes of an image that wait in memory: for more of them, or until the image is kept."""
@@ -67,7 +67,7 @@ class FileSink:
         "size",
     )
 
-    def __init__(self, folder: Path, digest: str) -> None:
+    def __init__(self, folder: str, digest: str) -> None:
         self._folder = folder
         self._digest = digest
         self._descriptor = -1
@@ -75,7 +75,7 @@ class FileSink:
         self._waiting = 0
         self._stored = 0
         self._gone = False
-        self.part: Path | None = None
+        self.part: str | None = None
         self.problem: str | None = None
         self.size: int = 0
 
@@ -177,7 +177,8 @@ class FileSink:
                 self._pieces.insert(0, disk.read_back(self._descriptor, self._stored))
                 self._stored = 0
             except disk.TROUBLE:
-                if self.part.is_file() and not self.part.is_symlink():
+                part = Path(self.part)
+                if part.is_file() and not part.is_symlink():
                     return
                 self._pieces.clear()
         self._drop()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import os
 from inspect import GEN_CREATED, getgeneratorstate
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
@@ -20,7 +22,6 @@ from imagen_async.wire.image_header import UNKNOWN, inspect, suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from imagen_async.storage.offload import Steps
     from imagen_async.wire.decoder import Sink
@@ -134,22 +135,22 @@ class FolderStore:
 
     def __init__(
         self,
-        folder: Path,
+        folder: disk.StrPath,
         stem: str,
         digest12: str,
         *,
         replace: bool = False,
         sha256: bool = False,
     ) -> None:
-        self._folder = folder
+        self._folder = os.fspath(folder)
         self._stem = stem
-        self._digest = digest12
+        self.digest = digest12
         self._replace = replace
         self._sha256 = sha256
 
     def open(self) -> Sink:
         """Return a sink that writes to a hidden file."""
-        return FileSink(self._folder, self._digest)
+        return FileSink(self._folder, self.digest)
 
     async def keep(
         self, sinks: Sequence[Sink], numbers: Sequence[int | None], *, linked: bool = False
@@ -176,18 +177,19 @@ class FolderStore:
         checked: list[_Unplaced | StoreFailure] = []
         for sink, number in zip(sinks, numbers, strict=True):
             found = self._check(sink, number, linked)
-            yield
+            yield None
             if found is None:  # what the works before it held open is closed by now
                 with disk.patient():
                     found = self._check(sink, number, linked, waits=False)
             assert found is not None
             checked.append(self._sync(found, number))
-        yield
-        results: dict[int, Stored | StoreFailure] = {}
-        for index in reversed(range(len(checked))):
-            results[index] = self._place(checked[index], numbers[index])
-        yield
-        return self._sync_names([results[index] for index in range(len(checked))])
+        yield None
+        placed = [self._place(*each) for each in reversed([*zip(checked, numbers, strict=True)])]
+        results = placed[::-1]
+        problem = None
+        if any(isinstance(result, Stored) for result in results):
+            problem = yield self._folder
+        return results if problem is None else [self._unsafe(each, problem) for each in results]
 
     def _check(
         self, sink: FileSink, number: int | None, linked: bool, *, waits: bool = True
@@ -237,24 +239,15 @@ class FolderStore:
             path = disk.place(sink.part, names, replace=self._replace)
         except disk.TROUBLE as error:
             return self._failed(sink, number, error)
-        image = as_image(found.media, path=path)
+        image = as_image(found.media, path=Path(path))
         return Stored(image, sink.size, stored.sha256, found.note, found.cut)
 
-    def _sync_names(self, results: list[Stored | StoreFailure]) -> list[Stored | StoreFailure]:
-        if not any(isinstance(result, Stored) for result in results):
-            return results
-        try:
-            with disk.patient():
-                disk.sync_folder(self._folder)
-        except disk.TROUBLE as error:
-            problem = disk.cannot_write(self._folder, error)
-            return [
-                StoreFailure(problem, disk=True, image=result.image)
-                if isinstance(result, Stored)
-                else result
-                for result in results
-            ]
-        return results
+    def _unsafe(self, result: Stored | StoreFailure, error: Exception) -> StoreFailure:
+        """Return an image whose name a power cut may take."""
+        if isinstance(result, StoreFailure):
+            return result
+        problem = disk.cannot_write(self._folder, error)
+        return StoreFailure(problem, disk=True, image=result.image)
 
     def _failed(
         self, sink: FileSink, number: int | None, error: Exception | None = None
@@ -264,19 +257,20 @@ class FolderStore:
         with contextlib.suppress(*disk.TROUBLE), disk.patient():
             sink.fail(error)
             if sink.part is not None:  # not to be read, and a hidden file would be swept away
-                image = Image(path=sink.part)
+                image = Image(path=Path(sink.part))
                 names = self._names(number, ("" if sink.ended else CUT) + suffix(UNKNOWN))
                 path = disk.place(sink.part, names, replace=self._replace)
-                image = Image(path=path, media_type=UNKNOWN)
+                image = Image(path=Path(path), media_type=UNKNOWN)
             elif sink.size and len(data := sink.whole()) == sink.size:
                 image = Image(data=data, media_type=UNKNOWN)
                 image = as_image(inspect(data), data=data)
         return StoreFailure(sink.problem or "cannot write it", disk=True, image=image)
 
-    def _names(self, number: int | None, ending: str) -> Iterator[Path]:
+    def _names(self, number: int | None, ending: str) -> Iterator[str]:
         numbers = itertools.chain([number], itertools.count(2 if number is None else number + 1))
         for each in numbers:
-            yield self._folder / file_name(self._stem, self._digest, each, ending)
+            name = file_name(self._stem, self.digest, each, ending)
+            yield os.path.join(self._folder, name)  # noqa: PTH118
 
 
 def _in_memory(sink: MemorySink, linked: bool) -> Stored | StoreFailure:

@@ -24,7 +24,7 @@ import pytest
 from imagen_async.batch import journal as journal_module
 from imagen_async.batch.identity import body_digest, item_id
 from imagen_async.batch.item_files import rescue
-from imagen_async.batch.records import Item, RequestRow
+from imagen_async.batch.records import Item, KeptImage, RequestRow
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
 from imagen_async.storage import disk
@@ -160,7 +160,7 @@ async def test_a_disk_that_fails_at_any_step_tears_nothing(
 def left_behind(out: Path, request: GenerationRequest, numbers: list[int | None]) -> bytes:
     """Make a run's folder as a kill leaves it: one item sending, some of its images named."""
     identity = item_id(body_digest(request), 1)
-    home = out / "images" / identity.hex()[:2]
+    home = out / "images" / "00"
     home.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         name = f"a-{identity.hex()[:12]}{'' if number is None else f'-{number}'}.png"
@@ -182,6 +182,12 @@ def picture() -> bytes:
     )
 
 
+def rescued(out: Path, identity: bytes, request: GenerationRequest) -> tuple[list[KeptImage], bool]:
+    """Return what a folder's only item gets of its files."""
+    files = [str(path) for path in out.glob("images/*/*")]
+    return rescue(Item(identity, 0, RequestRow(request)), files)
+
+
 @pytest.mark.parametrize(
     ("numbers", "n", "complete"),
     [
@@ -200,7 +206,7 @@ def test_the_first_image_vouches_for_the_others(
     """An item is adopted if the first is there and none is missing, or all that were asked are."""
     request = GenerationRequest("a", n=n)
     identity = left_behind(tmp_path, request, numbers)
-    found, whole = rescue(tmp_path, Item(identity, 0, RequestRow(request)))
+    found, whole = rescued(tmp_path, identity, request)
 
     assert len(found) == len(numbers)
     assert whole is complete
@@ -210,13 +216,13 @@ def test_a_whole_hidden_file_is_kept_and_a_torn_one_is_not(tmp_path: Path) -> No
     """It gets a name that vouches for nothing, since others may have been lost."""
     request = GenerationRequest("a")
     identity = left_behind(tmp_path, request, [])
-    home = tmp_path / "images" / identity.hex()[:2]
+    home = tmp_path / "images" / "00"
     digest = identity.hex()[:12]
     (home / f".{digest}-{'0' * 16}.part").write_bytes(picture())
     (home / f".{digest}-{'1' * 16}.part").write_bytes(picture()[:-5])
-    found, whole = rescue(tmp_path, Item(identity, 0, RequestRow(request)))
+    found, whole = rescued(tmp_path, identity, request)
 
-    assert [each.file_name for each in found] == [f"images/{digest[:2]}/a-{digest}-2.png"]
+    assert [each.file_name for each in found] == [f"images/00/a-{digest}-2.png"]
     assert not whole
     assert [path.name for path in home.iterdir()] == [f"a-{digest}-2.png"]
 
@@ -225,17 +231,17 @@ def test_files_whose_end_cannot_be_told_are_kept_and_vouch_for_nothing(tmp_path:
     """A drawing that has its name was whole; hidden, it may be half of one, and is paid for."""
     request = GenerationRequest("a", n=1)
     identity = left_behind(tmp_path, request, [])
-    home, digest = tmp_path / "images" / identity.hex()[:2], identity.hex()[:12]
+    home, digest = tmp_path / "images" / "00", identity.hex()[:12]
     (home / f".{digest}-{'0' * 16}.part").write_bytes(b"<svg>")
     (home / f"a-{digest}-1.cut.png").write_bytes(picture()[:-5])
-    found, whole = rescue(tmp_path, Item(identity, 0, RequestRow(request)))
+    found, whole = rescued(tmp_path, identity, request)
 
     names = [f"a-{digest}-1.cut.png", f"a-{digest}-2.cut.svg"]
     assert [Path(each.file_name).name for each in found] == names
     assert sorted(path.name for path in home.iterdir()) == names
     assert not whole
     (home / f"a-{digest}.svg").write_bytes(b"<svg/>")
-    found, whole = rescue(tmp_path, Item(identity, 0, RequestRow(request)))
+    found, whole = rescued(tmp_path, identity, request)
     assert (len(found), whole) == (3, True)
 
 

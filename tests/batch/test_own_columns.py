@@ -17,7 +17,7 @@ from imagen_async import AsyncImagen
 from imagen_async.batch import own_columns, schema
 from imagen_async.batch.gallery import views, write_gallery
 from imagen_async.batch.gallery.columns import script_json
-from imagen_async.batch.prompts import Row, as_rows, read_source
+from imagen_async.batch.prompts import Row, RowReader, read_source
 from imagen_async.batch.records import RequestRow, decode
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError, InvalidRequestError
@@ -51,8 +51,8 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-async def rows_of(values: Any) -> list[Row]:
-    return [row async for row in as_rows(values)]
+def rows_of(values: Any) -> list[Row]:
+    return [*map(RowReader(), values)]
 
 
 @given(st.lists(st.tuples(NAMES, JSON), max_size=6))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagen_async.batch.defaults import make_defaults
-from imagen_async.batch.prompts import Row, as_rows, read_source
+from imagen_async.batch.prompts import Row, RowReader, check_input, read_source
 from imagen_async.errors import Charge, ConfigurationError, InvalidRequestError
 from imagen_async.wire.request import AspectRatio, GenerationRequest
 
@@ -306,34 +306,28 @@ def test_any_bytes_give_rows_or_a_configuration_error(
     assert all((row.request is None) != (row.error is None) for row in rows)
 
 
-async def test_a_repeated_id_is_an_error_that_names_both_lines(tmp_path: Path) -> None:
+def test_a_repeated_id_is_an_error_that_names_both_lines(tmp_path: Path) -> None:
     """The first row keeps the id, the second is refused."""
     (tmp_path / "a.jsonl").write_text(
         '{"id":"x","prompt":"a"}\n{"id":"y","prompt":"b"}\n{"id":"x","prompt":"c"}\n'
     )
 
-    rows = [row async for row in as_rows(read_source(tmp_path / "a.jsonl"))]
+    rows = [*map(RowReader(), read_source(tmp_path / "a.jsonl"))]
     assert [row.error is None for row in rows] == [True, True, False]
     assert "line 3" in str(rows[2].error)
     assert "line 1" in str(rows[2].error)
 
 
-async def test_python_values_become_rows() -> None:
-    """Prompts, requests and rows may be mixed, in either kind of iterable; others are errors."""
+def test_python_values_become_rows() -> None:
+    """Prompts, requests and rows may be mixed; what is none of them is an error."""
     values: list[Any] = ["a", GenerationRequest("b"), Row(9, "c", GenerationRequest("c")), "", 7]
-
-    async def later() -> Any:
-        for value in values:
-            yield value
-
-    for source in (values, later()):
-        rows = [row async for row in as_rows(source)]
-        assert prompts(rows) == ["a", "b", "c", None, None]
-        assert [row.line for row in rows] == [1, 2, 9, 4, 5]
+    rows = [*map(RowReader(), values)]
+    assert prompts(rows) == ["a", "b", "c", None, None]
+    assert [row.line for row in rows] == [1, 2, 9, 4, 5]
 
 
 @pytest.mark.parametrize("value", ["one prompt", b"", {"prompt": "a"}, 7])
-async def test_a_single_value_is_no_input(value: Any) -> None:
+def test_a_single_value_is_no_input(value: Any) -> None:
     """A str is not taken for a list of characters."""
     with pytest.raises(ConfigurationError, match="iterable"):
-        [row async for row in as_rows(value)]
+        check_input(value)

@@ -12,26 +12,26 @@ from hypothesis import strategies as st
 from imagen_async.storage import offload
 from imagen_async.storage.offload import finish, in_thread, run_alone, run_batched
 
-Steps = Generator[None, None, str]
+Steps = Generator[str | None, Exception | None, str]
 
 
 def steps(name: str, count: int, log: list[str]) -> Steps:
     for number in range(count):
         log.append(f"{name}{number}")
-        yield
+        yield None
     return name
 
 
 def failing(log: list[str]) -> Steps:
     log.append("failing")
-    yield
+    yield None
     raise ZeroDivisionError
 
 
 def held(begun: threading.Event, go: threading.Event) -> Steps:
     begun.set()
     assert go.wait(10)
-    yield
+    yield None
     return "held"
 
 
