@@ -23,7 +23,7 @@ import pytest
 
 from imagen_async.batch import journal as journal_module
 from imagen_async.batch.identity import body_digest, item_id
-from imagen_async.batch.item_files import rescue
+from imagen_async.batch.item_files import ItemFiles, rescue
 from imagen_async.batch.records import Item, KeptImage, RequestRow
 from imagen_async.emulator import Emulator
 from imagen_async.errors import ConfigurationError
@@ -157,14 +157,16 @@ async def test_a_disk_that_fails_at_any_step_tears_nothing(
     assert failing > 1
 
 
-def left_behind(out: Path, request: GenerationRequest, numbers: list[int | None]) -> bytes:
+def left_behind(
+    out: Path, request: GenerationRequest, numbers: list[int | None], home: str = "00"
+) -> bytes:
     """Make a run's folder as a kill leaves it: one item sending, some of its images named."""
     identity = item_id(body_digest(request), 1)
-    home = out / "images" / "00"
-    home.mkdir(parents=True, exist_ok=True)
+    folder = out / "images" / home
+    folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         name = f"a-{identity.hex()[:12]}{'' if number is None else f'-{number}'}.png"
-        (home / name).write_bytes(picture())
+        (folder / name).write_bytes(picture())
     return identity
 
 
@@ -243,6 +245,45 @@ def test_files_whose_end_cannot_be_told_are_kept_and_vouch_for_nothing(tmp_path:
     (home / f"a-{digest}.svg").write_bytes(b"<svg/>")
     found, whole = rescued(tmp_path, identity, request)
     assert (len(found), whole) == (3, True)
+
+
+def test_a_prompt_that_holds_an_items_digits_lends_it_no_image(tmp_path: Path) -> None:
+    """Whose a file is, the digits at its name's end tell alone."""
+    request = GenerationRequest("a")
+    identity = left_behind(tmp_path, request, [])
+    other = tmp_path / "images" / "00" / f"{identity.hex()[:12]}-{'f' * 12}.png"
+    other.write_bytes(picture())
+
+    assert rescued(tmp_path, identity, request) == ([], False)
+    assert other.exists()
+
+
+async def test_a_cut_items_images_are_found_in_whatever_folder_they_lie(tmp_path: Path) -> None:
+    """A row that has moved in its input, or left it, costs no image that is here."""
+    out = tmp_path / "out"
+    request = GenerationRequest("a", model="imagen4", response_format="b64_json")
+    async with Emulator(draw="tiny") as emulator:
+        core = core_on(emulator)
+        emulator.fail_next("drop")
+        await run_all(core, [request], out)
+        left_behind(out, request, [None], home="7f")
+        execute(out, "UPDATE item SET state = 'sending'")
+        _, report = await run_all(core, [request], out)
+        await core.aclose()
+
+    assert (report.done, report.images) == (1, 1)
+    assert view(out, "metadata")[0]["file_name"].startswith("images/7f/a-")
+    emulator.assert_charged_once()
+
+
+def test_neighbours_share_a_folder(tmp_path: Path) -> None:
+    """Where a row stands names the folder of its images, one of 256."""
+    row = RequestRow(GenerationRequest("a"))
+    homes = [
+        Path(ItemFiles(tmp_path, Item(bytes(16), position, row)).home).name
+        for position in (0, 1023, 1024, 256 * 1024)
+    ]
+    assert homes == ["00", "00", "01", "00"]
 
 
 async def test_images_without_a_row_prove_a_lost_journal(tmp_path: Path) -> None:
