@@ -18,7 +18,7 @@ from imagen_async.wire.image_header import SUFFIXES
 from imagen_async.wire.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from imagen_async.batch.records import Item
     from imagen_async.storage.stores import StoreFailure
@@ -105,7 +105,7 @@ def described(
 
 
 def survey(
-    folder: Path, owned: Callable[[str], bool], sought: Set[str]
+    folder: Path, owned: Callable[[str], bool], sought: set[str]
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Look through the images of a run: 200,000 of them in under a second.
 
