@@ -178,6 +178,15 @@ def write_whole(path: Path, text: str) -> None:
         disk.remove(part)
 
 
+def write_report(folder: Path, told: Mapping[str, Any]) -> None:
+    """Replace a folder's ``report.json`` in one step, durably.
+
+    Raises:
+        OSError: If the disk does not take it; the old one stays.
+    """
+    write_whole(folder / REPORT, json.dumps(told, indent=1) + "\n")
+
+
 def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{disk.PART}")
 

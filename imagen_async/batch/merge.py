@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -54,7 +53,7 @@ def _merge(root: Path, shards: int, *, gallery: bool) -> BatchStatus:
         with lists.replaced(root) as add:
             found = tuple(_add(root / shard.name, add) for shard in all_shards(shards))
         status = BatchStatus(folders=found, shards=shards)
-        lists.write_whole(root / lists.REPORT, json.dumps(status.as_json(), indent=1) + "\n")
+        lists.write_report(root, status.as_json())
         if gallery:
             write_gallery(root)
     except OSError as error:

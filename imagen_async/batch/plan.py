@@ -160,7 +160,6 @@ async def make_plan(
     left = Counter[State]()
     for (state, _), number in classifier.settled.items():
         left[state] += number
-    price, rate = options.price_per_image, requests_per_minute
     return Plan(
         rows=work.to_send + work.downloads + work.invalid + work.cut + left.total(),
         to_send=work.to_send,
@@ -174,11 +173,11 @@ async def make_plan(
         invalid=work.invalid,
         wrong=tuple(work.wrong),
         images=work.images,
-        seconds=None if rate is None else work.to_send * 60 / rate,
-        cost=_price_of(work.images, price),
-        spent=tally.money(price),
+        seconds=None if requests_per_minute is None else work.to_send * 60 / requests_per_minute,
+        cost=_price_of(work.images, options.price_per_image),
+        spent=tally.money(options.price_per_image),
         covered=None if options.allowance is None else work.covered,
-        budget_needed=_price_of(work.at_risk + work.images, price),
+        budget_needed=_price_of(work.at_risk + work.images, options.price_per_image),
         columns=tuple(work.columns),
     )
 

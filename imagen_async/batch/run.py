@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -284,8 +283,8 @@ class Run:
         """Take up what the journal knows and begin to read the input."""
         options, folder = self._options, self._folder
         await journal.call(partial(recovery.begin, folder=folder, terms=self._terms))
-        drop = options.on_unknown == "drop"
-        found = await journal.call(partial(recovery.recover, folder=folder, drop=drop))
+        recover = partial(recovery.recover, folder=folder, drop=options.on_unknown == "drop")
+        found = await journal.call(recover)
         # Added, not made anew: that would hold up the first request of a large run for seconds.
         for item in found.cut:
             self._views.add(lists.lines(item))
@@ -355,7 +354,8 @@ class Run:
         self._views.add(lists.lines(item))
         if generation is not None:
             self._panel.add(generation)
-        self._count_end(failure)
+        if stop := self._policy.after(failure):
+            self.stop(*stop)
         return Outcome(recorder.index, row.request, generation, failure, row.id, row.columns)
 
     async def _refuse(self, row: InputRow) -> Outcome:
@@ -368,25 +368,19 @@ class Run:
             self.stop("journal", str(broken))
         self._tally.invalid += 1
         self._views.add([lists.refused_line(refused)])
-        self._count_end(error)
-        return Outcome(row.position, row.request, None, error, given.id, given.columns)
-
-    def _count_end(self, error: ImagenError | None) -> None:
         if stop := self._policy.after(error):
             self.stop(*stop)
+        return Outcome(row.position, row.request, None, error, given.id, given.columns)
 
     async def _finish(self, *, whole: bool) -> None:
         """Write the lists, the report and the gallery, then let go of the journal."""
         journal = self._inside.context.journal
         self._views.close()
         await self._try(self._page.aclose())
-        written = False
-        if whole and journal.broken is None:
-            written = await self._try(journal.call(partial(lists.rewrite, folder=self._folder)))
+        rewrite = partial(lists.rewrite, folder=self._folder)
+        written = whole and journal.broken is None and await self._try(journal.call(rewrite))
         self._seconds = time.monotonic() - self._began
-        text = json.dumps(self.report.as_json(), indent=1) + "\n"
-        path = self._folder / lists.REPORT
-        await self._try(in_thread(partial(lists.write_whole, path, text)))
+        await self._try(in_thread(partial(lists.write_report, self._folder, self.report.as_json())))
         if written and self._options.gallery:
             await self._try(in_thread(partial(write_gallery, self._folder)))
         elif not whole:

@@ -49,8 +49,8 @@ def prepare() -> None:
         ConfigurationError: If that cannot be; nothing was sent.
     """
     try:
-        for module in ("imagen_async.wire.cost", "imagen_async.session.tasks"):
-            import_module(module)
+        for module in ("wire.cost", "session.tasks", "storage.save"):
+            import_module(f"imagen_async.{module}")
         with contextlib.suppress(RuntimeError):  # the interpreter ends: no thread looks up a host
             import_module("concurrent.futures.thread")
         for codec in ("idna", "utf-8-sig"):

@@ -100,7 +100,6 @@ MADE: dict[str, Any] = {
     "a quoted prompt": error(500, charged=True, message=f"Cannot store '{ECHO}'"),
     "a cost": status(429, b"", "x-litellm-response-cost: 0.04", charged=True),
     "a task": status(429, b'{"error": "busy", "task_id": "t-1"}', charged=True),
-    "an image": status(503, b'{"error": "queue is full", "data": [{"url": "u"}]}', charged=True),
     "a bill": error(429, charged=True, message="Slow down: this image was billed"),
     "a filter": error(400, charged=True, message="Generated image was filtered"),
     "a lost answer": status(
@@ -118,6 +117,16 @@ async def test_a_refusal_that_shows_work_is_not_sent_again(name: str) -> None:
             await imagen.generate(ECHO)
         assert caught.value.charge is Charge.MAYBE
         assert server.ledger.charges[ECHO] == server.ledger.requests[ECHO] == 1
+
+
+async def test_a_refusal_that_holds_an_image_is_paid_for() -> None:
+    """What looks like a refusal and brings an image is that image, bought once."""
+    body = b'{"error": "queue is full", "data": [{"url": "u"}]}'
+    async with chaos({}, status(503, body, charged=True)) as (server, imagen):
+        generation = await imagen.generate("p")
+        assert [image.url for image in generation.images] == ["u"]
+        assert generation.problems == ("the gateway answered 503",)
+        assert server.ledger.charges["p"] == server.ledger.requests["p"] == 1
 
 
 async def test_a_batch_of_refusals_that_are_charged_ends(monkeypatch: pytest.MonkeyPatch) -> None:

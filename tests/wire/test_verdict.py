@@ -511,7 +511,7 @@ def test_a_failure_is_judged_by_whether_it_was_sent(kind: FailureKind) -> None:
     """Unsent costs nothing and may be tried again unless it is permanent; sent is unknown."""
     unsent = judge_failure(kind, sent=False)
     assert (unsent.verdict, unsent.charge) == (Verdict.NOT_SENT, Charge.NO)
-    assert unsent.again is (kind.value not in PERMANENT)
+    assert unsent.again is (kind.name.lower() not in PERMANENT)
     sent = judge_failure(kind, sent=True, detail="errno 104\x1b sk-abcdef123456")
     assert (sent.verdict, sent.charge, sent.again) == (UNKNOWN, Charge.MAYBE, True)
     assert sent.message.endswith(": errno 104\\x1b ***.")
