@@ -328,7 +328,7 @@ class AsyncImagen:
         What was not is sent by the next run, and what was stays listed with the gateway's id.
 
         Args:
-            out: The batch's folder.
+            out: The batch's folder, or the one over its shards'.
             log: The kind of log; None finds out by asking.
             horizon: Seconds after a send from which a missing row means that it was free.
             dry_run: Whether nothing is kept.
