@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from array import array
 from collections import Counter
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 RUN = "run.json"
 LEFT_WITHIN = 120.0
 """Seconds from an attempt's commit until its body has left: a slow disk, and a connection."""
+ROOM = 16 * 1024 * 1024
+"""Bytes that must be free: a job that is restarted on a full disk would buy what it cannot keep."""
 _SAY_YES = "say new_options (--new-options)"
 
 
@@ -159,9 +162,15 @@ def begin(journal: JournalView, folder: Path, terms: Terms) -> None:
     """Note what a run is begun with, if it may go on with it.
 
     Raises:
-        ConfigurationError: If it may not.
+        ConfigurationError: If it may not, or the disk has no room for images.
         OSError: If the disk fails.
     """
+    total, _, free = shutil.disk_usage(folder)
+    if free < ROOM <= total:
+        raise ConfigurationError(
+            f"Only {free // 1024:,} KiB are free at {printable(str(folder), 300)}, and an image "
+            "that does not fit is lost; make room, then run the same command again."
+        )
     runs = check(journal, folder, terms) + 1
     begun = _begun(folder / RUN)
     callers = sorted(terms.callers | (frozenset() if begun is None else begun.callers))

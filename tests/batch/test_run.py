@@ -16,7 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from imagen_async.batch import lists
+from imagen_async.batch import lists, recovery
 from imagen_async.batch.journal import SqliteJournal
 from imagen_async.batch.prompts import Row, read_source
 from imagen_async.batch.run import Run, RunOptions
@@ -72,6 +72,21 @@ async def test_a_second_run_sends_nothing(emulator: Emulator, core: Any, tmp_pat
     assert [outcome.index for outcome in outcomes] == [0]
     assert emulator.ledger.total.posts == 4
     assert (report.done, report.total) == (4, 4)
+
+
+async def test_nothing_is_bought_where_no_image_fits(
+    emulator: Emulator, core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk each start would buy what it loses: it says so and sends nothing."""
+    room = recovery.ROOM
+    with monkeypatch.context() as full:
+        full.setattr(recovery.shutil, "disk_usage", lambda _: (10**12, 10**12, room - 1))
+        with pytest.raises(ConfigurationError, match=r"Only 16,383 KiB are free .* make room"):
+            await run_all(core, b64("a"), tmp_path / "out")
+    assert emulator.ledger.total.posts == 0
+
+    _, report = await run_all(core, b64("a"), tmp_path / "out")
+    assert report.done == 1
 
 
 async def test_equal_rows_are_samples(emulator: Emulator, core: Any, tmp_path: Path) -> None:
