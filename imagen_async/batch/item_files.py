@@ -50,7 +50,7 @@ class ItemFiles(FolderStore):
     """
 
     def __init__(self, folder: Path, item: Item, after: int = 0) -> None:
-        self.home = f"{folder}{os.sep}{IMAGES}{os.sep}{item.position // NEIGHBOURS % 256:02x}"
+        self.home: str = f"{folder}{os.sep}{IMAGES}{os.sep}{item.position // NEIGHBOURS % 256:02x}"
         super().__init__(self.home, item.row.request.prompt, item.digits, replace=True, sha256=True)
         self.after = after
         self.kept: dict[Path, Stored] = {}

@@ -27,7 +27,7 @@ GATEWAYS: Final = frozenset(
     {"size", "quality", "seed", "negative_prompt", "output_format", "background"}
 )
 """Fields of images APIs that we do not know: a row that names one asks for it."""
-NAMES: Final = LISTED | {"id", *REQUEST_FIELDS}
+NAMES: Final[frozenset[str]] = LISTED | {"id", *REQUEST_FIELDS}
 _ENCODER: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 

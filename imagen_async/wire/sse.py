@@ -39,7 +39,7 @@ class EventDecoder(DocumentDecoder):
     def _read(self, text: str, marks: dict[str, Embedded]) -> object:
         stream = _Stream()
         self._play(text, marks, stream)
-        self.strays = stream.strays
+        self.strays[:] = stream.strays
         if stream.broken and not stream.items and "error" not in stream.rest:
             raise self._error(f"the answer is not JSON: {stream.broken}")
         return stream.answer()
